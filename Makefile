@@ -1,0 +1,99 @@
+# `make` lists the targets. Everything runs in .venv, from requirements.lock.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+VERSION_OF = $(shell $(1) -c 'import sys; print(*sys.version_info[:2])' 2>/dev/null)
+
+# A window system is neither needed nor looked for.
+export MPLBACKEND := Agg
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install lock lint format types test demo sweep tensorboard audit clean FORCE
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## Make .venv with what requirements.lock pins; PYTHON=python3.12 picks the interpreter
+
+# A .venv that is there is kept and brought up to the lock, unless another Python is asked for by name.
+ifeq ($(wildcard $(BIN)/python),)
+NEW_VENV := yes
+else ifneq ($(origin PYTHON),file)
+ifneq ($(call VERSION_OF,$(PYTHON)),$(call VERSION_OF,$(BIN)/python))
+NEW_VENV := yes
+$(STAMP): FORCE
+endif
+endif
+
+$(STAMP): requirements.lock
+ifdef NEW_VENV
+	@command -v $(PYTHON) >/dev/null || \
+		{ echo "$(PYTHON) is not on this machine; name another: PYTHON=python3.12 make install" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$$($(PYTHON) -V) is too old: 3.11 or newer is needed, as in PYTHON=python3.12 make install" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+endif
+	$(BIN)/python -m pip install --quiet --only-binary :all: --require-hashes -r requirements.lock
+	@touch $@
+
+lock: install ## Choose versions anew, within pyproject.toml's bounds, and pin them with their hashes
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+		--no-build --no-emit-index-url --no-emit-find-links --quiet --upgrade \
+		--custom-compile-command "make lock" -o requirements.lock
+
+lint: install ## Style, with ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: install ## Let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: install ## Types, with mypy strict
+	$(BIN)/mypy
+
+test: lint types ## Everything that has to pass: lint, types, tests
+	$(BIN)/python -m pytest
+
+sweep: install data/demo/chips/dataset.json ## Search the demo's hyperparameters with Optuna
+	$(BIN)/python train.py -m experiment=demo hparams_search=optuna
+
+tensorboard: install ## Look at the training runs in a browser
+	$(BIN)/python scripts/open_tensorboard.py
+
+audit: install ## Known vulnerabilities of what is locked
+	$(BIN)/pip-audit --disable-pip --require-hashes -r requirements.lock
+
+clean: ## Remove what the checks leave behind; runs, data and .venv stay
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+# The demo. Its first two steps know by themselves whether there is something to do, and leave their files
+# alone if not; training, scores and map follow when the chips or the recipe are newer.
+DEMO_RECIPE := $(wildcard configs/experiment/demo*.yaml configs/experiment/*/demo*.yaml)
+
+demo: logs/demo/map.png ## From a real scene to a map of it, in a few minutes
+
+data/demo/train_image.tif: FORCE | install
+	$(BIN)/python scripts/demo_data.py
+
+data/demo/chips/dataset.json: data/demo/train_image.tif FORCE
+	$(BIN)/python prepare.py experiment=demo
+
+logs/train/demo/.done: data/demo/chips/dataset.json $(DEMO_RECIPE)
+	$(BIN)/python train.py experiment=demo
+	@touch $@
+
+logs/eval/demo/.done: logs/train/demo/.done
+	$(BIN)/python eval.py experiment=demo
+	@touch $@
+
+logs/predict/demo/.done: logs/train/demo/.done logs/eval/demo/.done
+	$(BIN)/python predict.py experiment=demo
+	@touch $@
+
+logs/demo/map.png: logs/predict/demo/.done FORCE
+	$(BIN)/python scripts/demo_picture.py
