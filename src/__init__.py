@@ -1,0 +1,1 @@
+"""Maps out of spectral imagery: prepare, train, eval, predict."""

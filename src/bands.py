@@ -1,0 +1,158 @@
+"""Bands and what is done to their numbers: which are used, how they are scaled and normalised.
+
+A raw pixel x of a used band becomes (x / scale − mean) / std; unused bands and pixels without a measurement
+become 0. The numbers live in :class:`Normalization`, which travels inside the checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Band:
+    """One band of an image: its name, centre wavelength in nanometres (None if unknown), and the bad flag."""
+
+    name: str
+    wavelength: float | None = None
+    bad: bool = False
+
+
+def bands_from_dicts(rows: Iterable[Mapping[str, Any]]) -> tuple[Band, ...]:
+    """Read bands as :func:`bands_to_dicts` wrote them."""
+    return tuple(Band(str(r["name"]), r.get("wavelength"), bool(r.get("bad", False))) for r in rows)
+
+
+def bands_to_dicts(bands: Iterable[Band]) -> list[dict[str, Any]]:
+    """Plain dicts for JSON and checkpoints."""
+    return [asdict(band) for band in bands]
+
+
+def measured(image: npt.NDArray[Any], nodata: Sequence[float | None] | float | None) -> npt.NDArray[np.bool_]:
+    """Tell which values are measurements: finite and not the band's nodata value.
+
+    Args:
+        image: C × H × W in the file's own numbers (before any scaling).
+        nodata: One value for all bands, or one per band; None where there is none.
+
+    Returns:
+        C × H × W, True where there is a measurement.
+    """
+    valid = np.isfinite(image) if image.dtype.kind == "f" else np.ones(image.shape, bool)
+    per_band = [nodata] * len(image) if nodata is None or isinstance(nodata, int | float) else list(nodata)
+    for band, value in enumerate(per_band):
+        if value is not None and not np.isnan(value):
+            valid[band] &= image[band] != value
+    return valid
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """What turns file numbers into network input, per band of the file.
+
+    Attributes:
+        used: Whether the band is used. An unused band is 0 for the network and no part of the nodata mask.
+        scale: Divides all values first (SpecDeepMap's scaler); 1 for none.
+        mean: Subtracted after scaling.
+        std: Divides at last; 1 for bands that are constant.
+    """
+
+    used: tuple[bool, ...]
+    scale: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def identity(cls, count: int, scale: float = 1.0) -> Normalization:
+        """Use all of ``count`` bands, only scaled."""
+        return cls((True,) * count, scale, (0.0,) * count, (1.0,) * count)
+
+    @classmethod
+    def from_statistics(
+        cls, mean: Sequence[float], std: Sequence[float], used: Sequence[bool] | None = None, scale: float = 1.0
+    ) -> Normalization:
+        """Standardise with a band's mean and standard deviation (already scaled).
+
+        A band whose statistics are not finite has no measurement and is not used; a constant band is only centred.
+        """
+        finite = np.isfinite(mean) & np.isfinite(std)
+        keep = finite if used is None else finite & np.asarray(used, bool)
+        return cls(
+            tuple(bool(k) for k in keep),
+            float(scale),
+            tuple(float(m) if k else 0.0 for m, k in zip(mean, keep, strict=True)),
+            tuple(float(s) if k and s > 0 else 1.0 for s, k in zip(std, keep, strict=True)),
+        )
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> Normalization:
+        """Inverse of :meth:`to_dict`."""
+        return cls(
+            tuple(bool(u) for u in row["used"]),
+            float(row["scale"]),
+            tuple(float(m) for m in row["mean"]),
+            tuple(float(s) for s in row["std"]),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists and numbers for checkpoints."""
+        return {"used": list(self.used), "scale": self.scale, "mean": list(self.mean), "std": list(self.std)}
+
+    def __len__(self) -> int:
+        """Count the bands, used or not."""
+        return len(self.used)
+
+
+class BandStatistics:
+    """Mean and standard deviation per band in one pass, by Chan's pairwise update in float64.
+
+    Chan, Golub & LeVeque, Updating Formulae and a Pairwise Algorithm for Computing Sample Variances (1979).
+    """
+
+    def __init__(self, count: int) -> None:
+        """Start without a pixel for ``count`` bands."""
+        self.count: npt.NDArray[np.int64] = np.zeros(count, np.int64)
+        self._mean: npt.NDArray[np.float64] = np.zeros(count)
+        self._m2: npt.NDArray[np.float64] = np.zeros(count)
+
+    def update(self, image: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> None:
+        """Add pixels.
+
+        Args:
+            image: C × H × W, any dtype.
+            valid: C × H × W or H × W, True for the pixels that count.
+        """
+        valid = np.broadcast_to(valid, image.shape)
+        for band, (values, mask) in enumerate(zip(image, valid, strict=True)):
+            chosen = values[mask].astype(np.float64)
+            if chosen.size:
+                mean = float(chosen.mean())
+                self._merge(band, chosen.size, mean, float(np.square(chosen - mean).sum()))
+
+    def merge(self, other: BandStatistics) -> None:
+        """Add the pixels that another one has seen."""
+        for band in range(len(self.count)):
+            if other.count[band]:
+                self._merge(band, int(other.count[band]), float(other._mean[band]), float(other._m2[band]))
+
+    def _merge(self, band: int, count: int, mean: float, m2: float) -> None:
+        total = int(self.count[band]) + count
+        delta = mean - self._mean[band]
+        self._m2[band] += m2 + delta * delta * (self.count[band] * count / total)
+        self._mean[band] += delta * (count / total)
+        self.count[band] = total
+
+    @property
+    def mean(self) -> npt.NDArray[np.float64]:
+        """Mean per band, NaN without pixels."""
+        return np.where(self.count > 0, self._mean, np.nan)
+
+    @property
+    def std(self) -> npt.NDArray[np.float64]:
+        """Population standard deviation per band, NaN without pixels."""
+        return np.sqrt(np.divide(self._m2, self.count, out=np.full(len(self.count), np.nan), where=self.count > 0))

@@ -1,0 +1,1 @@
+"""Networks: how they are built, what they start from, how they learn."""

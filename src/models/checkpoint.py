@@ -1,0 +1,93 @@
+"""Checkpoints: data that describe themselves. Nothing in one is ever run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from src.errors import UserError
+from src.models.network import Network, build_network
+from src.spec import NetworkSpec, git_revision, software_versions
+
+PREFIX = "network."
+"""Where a checkpoint's state dict keeps the :class:`Network` (the attribute of the LightningModule)."""
+
+
+def hyper_parameters(spec: NetworkSpec, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a checkpoint says of itself: the network's spec, the composed config, versions, git revision."""
+    return {
+        "spec": spec.to_dict(),
+        "config": dict(config),
+        "versions": software_versions(),
+        "revision": git_revision(),
+    }
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU without running anything that stands in it.
+
+    Raises:
+        UserError: There is no such file; it is no checkpoint; it holds more than plain data.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"There is no checkpoint {path}; give the path of a .ckpt that train.py wrote.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises whatever the bytes provoke
+        raise UserError(
+            f"{path} cannot be read as a checkpoint of plain data; expected a .ckpt that train.py wrote. One from "
+            "SpecDeepMap itself is converted by scripts/import_specdeepmap.py."
+        ) from error
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+        raise UserError(f"{path} holds no state_dict; expected a .ckpt that train.py wrote.")
+    return content
+
+
+def read_spec(content: Mapping[str, Any], origin: str | Path) -> NetworkSpec:
+    """Return the spec of a checkpoint's content; raises UserError if there is none that this version reads."""
+    parameters = content.get("hyper_parameters")
+    if not isinstance(parameters, Mapping) or not isinstance(parameters.get("spec"), Mapping):
+        raise UserError(f"{origin} does not describe its network; expected a .ckpt that train.py wrote.")
+    return NetworkSpec.from_dict(parameters["spec"], str(origin))
+
+
+def load_network(path: str | Path) -> tuple[Network, NetworkSpec]:
+    """Rebuild a trained network on the CPU in eval mode; downloads nothing.
+
+    Raises:
+        UserError: The checkpoint cannot be read, or its weights do not fit the network that it describes.
+    """
+    content = read_checkpoint(path)
+    spec = read_spec(content, path)
+    network = build_network(spec)
+    state = {k.removeprefix(PREFIX): v for k, v in content["state_dict"].items() if k.startswith(PREFIX)}
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(
+            f"{path} describes {spec.architecture}/{spec.encoder}, but its weights are of another network; "
+            "give a checkpoint as train.py wrote it."
+        ) from error
+    return network.eval(), spec
+
+
+def save_network(path: str | Path, network: Network, spec: NetworkSpec, config: Mapping[str, Any]) -> None:
+    """Write a network as a checkpoint that eval, predict and ``init_from`` take (no optimiser to resume)."""
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        torch.save(
+            {
+                "state_dict": {PREFIX + key: value for key, value in network.state_dict().items()},
+                "hyper_parameters": hyper_parameters(spec, config),
+            },
+            partial,
+        )
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

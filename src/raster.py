@@ -1,0 +1,246 @@
+"""Rasters: what is in one, windows out of it, files into the world. The only user of rasterio but vector.py."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import rasterio
+from rasterio.crs import CRS
+from rasterio.errors import RasterioError
+from rasterio.windows import Window as RasterioWindow
+
+from src.bands import Band
+from src.errors import UserError
+from src.grid import Window
+from src.labels import ClassTable
+from src.spec import SceneSpec
+
+_NANOMETRES = {"nanometers": 1.0, "nanometer": 1.0, "nm": 1.0, "micrometers": 1e3, "micrometer": 1e3, "um": 1e3}
+
+
+@dataclass(frozen=True)
+class RasterInfo:
+    """What a raster says of itself.
+
+    Attributes:
+        path: As given; ``/vsi…`` paths too.
+        width: Columns.
+        height: Rows.
+        dtype: NumPy name of the data type (GDAL's widest where bands differ).
+        crs: WKT, None without one.
+        transform: Affine coefficients (a, b, c, d, e, f): x = a·column + b·row + c, y = d·column + e·row + f.
+        nodata: Nodata value per band, None where there is none.
+        bands: Names, wavelengths, bad flags.
+    """
+
+    path: str
+    width: int
+    height: int
+    dtype: str
+    crs: str | None
+    transform: tuple[float, float, float, float, float, float]
+    nodata: tuple[float | None, ...]
+    bands: tuple[Band, ...]
+
+    @property
+    def name(self) -> str:
+        """File name without directory and suffix: ``scene`` for ``/data/scene.tiff``."""
+        return Path(self.path).stem
+
+    @property
+    def window(self) -> Window:
+        """The whole raster."""
+        return Window(0, 0, self.height, self.width)
+
+    def scene(self) -> SceneSpec:
+        """The part that ``dataset.json`` keeps."""
+        return SceneSpec(self.name, self.path, self.width, self.height, self.crs, self.transform)
+
+
+@contextmanager
+def open_raster(path: str | Path) -> Iterator[rasterio.DatasetReader]:
+    """Open a raster for reading.
+
+    Raises:
+        UserError: There is no such file, or GDAL cannot open or read it (also while the context lasts).
+    """
+    text = os.fspath(path)
+    try:
+        with rasterio.open(text) as dataset:
+            yield dataset
+    except RasterioError as error:
+        if not text.startswith("/vsi") and "://" not in text and not Path(text).exists():
+            raise UserError(f"There is no file {text}; give the path of a raster that GDAL reads.") from error
+        reason = re.sub(r"\s+", " ", str(error.__cause__ or error)).strip()
+        raise UserError(
+            f"{text} cannot be read as a raster ({reason}); expected a whole file that GDAL reads. "
+            f"Check it with: gdalinfo -checksum {text}"
+        ) from error
+
+
+def describe(path: str | Path) -> RasterInfo:
+    """Read a raster's size, grid, nodata and bands, no pixels. Raises UserError like :func:`open_raster`."""
+    with open_raster(path) as dataset:
+        return info_of(dataset)
+
+
+def info_of(dataset: rasterio.DatasetReader) -> RasterInfo:
+    """Describe an open dataset; see :class:`RasterInfo`."""
+    return RasterInfo(
+        path=dataset.name,
+        width=dataset.width,
+        height=dataset.height,
+        dtype=str(np.result_type(*dataset.dtypes)),
+        crs=dataset.crs.to_wkt() if dataset.crs else None,
+        transform=tuple(dataset.transform)[:6],
+        nodata=tuple(dataset.nodatavals),
+        bands=_bands(dataset),
+    )
+
+
+def read_window(
+    dataset: rasterio.DatasetReader,
+    window: Window,
+    fill: float,
+    bands: Sequence[int] | None = None,
+) -> npt.NDArray[Any]:
+    """Read a window; what lies outside the raster is filled.
+
+    Args:
+        dataset: An open raster.
+        window: In pixels of the raster; may reach over any edge.
+        fill: Value outside the raster.
+        bands: 0-based band numbers; None for all.
+
+    Returns:
+        C × H × W in the raster's own data type.
+    """
+    inside = window.intersection(Window(0, 0, dataset.height, dataset.width))
+    indexes = [b + 1 for b in bands] if bands is not None else list(dataset.indexes)
+    dtype = np.result_type(*(dataset.dtypes[i - 1] for i in indexes))
+    if inside == window:
+        return _read(dataset, indexes, inside, dtype)
+    image = np.full((len(indexes), window.height, window.width), fill, dtype)
+    if inside.pixels:
+        row, column = inside.row - window.row, inside.column - window.column
+        image[:, row : row + inside.height, column : column + inside.width] = _read(dataset, indexes, inside, dtype)
+    return image
+
+
+def _read(
+    dataset: rasterio.DatasetReader, indexes: list[int], window: Window, dtype: np.dtype[Any]
+) -> npt.NDArray[Any]:
+    part = RasterioWindow(window.column, window.row, window.width, window.height)
+    image: npt.NDArray[Any] = dataset.read(indexes, window=part, out_dtype=dtype)
+    return image
+
+
+def shifted(transform: Sequence[float], window: Window) -> tuple[float, float, float, float, float, float]:
+    """Return the affine coefficients of a window's own grid."""
+    a, b, c, d, e, f = transform
+    return (a, b, c + a * window.column + b * window.row, d, e, f + d * window.column + e * window.row)
+
+
+def write_geotiff(
+    path: str | Path,
+    image: npt.NDArray[Any],
+    *,
+    crs: str | None,
+    transform: Sequence[float],
+    nodata: float | None = None,
+    bands: Sequence[Band] = (),
+    classes: ClassTable | None = None,
+    **options: Any,
+) -> None:
+    """Write a small GeoTIFF in one go, whole or not at all.
+
+    Args:
+        path: Final name; the file is written beside it and renamed.
+        image: C × H × W or H × W.
+        crs: WKT, None for none.
+        transform: Affine coefficients of the upper left pixel.
+        nodata: Nodata value to declare.
+        bands: Names and wavelengths to store, one per band, or none.
+        classes: Colour table and category names to store in a one-band uint8 raster.
+        options: GDAL creation options (``compress="deflate"``, ``tiled=True`` …).
+    """
+    path = Path(path)
+    cube = image if image.ndim == 3 else image[None]
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tif")
+    profile = {"driver": "GTiff", "count": cube.shape[0], "height": cube.shape[1], "width": cube.shape[2]}
+    try:
+        with rasterio.open(
+            partial,
+            "w",
+            **profile,
+            dtype=cube.dtype,
+            crs=CRS.from_wkt(crs) if crs else None,
+            transform=rasterio.Affine(*transform),
+            nodata=nodata,
+            **options,
+        ) as dataset:
+            dataset.write(cube)
+            for index, band in enumerate(bands, start=1):
+                dataset.set_band_description(index, band.name)
+                dataset.update_tags(index, **band_tags(band))
+            if classes is not None:
+                dataset.write_colormap(1, color_table(classes))
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+        partial.with_name(partial.name + ".aux.xml").unlink(missing_ok=True)
+
+
+def band_tags(band: Band) -> dict[str, str]:
+    """GDAL metadata of a band in the names that ENVI and EnMAP-Box use."""
+    tags = {"bbl": "0"} if band.bad else {}
+    if band.wavelength is not None:
+        tags |= {"wavelength": f"{band.wavelength:g}", "wavelength_units": "Nanometers"}
+    return tags
+
+
+def color_table(classes: ClassTable) -> dict[int, tuple[int, int, int, int]]:
+    """Colour table of a class map: 0 is transparent."""
+    return {0: (0, 0, 0, 0)} | {entry.value: (*entry.rgb, 255) for entry in classes.classes}
+
+
+def _bands(dataset: rasterio.DatasetReader) -> tuple[Band, ...]:
+    """Names, wavelengths and bad flags: from the bands' own metadata, else from an ENVI header's lists."""
+    envi = {key.lower(): value for key, value in dataset.tags(ns="ENVI").items()}
+    wavelengths, bad_list = _envi_list(envi.get("wavelength")), _envi_list(envi.get("bbl"))
+    bands = []
+    for position, description in enumerate(dataset.descriptions):
+        tags = {key.lower(): value for key, value in dataset.tags(position + 1).items()}
+        wavelength = tags.get("wavelength") or (wavelengths[position] if position < len(wavelengths) else None)
+        unit = tags.get("wavelength_units") or envi.get("wavelength_units") or envi.get("wavelength units")
+        flag = tags.get("bbl") or (bad_list[position] if position < len(bad_list) else "1")
+        bands.append(Band(description or f"band {position + 1}", _nanometres(wavelength, unit), _number(flag) == 0))
+    return tuple(bands)
+
+
+def _envi_list(text: str | None) -> list[str]:
+    return [part.strip() for part in text.strip("{} \n").split(",")] if text else []
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text) if text is not None else None
+    except ValueError:
+        return None
+
+
+def _nanometres(text: str | None, unit: str | None) -> float | None:
+    """Convert a wavelength; without a known unit, numbers below 100 are micrometres (no imager sees 100 nm)."""
+    number = _number(text)
+    if number is None or number <= 0:
+        return None
+    factor = _NANOMETRES.get((unit or "").strip().lower())
+    return number * (factor if factor is not None else (1e3 if number < 100 else 1.0))

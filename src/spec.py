@@ -1,0 +1,232 @@
+"""What is written to disk and into checkpoints, as frozen dataclasses of plain things."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from src.bands import Band, Normalization, bands_from_dicts, bands_to_dicts
+from src.errors import UserError
+from src.labels import ClassTable
+
+FORMAT = 1
+"""Version of dataset.json and of checkpoints; older ones keep loading, newer ones are refused."""
+
+_PACKAGES = ("torch", "lightning", "segmentation-models-pytorch", "timm", "rasterio", "numpy")
+
+
+@dataclass(frozen=True)
+class SceneSpec:
+    """A source scene: name, path as given, size in pixels, CRS as WKT (None without one), affine transform."""
+
+    name: str
+    path: str
+    width: int
+    height: int
+    crs: str | None
+    transform: tuple[float, float, float, float, float, float]
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """``dataset.json``: what a data folder's CSVs and chips cannot hold.
+
+    Attributes:
+        scenes: The scenes that the chips were cut from.
+        bands: The bands of every chip, in file order.
+        used: Whether each band has measurements and is not marked bad.
+        nodata: The chips' nodata value, None without one.
+        dtype: The chips' data type, a NumPy name.
+        chip_size: Width and height in pixels.
+        chip_step: Distance of neighbouring chips in x and y, pixels.
+        classes: The class table.
+        split: Strategy, shares and measured imbalance of the split.
+        scaler: Divisor of the statistics, None without one.
+        seed: Seed of the split.
+        versions: Versions of the software that wrote it.
+        config: The configuration that made the folder; the same configuration has nothing to do.
+    """
+
+    scenes: tuple[SceneSpec, ...]
+    bands: tuple[Band, ...]
+    used: tuple[bool, ...]
+    nodata: float | None
+    dtype: str
+    chip_size: tuple[int, int]
+    chip_step: tuple[int, int]
+    classes: ClassTable
+    split: dict[str, Any]
+    scaler: float | None
+    seed: int
+    versions: dict[str, str] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dicts, lists, numbers and strings for JSON."""
+        return {
+            "format": FORMAT,
+            "scenes": [{**vars(scene), "transform": list(scene.transform)} for scene in self.scenes],
+            "bands": [
+                {**row, "used": used} for row, used in zip(bands_to_dicts(self.bands), self.used, strict=True)
+            ],
+            "nodata": self.nodata,
+            "dtype": self.dtype,
+            "chip_size": list(self.chip_size),
+            "chip_step": list(self.chip_step),
+            "classes": self.classes.to_dicts(),
+            "split": self.split,
+            "scaler": self.scaler,
+            "seed": self.seed,
+            "versions": self.versions,
+            "config": self.config,
+        }
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any], origin: str) -> DatasetSpec:
+        """Inverse of :meth:`to_dict`.
+
+        Args:
+            row: The parsed ``dataset.json``.
+            origin: What to call it in an error, usually its path.
+
+        Raises:
+            UserError: It was written by a newer version, or an entry is missing or of the wrong type.
+        """
+        check_format(row, origin)
+        try:
+            return cls(
+                scenes=tuple(SceneSpec(**{**s, "transform": tuple(s["transform"])}) for s in row["scenes"]),
+                bands=bands_from_dicts(row["bands"]),
+                used=tuple(bool(band["used"]) for band in row["bands"]),
+                nodata=None if row["nodata"] is None else float(row["nodata"]),
+                dtype=str(row["dtype"]),
+                chip_size=_pair(row["chip_size"]),
+                chip_step=_pair(row["chip_step"]),
+                classes=ClassTable.from_dicts(row["classes"]),
+                split=dict(row["split"]),
+                scaler=None if row["scaler"] is None else float(row["scaler"]),
+                seed=int(row["seed"]),
+                versions=dict(row["versions"]),
+                config=dict(row["config"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{origin} is not a whole dataset.json ({error!r}); delete it to derive everything from the CSVs and "
+                "chips, or run prepare.py again."
+            ) from error
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """All that it takes to build a trained network and to feed it; part of every checkpoint.
+
+    Attributes:
+        architecture: Name of the architecture (``unet``).
+        encoder: Name of the encoder (``resnet18``, ``tu-convnext_tiny``).
+        options: The architecture's further parameters.
+        bands: The bands that it was trained on, in order.
+        normalization: What is done to their numbers.
+        nodata: The training chips' nodata value: the default for rasters that declare none.
+        classes: The class table.
+        chip_size: Width and height of the training chips in pixels.
+        overlap: Percent of the chip's side that windows share on each side.
+        nodata_is_data: True if nodata values go to the network as they are (imported SpecDeepMap checkpoints).
+    """
+
+    architecture: str
+    encoder: str
+    options: dict[str, Any]
+    bands: tuple[Band, ...]
+    normalization: Normalization
+    nodata: float | None
+    classes: ClassTable
+    chip_size: tuple[int, int]
+    overlap: float = 20.0
+    nodata_is_data: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dicts, lists, numbers and strings: loads with ``torch.load(weights_only=True)``."""
+        return {
+            "format": FORMAT,
+            "architecture": self.architecture,
+            "encoder": self.encoder,
+            "options": self.options,
+            "bands": bands_to_dicts(self.bands),
+            "normalization": self.normalization.to_dict(),
+            "nodata": self.nodata,
+            "classes": self.classes.to_dicts(),
+            "chip_size": list(self.chip_size),
+            "overlap": self.overlap,
+            "nodata_is_data": self.nodata_is_data,
+        }
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any], origin: str) -> NetworkSpec:
+        """Inverse of :meth:`to_dict`; ``origin`` names the checkpoint in errors.
+
+        Raises:
+            UserError: It was written by a newer version, or an entry is missing or of the wrong type.
+        """
+        check_format(row, origin)
+        try:
+            return cls(
+                architecture=str(row["architecture"]),
+                encoder=str(row["encoder"]),
+                options=dict(row["options"]),
+                bands=bands_from_dicts(row["bands"]),
+                normalization=Normalization.from_dict(row["normalization"]),
+                nodata=None if row["nodata"] is None else float(row["nodata"]),
+                classes=ClassTable.from_dicts(row["classes"]),
+                chip_size=_pair(row["chip_size"]),
+                overlap=float(row["overlap"]),
+                nodata_is_data=bool(row["nodata_is_data"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{origin} is not a whole SpecDeepMap checkpoint ({error!r}); give one that train.py wrote."
+            ) from error
+
+
+def check_format(row: Mapping[str, Any], origin: str) -> None:
+    """Raise UserError if ``row`` (read from ``origin``) has no format version or one newer than ours."""
+    found = row.get("format") if isinstance(row, Mapping) else None
+    if not isinstance(found, int) or found < 1:
+        raise UserError(f"{origin} has no format version; expected a file that prepare.py or train.py wrote.")
+    if found > FORMAT:
+        raise UserError(
+            f"{origin} has format {found}, this version reads up to {FORMAT}; update SpecDeepMap to use it."
+        )
+
+
+def software_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on."""
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        versions[name] = importlib.metadata.version(name)
+    return versions
+
+
+def git_revision() -> str | None:
+    """Revision of this checkout, with ``-dirty`` when files differ; None outside a git checkout."""
+    try:
+        result = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip() or None
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    x, y = value
+    return int(x), int(y)

@@ -1,0 +1,1 @@
+"""From a composed configuration to plain Python calls: the only place that knows Hydra."""

@@ -1,0 +1,129 @@
+"""The keys of each command with their types: an unknown key or a wrong type ends in one line.
+
+Group nodes (model, loss, …) are ``Any`` here; the YAML that is chosen lists their keys, and Hydra refuses others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+
+@dataclass
+class ChipConfig:
+    """Keys of ``chip``."""
+
+    size: Any = 256
+    step: Any = 256
+    min_coverage: float = 50.0
+
+
+@dataclass
+class SplitConfig:
+    """Keys of ``split``; shares in percent."""
+
+    train: float = 80.0
+    validation: float = 10.0
+    test: float = 10.0
+    strategy: str = "balanced"
+
+
+@dataclass
+class PrepareConfig:
+    """Keys of ``python prepare.py``."""
+
+    image: Any = MISSING
+    label: Any = MISSING
+    data_dir: str = MISSING
+    chip: ChipConfig = field(default_factory=ChipConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    seed: int = 42
+    scaler: float | None = None
+    nodata: float | None = None
+    class_names: Any = None
+    class_colors: Any = None
+    paths: Any = None
+
+
+@dataclass
+class TrainConfig:
+    """Keys of ``python train.py``."""
+
+    data_dir: str | None = None
+    datamodule: Any = MISSING
+    model: Any = MISSING
+    encoder: str = "resnet18"
+    weights: Any = MISSING
+    freeze_encoder: bool | None = None
+    augmentation: Any = MISSING
+    loss: Any = MISSING
+    class_weights: Any = True
+    normalize: Any = "auto"
+    optimizer: Any = MISSING
+    trainer: Any = MISSING
+    callbacks: Any = MISSING
+    logger: Any = MISSING
+    accelerator: str = "auto"
+    devices: Any = "auto"
+    num_nodes: int = 1
+    batch_size: int = 16
+    lr: float = 0.003
+    lr_finder: bool = False
+    seed: int = 42
+    resume: str | None = None
+    init_from: str | None = None
+    compile: bool = False
+    paths: Any = None
+
+
+@dataclass
+class EvalConfig:
+    """Keys of ``python eval.py``."""
+
+    checkpoint: str = MISSING
+    data_dir: str | None = None
+    csv: str | None = None
+    split: str = "test"
+    output_dir: str | None = None
+    export_predictions: bool = False
+    mask_unclassified: bool = True
+    batch_size: int = 16
+    accelerator: str = "auto"
+    paths: Any = None
+
+
+@dataclass
+class PredictConfig:
+    """Keys of ``python predict.py``."""
+
+    checkpoint: str = MISSING
+    image: Any = MISSING
+    label: Any = None
+    output: str | None = None
+    overlap: float = 20.0
+    window: int | None = None
+    blend: str = "cosine"
+    vector: bool = False
+    probabilities: bool = False
+    batch_size: int | None = None
+    accelerator: str = "auto"
+    devices: int = 1
+    paths: Any = None
+
+
+SCHEMAS: dict[str, type] = {
+    "prepare": PrepareConfig,
+    "train": TrainConfig,
+    "eval": EvalConfig,
+    "predict": PredictConfig,
+}
+
+
+def register() -> None:
+    """Make every schema known to Hydra as ``<task>_schema``."""
+    store = ConfigStore.instance()
+    for task, schema in SCHEMAS.items():
+        store.store(f"{task}_schema", schema)
