@@ -30,12 +30,11 @@ endif
 
 $(STAMP): requirements.lock
 ifdef NEW_VENV
-	@command -v $(PYTHON) >/dev/null || \
-		{ echo "$(PYTHON) is not on this machine; name another: PYTHON=python3.12 make install" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "$$($(PYTHON) -V) is too old: 3.11 or newer is needed, as in PYTHON=python3.12 make install" >&2; exit 1; }
+		{ echo "$(PYTHON) is no Python 3.11 or newer; name one that is: PYTHON=python3.12 make install" >&2; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
 endif
+	@echo "Installing requirements.lock; the first time some 3 GB are downloaded, which takes minutes."
 	$(BIN)/python -m pip install --quiet --only-binary :all: --require-hashes -r requirements.lock
 	@touch $@
 
@@ -65,7 +64,7 @@ tensorboard: install ## Look at the training runs in a browser
 	$(BIN)/python scripts/open_tensorboard.py
 
 audit: install ## Known vulnerabilities of what is locked
-	$(BIN)/pip-audit --disable-pip --require-hashes -r requirements.lock
+	$(BIN)/pip-audit --strict --disable-pip --require-hashes -r requirements.lock
 
 clean: ## Remove what the checks leave behind; runs, data and .venv stay
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -73,7 +72,7 @@ clean: ## Remove what the checks leave behind; runs, data and .venv stay
 
 # The demo. Its first two steps know by themselves whether there is something to do, and leave their files
 # alone if not; training, scores and map follow when the chips or the recipe are newer.
-DEMO_RECIPE := $(wildcard configs/experiment/demo*.yaml configs/experiment/*/demo*.yaml)
+DEMO_RECIPE := $(wildcard configs/experiment/demo*.yaml configs/*/experiment/demo*.yaml)
 
 demo: logs/demo/map.png ## From a real scene to a map of it, in a few minutes
 
