@@ -71,8 +71,8 @@ clean: ## Remove what the checks leave behind; runs, data and .venv stay
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 # The demo. Its first two steps know by themselves whether there is something to do, and leave their files
-# alone if not; training, scores and map follow when the chips or the recipe are newer.
-DEMO_RECIPE := $(wildcard configs/experiment/demo*.yaml configs/*/experiment/demo*.yaml)
+# alone if not; training, scores and map follow when the chips or a recipe are newer.
+recipe = $(wildcard configs/$(1)/experiment/demo.yaml configs/experiment/demo.yaml)
 
 demo: logs/demo/map.png ## From a real scene to a map of it, in a few minutes
 
@@ -82,15 +82,15 @@ data/demo/train_image.tif: FORCE | install
 data/demo/chips/dataset.json: data/demo/train_image.tif FORCE
 	$(BIN)/python prepare.py experiment=demo
 
-logs/train/demo/.done: data/demo/chips/dataset.json $(DEMO_RECIPE)
+logs/train/demo/.done: data/demo/chips/dataset.json $(call recipe,train)
 	$(BIN)/python train.py experiment=demo
 	@touch $@
 
-logs/eval/demo/.done: logs/train/demo/.done
+logs/eval/demo/.done: logs/train/demo/.done $(call recipe,eval)
 	$(BIN)/python eval.py experiment=demo
 	@touch $@
 
-logs/predict/demo/.done: logs/train/demo/.done logs/eval/demo/.done
+logs/predict/demo/.done: logs/train/demo/.done logs/eval/demo/.done $(call recipe,predict)
 	$(BIN)/python predict.py experiment=demo
 	@touch $@
 
