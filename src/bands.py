@@ -155,4 +155,6 @@ class BandStatistics:
     @property
     def std(self) -> npt.NDArray[np.float64]:
         """Population standard deviation per band, NaN without pixels."""
-        return np.sqrt(np.divide(self._m2, self.count, out=np.full(len(self.count), np.nan), where=self.count > 0))
+        variance = np.full(len(self.count), np.nan)
+        np.divide(self._m2, self.count, out=variance, where=self.count > 0)
+        return np.asarray(np.sqrt(variance))

@@ -37,9 +37,7 @@ class Window(NamedTuple):
         return Window(row, column, height, width)
 
 
-def chip_windows(
-    height: int, width: int, size: tuple[int, int], step: tuple[int, int]
-) -> Iterator[Window]:
+def chip_windows(height: int, width: int, size: tuple[int, int], step: tuple[int, int]) -> Iterator[Window]:
     """Yield the windows of chips over a scene, row by row.
 
     A chip starts at every multiple of the step inside the scene, so the last ones may reach over its lower and

@@ -21,10 +21,10 @@ UNCLASSIFIED = 0
 IGNORE = 255
 """The index of pixels without a class. No class can have it: 255 values have the indices 0–254."""
 
-PALETTE = (
-    "#1f77b4 #ff7f0e #2ca02c #d62728 #9467bd #8c564b #e377c2 #bcbd22 #17becf #7f7f7f "
-    "#aec7e8 #ffbb78 #98df8a #ff9896 #c5b0d5 #c49c94 #f7b6d2 #dbdb8d #9edae5 #c7c7c7"
-).split()
+PALETTE = tuple(
+    "#1f77b4 #ff7f0e #2ca02c #d62728 #9467bd #8c564b #e377c2 #bcbd22 #17becf #7f7f7f "  # noqa: SIM905
+    "#aec7e8 #ffbb78 #98df8a #ff9896 #c5b0d5 #c49c94 #f7b6d2 #dbdb8d #9edae5 #c7c7c7".split()
+)
 """Qualitative colours (Tableau 20, strong ones first) for classes that bring none; repeats after twenty."""
 
 _COLOR = re.compile(r"#[0-9a-fA-F]{6}")

@@ -55,7 +55,7 @@ class Scores:
     @property
     def support(self) -> npt.NDArray[np.int64]:
         """Pixels of each class in the truth."""
-        return self.matrix.sum(1)
+        return np.asarray(self.matrix.sum(1))
 
     @property
     def iou(self) -> npt.NDArray[np.float64]:
@@ -102,4 +102,6 @@ class Scores:
 
 def _ratio(numerator: npt.ArrayLike, denominator: npt.ArrayLike) -> npt.NDArray[np.float64]:
     top, bottom = np.asarray(numerator, float), np.asarray(denominator, float)
-    return np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom > 0)
+    ratio = np.full(top.shape, np.nan)
+    np.divide(top, bottom, out=ratio, where=bottom > 0)
+    return ratio

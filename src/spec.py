@@ -71,9 +71,7 @@ class DatasetSpec:
         return {
             "format": FORMAT,
             "scenes": [{**vars(scene), "transform": list(scene.transform)} for scene in self.scenes],
-            "bands": [
-                {**row, "used": used} for row, used in zip(bands_to_dicts(self.bands), self.used, strict=True)
-            ],
+            "bands": [{**row, "used": used} for row, used in zip(bands_to_dicts(self.bands), self.used, strict=True)],
             "nodata": self.nodata,
             "dtype": self.dtype,
             "chip_size": list(self.chip_size),
@@ -194,7 +192,7 @@ class NetworkSpec:
 
 def check_format(row: Mapping[str, Any], origin: str) -> None:
     """Raise UserError if ``row`` (read from ``origin``) has no format version or one newer than ours."""
-    found = row.get("format") if isinstance(row, Mapping) else None
+    found = row.get("format")
     if not isinstance(found, int) or found < 1:
         raise UserError(f"{origin} has no format version; expected a file that prepare.py or train.py wrote.")
     if found > FORMAT:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TypeGuard
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.hydra_config import HydraConfig
@@ -23,6 +25,13 @@ from src.errors import UserError
 from src.tasks import schema
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+
+_DISK = {
+    errno.ENOSPC: "the disk is full; free some space or write elsewhere",
+    errno.EDQUOT: "your quota is used up; free some space or write elsewhere",
+    errno.EROFS: "the folder is read-only; write elsewhere",
+    errno.EACCES: "permission denied; write elsewhere or have the permission changed",
+}
 
 
 def start(task: str, main: Callable[[], Any]) -> None:
@@ -39,27 +48,28 @@ def start(task: str, main: Callable[[], Any]) -> None:
     search_before(CONFIGS / task)
     try:
         main()
-    except UserError as error:
-        sys.exit(_line(task, str(error)))
-    except (HydraException, OmegaConfBaseException) as error:
-        sys.exit(_line(task, explain(error)))
+    except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
+        _leave(task, error)
     except KeyboardInterrupt:
         sys.exit(130)
 
 
 def run(task: str, config: DictConfig) -> Any:
-    """Import a task and run it with its composed config; returns what the task returns."""
-    module = importlib.import_module(f"src.tasks.{task}")
+    """Import a task and run it with its composed config; returns what the task returns.
+
+    In a single run a user's mistake ends the process here, in one line and without leaving the run's folder
+    behind; in a multirun it is raised, since the sweeper decides what follows.
+    """
     try:
         missing = sorted(OmegaConf.missing_keys(config))
         if missing:
             raise UserError(f"{missing[0]} is not given; {task}.py needs it. Add {missing[0]}=… to the command.")
-        return module.run(config)
-    except UserError as error:
-        if HydraConfig.get().mode is RunMode.RUN:
-            # Out at once: Hydra would print a line of its own. In a multirun the sweeper decides what follows.
-            sys.exit(_line(task, str(error)))
-        raise
+        return importlib.import_module(f"src.tasks.{task}").run(config)
+    except (UserError, OmegaConfBaseException, OSError) as error:
+        if HydraConfig.get().mode is not RunMode.RUN:
+            raise
+        _forget(Path(HydraConfig.get().runtime.output_dir))
+        _leave(task, error)
 
 
 def search_before(folder: Path) -> None:
@@ -76,13 +86,41 @@ def search_before(folder: Path) -> None:
     Plugins.instance().register(TaskConfigs)
 
 
-def explain(error: BaseException) -> str:
-    """Put a composition error into one line: what was given, what was expected, what to do."""
-    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
-    text = " ".join([str(error), str(cause) if cause else ""])
-    text = re.sub(r"\s*(full_key|object_type|reference_type)[:=]\S*", "", text)
-    return re.sub(r"\s+", " ", text).strip()
+def explain(task: str, error: Exception) -> str:
+    """Put an error into one line: what was given, what was expected, what to do."""
+    if isinstance(error, UserError):
+        return str(error)
+    if _is_system_error(error):
+        return f"{error.filename or 'A file'} cannot be read or written: {_DISK.get(error.errno or 0, error.strerror)}."
+    text = " ".join(str(part) for part in (error, error.__cause__) if part)
+    if key := re.search(r"Could not override '([^']+)'", text):
+        near = re.search(r"Did you mean: (.*?)\?", text)
+        hint = f"did you mean {near[1]}?" if near else f"python {task}.py --help lists the keys."
+        return f"{key[1]} is not a key of {task}.py, nor of the choices made; {hint}"
+    if wrong := re.search(r"Error merging override (\S+?)=(\S*).*?(?:converted to|Expected) (\w+)", text, re.DOTALL):
+        return f"{wrong[1]}={wrong[2]} does not fit; expected {_kind(wrong[3])}. Give {wrong[1]} such a value."
+    if choice := re.search(r"Could not find '([^']+)/([^'/]+)'.*?Available options in '[^']+':(.*)", text, re.DOTALL):
+        names = ", ".join(choice[3].split("Config search path")[0].split())
+        return f"{choice[1]}={choice[2]} does not exist; choose one of: {names}."
+    return text
 
 
-def _line(task: str, message: str) -> str:
-    return f"{task}.py: error: " + re.sub(r"\s+", " ", message).strip()
+def _is_system_error(error: Exception) -> TypeGuard[OSError]:
+    """Tell an error of the operating system from Hydra's missing configs, which are OSErrors too."""
+    return isinstance(error, OSError) and not isinstance(error, HydraException)
+
+
+def _kind(type_name: str) -> str:
+    return {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}.get(type_name, type_name)
+
+
+def _leave(task: str, error: Exception) -> NoReturn:
+    if _is_system_error(error) and error.errno not in _DISK and not isinstance(error, FileNotFoundError):
+        raise error
+    sys.exit(f"{task}.py: error: " + re.sub(r"\s+", " ", explain(task, error)).strip())
+
+
+def _forget(run_folder: Path) -> None:
+    """Remove a run's folder if nothing stands in it but what Hydra put there."""
+    if run_folder.is_dir() and all(entry.name == ".hydra" or entry.suffix == ".log" for entry in run_folder.iterdir()):
+        shutil.rmtree(run_folder, ignore_errors=True)

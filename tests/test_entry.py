@@ -1,0 +1,48 @@
+"""The commands' outer shell: one clear line for a user's mistake, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, str(ROOT / arguments[0]), *arguments[1:], f"paths.logs={cwd / 'logs'}"],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["predict.py", "windo=3"], ["windo is not a key", "did you mean", "window"]),
+        (["predict.py", "window=wide"], ["window=wide", "whole number"]),
+        (["eval.py"], ["checkpoint is not given"]),
+        (["train.py", "model=unett"], ["model=unett", "segformer", "unet"]),
+        (["train.py", "lr=fast"], ["lr=fast", "a number"]),
+        (["prepare.py", "chip.sise=3"], ["chip.sise is not a key", "size"]),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line_and_leaves_nothing(
+    arguments: list[str], words: list[str], tmp_path: Path
+) -> None:
+    result = command(*arguments, cwd=tmp_path)
+    lines = result.stderr.strip().splitlines()
+    assert result.returncode == 1
+    assert len(lines) == 1, result.stderr
+    for word in words:
+        assert word in lines[0]
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
