@@ -6,12 +6,18 @@ become 0. The numbers live in :class:`Normalization`, which travels inside the c
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from src.errors import UserError
+
+_NUMBERED = re.compile(r"(band|layer|channel)?[\s_-]*\d+", re.IGNORECASE)
+"""Names that only count (``band 7``): as good as no name."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,58 @@ def bands_from_dicts(rows: Iterable[Mapping[str, Any]]) -> tuple[Band, ...]:
 def bands_to_dicts(bands: Iterable[Band]) -> list[dict[str, Any]]:
     """Plain dicts for JSON and checkpoints."""
     return [asdict(band) for band in bands]
+
+
+def match_bands(expected: Sequence[Band], found: Sequence[Band], origin: str) -> tuple[int, ...]:
+    """Find the bands that a network expects among those of a raster.
+
+    By name where both sides have names, whatever the order, so a raster may have further bands; else by order, and
+    then the count has to be the same. Upper and lower case are one; numbers (``band 7``) and repeated names are none.
+
+    Args:
+        expected: The network's bands.
+        found: The raster's bands.
+        origin: What to call the raster in an error, usually its path.
+
+    Returns:
+        For each expected band its 0-based position in the raster.
+
+    Raises:
+        UserError: A band is missing, or the counts differ where there are no names to go by.
+    """
+    wanted, names = _names(expected), _names(found)
+    if wanted and names:
+        missing = [band.name for band, name in zip(expected, wanted, strict=True) if name not in names]
+        if not missing:
+            return tuple(names.index(name) for name in wanted)
+        raise UserError(
+            f"{origin} has {_listing(found)}; the checkpoint expects {_listing(expected)}, of which "
+            f"{_shortened(missing)} {'is' if len(missing) == 1 else 'are'} missing. Give a raster with these bands, "
+            "or one without band names, in the same order."
+        )
+    if len(found) != len(expected):
+        raise UserError(
+            f"{origin} has {_listing(found)}; the checkpoint expects {_listing(expected)}. Give a raster with just "
+            "these bands in this order, or with band names to find them by."
+        )
+    return tuple(range(len(expected)))
+
+
+def _names(bands: Sequence[Band]) -> tuple[str, ...] | None:
+    """Return the names to match by, None where they tell nothing or are ambiguous."""
+    names = tuple(band.name.strip().casefold() for band in bands)
+    if len(set(names)) < len(names) or any(not name or _NUMBERED.fullmatch(name) for name in names):
+        return None
+    return names
+
+
+def _listing(bands: Sequence[Band]) -> str:
+    count = f"{len(bands)} band{'' if len(bands) == 1 else 's'}"
+    return f"{count} ({_shortened([band.name for band in bands])})" if _names(bands) else count
+
+
+def _shortened(names: Sequence[str], most: int = 13) -> str:
+    return ", ".join(names) if len(names) <= most else f"{', '.join(names[:3])} … {names[-1]}"
 
 
 def measured(image: npt.NDArray[Any], nodata: Sequence[float | None] | float | None) -> npt.NDArray[np.bool_]:

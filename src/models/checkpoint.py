@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from src.spec import NetworkSpec, git_revision, software_versions
 
 PREFIX = "network."
 """Where a checkpoint's state dict keeps the :class:`Network` (the attribute of the LightningModule)."""
+_VALIDATION_IOU = re.compile(r"val_iou_(\d+(?:\.\d+)?)")
 
 
 def hyper_parameters(spec: NetworkSpec, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -27,15 +29,43 @@ def hyper_parameters(spec: NetworkSpec, config: Mapping[str, Any]) -> dict[str, 
     }
 
 
+def find_checkpoint(path: str | Path) -> Path:
+    """Return a checkpoint's path, given that path or a run's folder.
+
+    In a folder (or its direct subfolders) it is the checkpoint with the highest validation IoU in its name, of equal
+    ones the latest; where no name has one it is ``last.ckpt``, or the only checkpoint there.
+
+    Raises:
+        UserError: There is no such file or folder, or no checkpoint in the folder.
+    """
+    path = Path(path)
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise UserError(
+            f"There is no checkpoint {path}; give the path of a .ckpt that train.py wrote, or of the folder of its run."
+        )
+    found = sorted(path.glob("*.ckpt")) or sorted(path.glob("*/*.ckpt"))
+    scored = [(float(match[1]), file) for file in found if (match := _VALIDATION_IOU.search(file.name))]
+    if scored:
+        return max(scored)[1]
+    last = [file for file in found if file.name == "last.ckpt"] or found
+    if len(last) != 1:
+        what = "no checkpoint" if not found else f"{len(found)} checkpoints without a val_iou in their names"
+        raise UserError(f"{path} holds {what}; expected the folder of a run of train.py. Give the path of a .ckpt.")
+    return last[0]
+
+
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU without running anything that stands in it.
+
+    Args:
+        path: A checkpoint or the folder of a run; see :func:`find_checkpoint`.
 
     Raises:
         UserError: There is no such file; it is no checkpoint; it holds more than plain data.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"There is no checkpoint {path}; give the path of a .ckpt that train.py wrote.")
+    path = find_checkpoint(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever the bytes provoke
@@ -59,9 +89,13 @@ def read_spec(content: Mapping[str, Any], origin: str | Path) -> NetworkSpec:
 def load_network(path: str | Path) -> tuple[Network, NetworkSpec]:
     """Rebuild a trained network on the CPU in eval mode; downloads nothing.
 
+    Args:
+        path: A checkpoint or the folder of a run; see :func:`find_checkpoint`.
+
     Raises:
         UserError: The checkpoint cannot be read, or its weights do not fit the network that it describes.
     """
+    path = find_checkpoint(path)
     content = read_checkpoint(path)
     spec = read_spec(content, path)
     network = build_network(spec)

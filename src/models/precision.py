@@ -1,0 +1,74 @@
+"""On which device a network runs, and with which numbers: one decision for training, evaluation and mapping."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from src.errors import UserError
+
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
+"""What the key ``accelerator`` takes; ``gpu`` is whichever the machine has, ``auto`` falls back to the CPU."""
+
+_Module = TypeVar("_Module", bound=nn.Module)
+
+
+def choose_device(accelerator: str = "auto") -> torch.device:
+    """Turn the key ``accelerator`` into a device.
+
+    Args:
+        accelerator: One of ACCELERATORS.
+
+    Raises:
+        UserError: There is no such word, or no such device in this machine.
+    """
+    if accelerator not in ACCELERATORS:
+        raise UserError(
+            f"accelerator={accelerator} is not known; expected one of {', '.join(ACCELERATORS)}. auto always works."
+        )
+    if accelerator == "cpu":
+        return torch.device("cpu")
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if cuda and accelerator != "mps":
+        return torch.device("cuda", torch.cuda.current_device())
+    if mps and accelerator != "cuda":
+        return torch.device("mps")
+    if accelerator == "auto":
+        return torch.device("cpu")
+    raise UserError(
+        f"accelerator={accelerator}, but PyTorch {torch.__version__} finds no such device here; expected a usable "
+        "GPU and its driver. Use accelerator=auto or accelerator=cpu."
+    )
+
+
+def prefers_bf16(device: torch.device) -> bool:
+    """Tell whether the device multiplies bfloat16 natively; where it only emulates it, float32 is faster."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu":
+        has = torch.cpu.get_capabilities()
+        return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+    return False
+
+
+def autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Context in which a network's forward pass runs: bfloat16 where the device prefers it, else float32.
+
+    Weights stay float32. Logits may come out as bfloat16: turn them into float32 before a softmax or a loss.
+    """
+    return torch.autocast(device.type, torch.bfloat16, enabled=prefers_bf16(device))
+
+
+def place(network: _Module, device: torch.device) -> _Module:
+    """Move a network to its device, weights channels last: convolutions are faster so, in float32 too."""
+    network.to(memory_format=torch.channels_last)
+    network.to(device)
+    return network
+
+
+def precision_name(device: torch.device) -> str:
+    """How a log line calls it: ``bfloat16`` or ``float32``."""
+    return "bfloat16" if prefers_bf16(device) else "float32"

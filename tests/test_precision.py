@@ -1,0 +1,52 @@
+import pytest
+import torch
+from torch import nn
+
+from src.errors import UserError
+from src.models import precision
+
+CPU = torch.device("cpu")
+
+
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+
+
+@pytest.mark.parametrize("accelerator", ["gpu", "cuda", "mps"])
+def test_an_absent_gpu_is_one_clear_error(monkeypatch: pytest.MonkeyPatch, accelerator: str) -> None:
+    no_gpu(monkeypatch)
+    with pytest.raises(UserError, match=rf"accelerator={accelerator}, .*accelerator=cpu"):
+        precision.choose_device(accelerator)
+
+
+def test_auto_falls_back_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    no_gpu(monkeypatch)
+    assert precision.choose_device("auto") == CPU
+
+
+def test_auto_and_gpu_take_the_gpu_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert [precision.choose_device(word).type for word in ("auto", "gpu", "mps")] == ["mps"] * 3
+
+
+def test_an_unknown_accelerator_lists_the_known_ones() -> None:
+    with pytest.raises(UserError, match="tpu is not known; expected one of auto, cpu, gpu, cuda, mps"):
+        precision.choose_device("tpu")
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"), [({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({}, False)]
+)
+def test_bfloat16_only_where_the_cpu_has_instructions_for_it(
+    monkeypatch: pytest.MonkeyPatch, flags: dict[str, bool], expected: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags)
+    assert precision.prefers_bf16(CPU) is expected
+    layer = precision.place(nn.Conv2d(3, 4, 3), CPU)
+    with precision.autocast(CPU):
+        result = layer(torch.zeros(1, 3, 8, 8))
+    assert result.dtype is (torch.bfloat16 if expected else torch.float32)
+    assert layer.weight.dtype is torch.float32
+    assert layer.weight.is_contiguous(memory_format=torch.channels_last)
