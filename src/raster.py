@@ -17,7 +17,7 @@ from rasterio.crs import CRS
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterioWindow
 
-from src.bands import Band
+from src.bands import Band, measured
 from src.errors import UserError
 from src.grid import Window
 from src.labels import ClassTable
@@ -141,6 +141,48 @@ def _read(
     part = RasterioWindow(window.column, window.row, window.width, window.height)
     image: npt.NDArray[Any] = dataset.read(indexes, window=part, out_dtype=dtype)
     return image
+
+
+def read_decimated(
+    dataset: rasterio.DatasetReader, bands: Sequence[int], max_side: int, window: Window | None = None
+) -> npt.NDArray[Any]:
+    """Read a small picture of a raster, from its overviews where it has them.
+
+    Args:
+        dataset: An open raster.
+        bands: 0-based band numbers.
+        max_side: Pixels of the picture's longer side at most; nearest neighbour.
+        window: Part inside the raster; None for all of it.
+
+    Returns:
+        C × H × W with H, W ≤ ``max_side``.
+    """
+    part, shape = _decimation(dataset, max_side, window)
+    image: npt.NDArray[Any] = dataset.read([b + 1 for b in bands], window=part, out_shape=(len(bands), *shape))
+    return image
+
+
+def valid_decimated(
+    dataset: rasterio.DatasetReader,
+    image: npt.NDArray[Any],
+    bands: Sequence[int],
+    max_side: int,
+    window: Window | None = None,
+) -> npt.NDArray[np.bool_]:
+    """Tell which pixels of :func:`read_decimated`'s picture are measurements in all of its bands: H × W."""
+    part, shape = _decimation(dataset, max_side, window)
+    valid = measured(image, [dataset.nodatavals[b] for b in bands]).all(0)
+    mask: npt.NDArray[np.bool_] = dataset.dataset_mask(window=part, out_shape=shape) > 0
+    return valid & mask
+
+
+def _decimation(
+    dataset: rasterio.DatasetReader, max_side: int, window: Window | None
+) -> tuple[RasterioWindow, tuple[int, int]]:
+    part = window or Window(0, 0, dataset.height, dataset.width)
+    factor = max(1.0, max(part.height, part.width) / max_side)
+    shape = max(1, round(part.height / factor)), max(1, round(part.width / factor))
+    return RasterioWindow(part.column, part.row, part.width, part.height), shape
 
 
 def shifted(transform: Sequence[float], window: Window) -> tuple[float, float, float, float, float, float]:

@@ -1,0 +1,99 @@
+"""Pictures of images with any number of bands: which bands to show as red, green and blue, and how bright."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from src.bands import Band
+from src.grid import Window
+from src.labels import ClassTable
+from src.raster import info_of, open_raster, read_decimated, valid_decimated
+
+_CENTRES = (("red", 665.0), ("green", 560.0), ("blue", 490.0))
+_REACH = 40.0
+"""Nanometres that a band's centre may lie off a colour's own: further off it is another colour."""
+_SENTINEL2 = ("B0?4", "B0?3", "B0?2")
+
+
+def rgb_bands(bands: Sequence[Band]) -> tuple[int, int, int]:
+    """Choose the 0-based bands to show as red, green and blue.
+
+    By wavelength (nearest to 665, 560 and 490 nm), else by name (red, green, blue; Sentinel-2's B04, B03, B02),
+    else the first three; with fewer than three bands the first one three times, which is grey.
+    """
+    for choice in (_by_wavelength(bands), _by_name(bands, [name for name, _ in _CENTRES]), _by_name(bands, _SENTINEL2)):
+        if choice is not None:
+            return choice
+    return (0, 1, 2) if len(bands) >= 3 else (0, 0, 0)
+
+
+def _by_wavelength(bands: Sequence[Band]) -> tuple[int, int, int] | None:
+    known = [(band.wavelength, index) for index, band in enumerate(bands) if band.wavelength and not band.bad]
+    chosen = []
+    for _, centre in _CENTRES:
+        distance, index = min(((abs(w - centre), i) for w, i in known), default=(np.inf, -1))
+        if distance > _REACH:
+            return None
+        chosen.append(index)
+    red, green, blue = chosen
+    return (red, green, blue) if len(set(chosen)) == 3 else None
+
+
+def _by_name(bands: Sequence[Band], patterns: Sequence[str]) -> tuple[int, int, int] | None:
+    found = []
+    for pattern in patterns:
+        matches = [i for i, band in enumerate(bands) if re.search(rf"\b{pattern}\b", band.name, re.IGNORECASE)]
+        if not matches:
+            return None
+        found.append(matches[0])
+    return found[0], found[1], found[2]
+
+
+def stretch(
+    image: npt.NDArray[np.generic], valid: npt.NDArray[np.bool_], percent: float = 2.0
+) -> npt.NDArray[np.uint8]:
+    """Stretch each channel between its percentiles; what is not valid becomes transparent.
+
+    Args:
+        image: 3 × H × W in any numbers.
+        valid: H × W.
+        percent: Share of the valid pixels that saturates at either end.
+
+    Returns:
+        H × W × 4: red, green, blue, alpha.
+    """
+    picture = np.zeros((*valid.shape, 4), np.uint8)
+    picture[..., 3] = np.where(valid, 255, 0)
+    for channel, values in enumerate(image.astype(np.float32)):
+        chosen = values[valid]
+        if chosen.size:
+            low, high = np.percentile(chosen, [percent, 100 - percent])
+            scaled = (np.nan_to_num(values) - low) / max(float(high - low), 1e-12)
+            picture[..., channel] = np.where(valid, np.clip(scaled * 255, 0, 255), 0).astype(np.uint8)
+    return picture
+
+
+def quicklook(path: str, max_side: int = 1000, window: Window | None = None) -> npt.NDArray[np.uint8]:
+    """Read a small colour picture of a raster of any size: H × W × 4, nodata transparent.
+
+    Args:
+        path: Raster to look at.
+        max_side: Pixels of the picture's longer side at most.
+        window: Part of the raster; None for all of it.
+    """
+    with open_raster(path) as dataset:
+        bands = rgb_bands(info_of(dataset).bands)
+        image = read_decimated(dataset, bands, max_side, window)
+        return stretch(image, valid_decimated(dataset, image, bands, max_side, window))
+
+
+def colorize(values: npt.NDArray[np.generic], classes: ClassTable) -> npt.NDArray[np.uint8]:
+    """Paint class values H × W in their colours: H × W × 4, 0 and unknown values transparent."""
+    palette = np.zeros((256, 4), np.uint8)
+    for entry in classes.classes:
+        palette[entry.value] = (*entry.rgb, 255)
+    return palette[values.astype(np.uint8)]
