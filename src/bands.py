@@ -102,11 +102,46 @@ def measured(image: npt.NDArray[Any], nodata: Sequence[float | None] | float | N
         C × H × W, True where there is a measurement.
     """
     valid = np.isfinite(image) if image.dtype.kind == "f" else np.ones(image.shape, bool)
-    per_band = [nodata] * len(image) if nodata is None or isinstance(nodata, int | float) else list(nodata)
-    for band, value in enumerate(per_band):
-        if value is not None and not np.isnan(value):
+    for band, value in enumerate(_nodata_values(image, nodata)):
+        if value is not None:
             valid[band] &= image[band] != value
     return valid
+
+
+def all_measured(
+    image: npt.NDArray[Any], nodata: Sequence[float | None] | float | None, used: Sequence[bool] | None = None
+) -> npt.NDArray[np.bool_]:
+    """Tell which pixels have a measurement in every used band, H × W; see :func:`measured`."""
+    valid = np.ones(image.shape[1:], bool)
+    values = _nodata_values(image, nodata)
+    for band, value in enumerate(values):
+        if used is not None and not used[band]:
+            continue
+        if image.dtype.kind == "f":
+            valid &= np.isfinite(image[band])
+        if value is not None:
+            valid &= image[band] != value
+    return valid
+
+
+def _nodata_values(image: npt.NDArray[Any], nodata: Sequence[float | None] | float | None) -> list[Any]:
+    """Return one value per band in the image's data type; None where no pixel can equal it."""
+    per_band = [nodata] * len(image) if nodata is None or isinstance(nodata, int | float) else list(nodata)
+    return [as_dtype(value, image.dtype) for value in per_band]
+
+
+def as_dtype(nodata: float | None, dtype: np.dtype[Any] | str) -> Any:
+    """Return a nodata value in a data type; None for NaN and for what the type cannot hold (−9999 in uint16)."""
+    kind = np.dtype(dtype)
+    if nodata is None or np.isnan(nodata):
+        return None
+    if kind.kind == "f":
+        with np.errstate(over="ignore"):  # −1.8e308 in float32 is infinite there, as GDAL reads it
+            return kind.type(nodata)
+    if np.isinf(nodata):
+        return None
+    limits = np.iinfo(kind)
+    return kind.type(int(nodata)) if nodata == int(nodata) and limits.min <= nodata <= limits.max else None
 
 
 @dataclass(frozen=True)

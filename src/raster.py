@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import rasterio
 from rasterio.crs import CRS
+from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterioWindow
 
-from src.bands import Band, measured
+from src.bands import Band, all_measured, measured
 from src.errors import UserError
 from src.grid import Window
 from src.labels import ClassTable
@@ -34,11 +35,12 @@ class RasterInfo:
         path: As given; ``/vsi…`` paths too.
         width: Columns.
         height: Rows.
-        dtype: NumPy name of the data type (GDAL's widest where bands differ).
+        dtype: NumPy name of the data type (the narrowest that holds all bands where they differ).
         crs: WKT, None without one.
         transform: Affine coefficients (a, b, c, d, e, f): x = a·column + b·row + c, y = d·column + e·row + f.
         nodata: Nodata value per band, None where there is none.
-        bands: Names, wavelengths, bad flags.
+        bands: Names, wavelengths, bad flags. An alpha band is no band but a mask, here and wherever bands count.
+        masked: Whether a mask or an alpha band says which pixels are measurements; see :func:`read_valid`.
     """
 
     path: str
@@ -49,6 +51,7 @@ class RasterInfo:
     transform: tuple[float, float, float, float, float, float]
     nodata: tuple[float | None, ...]
     bands: tuple[Band, ...]
+    masked: bool = False
 
     @property
     def name(self) -> str:
@@ -94,16 +97,68 @@ def describe(path: str | Path) -> RasterInfo:
 
 def info_of(dataset: rasterio.DatasetReader) -> RasterInfo:
     """Describe an open dataset; see :class:`RasterInfo`."""
+    indexes = measurement_indexes(dataset)
     return RasterInfo(
         path=dataset.name,
         width=dataset.width,
         height=dataset.height,
-        dtype=str(np.result_type(*dataset.dtypes)),
+        dtype=str(np.result_type(*(dataset.dtypes[i - 1] for i in indexes))),
         crs=dataset.crs.to_wkt() if dataset.crs else None,
         transform=tuple(dataset.transform)[:6],
-        nodata=tuple(dataset.nodatavals),
-        bands=_bands(dataset),
+        nodata=tuple(dataset.nodatavals[i - 1] for i in indexes),
+        bands=_bands(dataset, indexes),
+        masked=bool(_mask_indexes(dataset)),
     )
+
+
+def measurement_indexes(dataset: rasterio.DatasetReader) -> list[int]:
+    """List the 1-based indexes of the bands that are measurements: all but alpha bands."""
+    indexes = [
+        i for i, meaning in zip(dataset.indexes, dataset.colorinterp, strict=True) if meaning != ColorInterp.alpha
+    ]
+    return indexes or list(dataset.indexes)
+
+
+def _mask_indexes(dataset: rasterio.DatasetReader) -> list[int]:
+    """List the 1-based indexes whose GDAL masks say more than nodata values do: one where all bands share it."""
+    flags = dataset.mask_flag_enums
+    if any(MaskFlags.per_dataset in flag for flag in flags):
+        return [next(i for i, flag in enumerate(flags, start=1) if MaskFlags.per_dataset in flag)]
+    return [i for i, flag in enumerate(flags, start=1) if not flag]
+
+
+def read_valid(
+    dataset: rasterio.DatasetReader,
+    window: Window,
+    image: npt.NDArray[Any],
+    nodata: Sequence[float | None] | float | None,
+    used: Sequence[bool] | None = None,
+) -> npt.NDArray[np.bool_]:
+    """Tell which pixels of a window are measurements, by nodata values, NaN, masks and alpha.
+
+    Args:
+        dataset: An open raster.
+        window: May reach over any edge; outside there are no measurements.
+        image: What :func:`read_window` returned for it, C × H × W with all bands.
+        nodata: One value for all bands, or one per band.
+        used: Which bands count; None for all.
+
+    Returns:
+        H × W, False where any used band has its nodata value or is not finite, or a mask says so.
+    """
+    valid = all_measured(image, nodata, used)
+    inside = window.intersection(Window(0, 0, dataset.height, dataset.width))
+    top, left = inside.row - window.row, inside.column - window.column
+    if inside != window:
+        outside = np.ones(valid.shape, bool)
+        outside[top : top + inside.height, left : left + inside.width] = False
+        valid &= ~outside
+    masks = _mask_indexes(dataset)
+    if masks and inside.pixels:
+        part = RasterioWindow(inside.column, inside.row, inside.width, inside.height)
+        mask = (dataset.read_masks(masks, window=part) > 0).all(0)
+        valid[top : top + inside.height, left : left + inside.width] &= mask
+    return valid
 
 
 def read_window(
@@ -118,13 +173,14 @@ def read_window(
         dataset: An open raster.
         window: In pixels of the raster; may reach over any edge.
         fill: Value outside the raster.
-        bands: 0-based band numbers; None for all.
+        bands: 0-based band numbers (alpha bands do not count); None for all.
 
     Returns:
         C × H × W in the raster's own data type.
     """
     inside = window.intersection(Window(0, 0, dataset.height, dataset.width))
-    indexes = [b + 1 for b in bands] if bands is not None else list(dataset.indexes)
+    indexes = measurement_indexes(dataset)
+    indexes = [indexes[b] for b in bands] if bands is not None else indexes
     dtype = np.result_type(*(dataset.dtypes[i - 1] for i in indexes))
     if inside == window:
         return _read(dataset, indexes, inside, dtype)
@@ -158,7 +214,8 @@ def read_decimated(
         C × H × W with H, W ≤ ``max_side``.
     """
     part, shape = _decimation(dataset, max_side, window)
-    image: npt.NDArray[Any] = dataset.read([b + 1 for b in bands], window=part, out_shape=(len(bands), *shape))
+    indexes = measurement_indexes(dataset)
+    image: npt.NDArray[Any] = dataset.read([indexes[b] for b in bands], window=part, out_shape=(len(bands), *shape))
     return image
 
 
@@ -254,12 +311,13 @@ def color_table(classes: ClassTable) -> dict[int, tuple[int, int, int, int]]:
     return {0: (0, 0, 0, 0)} | {entry.value: (*entry.rgb, 255) for entry in classes.classes}
 
 
-def _bands(dataset: rasterio.DatasetReader) -> tuple[Band, ...]:
+def _bands(dataset: rasterio.DatasetReader, indexes: Sequence[int]) -> tuple[Band, ...]:
     """Names, wavelengths and bad flags: from the bands' own metadata, else from an ENVI header's lists."""
     envi = {key.lower(): value for key, value in dataset.tags(ns="ENVI").items()}
     wavelengths, bad_list = _envi_list(envi.get("wavelength")), _envi_list(envi.get("bbl"))
     bands = []
-    for position, description in enumerate(dataset.descriptions):
+    for position in (index - 1 for index in indexes):
+        description = dataset.descriptions[position]
         tags = {key.lower(): value for key, value in dataset.tags(position + 1).items()}
         wavelength = tags.get("wavelength") or (wavelengths[position] if position < len(wavelengths) else None)
         unit = tags.get("wavelength_units") or envi.get("wavelength_units") or envi.get("wavelength units")

@@ -1,0 +1,244 @@
+"""The data folder: chips, their lists, their statistics and ``dataset.json``, which describes them.
+
+A folder without ``dataset.json`` is one that SpecDeepMap made: what it would say is derived from the CSVs and
+from every chip. The first chip alone says neither which classes there are nor which bands have measurements.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from src.bands import Normalization, measured
+from src.errors import UserError
+from src.grid import Window
+from src.labels import ClassTable
+from src.raster import RasterInfo, info_of, open_raster, read_window, shifted
+from src.spec import DatasetSpec, SceneSpec
+from src.tables import (
+    PARTS,
+    STATISTICS,
+    SUMMARY,
+    BandTable,
+    Part,
+    Sample,
+    Summary,
+    class_weights,
+    list_name,
+    read_samples,
+    read_statistics,
+    read_summary,
+)
+
+DATASET = "dataset.json"
+_CHIP_NAME = re.compile(r"(?P<scene>.+)_tile_(?P<x>\d+)_(?P<y>\d+)")
+
+
+@dataclass(frozen=True)
+class DataFolder:
+    """A data folder. Its chips are looked at when they are asked for.
+
+    Attributes:
+        path: The folder.
+        spec: What ``dataset.json`` says, or what follows from CSVs and chips.
+        statistics: Means and standard deviations of the training chips; None where the folder has none.
+        summary: Pixels and weight of each class; None where the folder has no summary.
+    """
+
+    path: Path
+    spec: DatasetSpec
+    statistics: BandTable | None
+    summary: Summary | None
+
+    def samples(self, part: Part, *, required: bool = True) -> list[Sample]:
+        """List the chips of a part in the order of its CSV; unless required, there may be none.
+
+        Raises:
+            UserError: The list or one of its chips is missing, leads out of the folder, or (if required) is empty.
+        """
+        path = self.path / list_name(part)
+        found = read_samples(path) if required or path.is_file() else []
+        if required and not found:
+            raise UserError(f"{path} lists no chip; expected at least one. Run prepare.py with split.{part} above 0.")
+        return found
+
+    @cached_property
+    def train_counts(self) -> tuple[int, ...]:
+        """Training pixels per class index; counted in the chips where the summary does not know every class."""
+        known = {row.value: row.counts[0] for row in self.summary.rows} if self.summary else {}
+        if not set(self.spec.classes.values) <= set(known):
+            counts = sum((value_counts(s.label) for s in self.samples("train")), np.zeros(256, np.int64))
+            known = dict(enumerate(counts.tolist()))
+        return tuple(known[value] for value in self.spec.classes.values)
+
+    @cached_property
+    def class_weights(self) -> tuple[float, ...]:
+        """Weight of each class index for the loss: the summary's, else 1 − share of the training pixels.
+
+        The summary is not followed where it leaves a class without a weight above 0: SpecDeepMap writes 0 for a
+        single class, which makes the loss NaN.
+        """
+        known = {row.value: row.weight for row in self.summary.rows} if self.summary else {}
+        weights = [known.get(value, 0.0) for value in self.spec.classes.values]
+        return tuple(weights if all(0 < weight < np.inf for weight in weights) else class_weights(self.train_counts))
+
+    def normalization(self) -> Normalization:
+        """Return the scaling and standardisation that follow from the training chips' statistics.
+
+        Raises:
+            UserError: The folder has no ``Normalize_Bands.csv``.
+        """
+        if self.statistics is None:
+            raise UserError(f"{self.path} has no {STATISTICS}; run prepare.py again, or train with normalize=false.")
+        scale = self.spec.scaler if self.spec.scaler is not None else 1.0
+        return Normalization.from_statistics(self.statistics.mean, self.statistics.std, self.spec.used, scale)
+
+
+def read_data_folder(data_dir: str | Path) -> DataFolder:
+    """Read a data folder that prepare.py or SpecDeepMap made.
+
+    Raises:
+        UserError: It is none, one of its files is damaged, or a newer version made it.
+    """
+    path = Path(data_dir)
+    if not (path / list_name("train")).is_file():
+        raise UserError(f"{path} is no data folder: it has no {list_name('train')}. Make one with prepare.py.")
+    summary = read_summary(path / SUMMARY) if (path / SUMMARY).is_file() else None
+    statistics = read_statistics(path / STATISTICS) if (path / STATISTICS).is_file() else None
+    described = (path / DATASET).is_file()
+    spec = read_dataset(path / DATASET) if described else derive_dataset(path, statistics, summary)
+    if statistics is not None and len(statistics.mean) != len(spec.bands):
+        raise UserError(
+            f"{path / STATISTICS} lists {len(statistics.mean)} bands, but the chips have {len(spec.bands)}; expected "
+            "the statistics of these chips. Run prepare.py again."
+        )
+    return DataFolder(path, spec, statistics, summary)
+
+
+def read_dataset(path: Path) -> DatasetSpec:
+    """Read ``dataset.json``; raises UserError if it is damaged or a newer version wrote it."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as JSON ({error}); run prepare.py again.") from error
+    return DatasetSpec.from_dict(content, str(path))
+
+
+def write_dataset(path: Path, spec: DatasetSpec) -> None:
+    """Write ``dataset.json``."""
+    path.write_text(json.dumps(spec.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def derive_dataset(path: Path, statistics: BandTable | None, summary: Summary | None) -> DatasetSpec:
+    """Derive what ``dataset.json`` would say, from all chips that the lists name.
+
+    Args:
+        path: The data folder.
+        statistics: Its statistics: a band without numbers there is not used. None: the chips are searched.
+        summary: Its summary, for the scaler.
+
+    Raises:
+        UserError: No chip is listed, one cannot be read, or they differ in bands, data type or nodata.
+    """
+    samples = [s for part in PARTS if (path / list_name(part)).is_file() for s in read_samples(path / list_name(part))]
+    if not samples:
+        raise UserError(f"The lists in {path} name no chip; expected at least one. Run prepare.py again.")
+    chips = [_describe_chip(sample.image) for sample in samples]
+    first = chips[0]
+    for chip in chips[1:]:
+        _same_kind(first, chip)
+    counts = sum((value_counts(sample.label) for sample in samples), np.zeros(256, np.int64))
+    measurements = np.isfinite(statistics.mean) if statistics else _measured_bands([s.image for s in samples])
+    if len(measurements) != len(first.bands):
+        measurements = np.ones(len(first.bands), bool)  # read_data_folder reports it
+    return DatasetSpec(
+        scenes=_scenes(chips),
+        bands=first.bands,
+        used=tuple(bool(m) and not band.bad for m, band in zip(measurements, first.bands, strict=True)),
+        nodata=first.nodata[0],
+        dtype=first.dtype,
+        chip_size=(first.width, first.height),
+        chip_step=_step(chips),
+        classes=ClassTable.build(np.flatnonzero(counts).tolist()),
+        split={"strategy": "unknown"},
+        scaler=summary.scaler if summary else None,
+        seed=0,
+    )
+
+
+def value_counts(label: Path) -> npt.NDArray[np.int64]:
+    """Count each of the values 0–255 in a label chip.
+
+    Raises:
+        UserError: It has a value that is not a whole number of 0–255.
+    """
+    with open_raster(label) as dataset:
+        values = read_window(dataset, info_of(dataset).window, 0, [0])
+    if values.dtype != np.uint8 and not np.all((values >= 0) & (values <= 255) & (values == np.floor(values))):
+        raise UserError(f"{label} has values that are no classes; expected whole numbers of 0–255 (0 = unclassified).")
+    return np.bincount(values.astype(np.uint8).ravel(), minlength=256)
+
+
+def _describe_chip(image: Path) -> RasterInfo:
+    with open_raster(image) as dataset:
+        return info_of(dataset)
+
+
+def _same_kind(first: RasterInfo, chip: RasterInfo) -> None:
+    for what, expected, found in (
+        ("bands", len(first.bands), len(chip.bands)),
+        ("data type", first.dtype, chip.dtype),
+        ("nodata", str(first.nodata), str(chip.nodata)),
+        ("size", (first.width, first.height), (chip.width, chip.height)),
+    ):
+        if expected != found:
+            raise UserError(f"{chip.path} has {what} {found}, but {first.path} has {expected}; chips must agree.")
+
+
+def _measured_bands(images: Iterable[Path]) -> npt.NDArray[np.bool_]:
+    """Tell which bands have at least one measurement in the chips; stops when all have."""
+    found = np.zeros(0, bool)
+    for image in images:
+        with open_raster(image) as dataset:
+            info = info_of(dataset)
+            valid = measured(read_window(dataset, info.window, 0), info.nodata)
+        found = np.logical_or(found if found.size else False, valid.any(axis=(1, 2)))
+        if found.all():
+            break
+    return found
+
+
+def _scenes(chips: Sequence[RasterInfo]) -> tuple[SceneSpec, ...]:
+    """Reconstruct the scenes from the chips' names and grids; their size is what the chips cover."""
+    scenes: dict[str, SceneSpec] = {}
+    for chip in chips:
+        name, x, y = _place(chip)
+        seen = scenes.get(name)
+        origin: Any = seen.transform if seen else shifted(chip.transform, Window(-y, -x, 0, 0))
+        width, height = max(x + chip.width, seen.width if seen else 0), max(y + chip.height, seen.height if seen else 0)
+        scenes[name] = SceneSpec(name, name, width, height, chip.crs, origin)
+    return tuple(scenes.values())
+
+
+def _place(chip: RasterInfo) -> tuple[str, int, int]:
+    """Return scene, x and y of a chip by its name; a chip of another name is a scene of its own."""
+    match = _CHIP_NAME.fullmatch(chip.name)
+    return (match["scene"], int(match["x"]), int(match["y"])) if match else (chip.name, 0, 0)
+
+
+def _step(chips: Sequence[RasterInfo]) -> tuple[int, int]:
+    """Return the smallest distance of chips in x and y; the size where there is only one row or column."""
+    places = [_place(chip) for chip in chips]
+    steps = []
+    for axis, size in ((1, chips[0].width), (2, chips[0].height)):
+        distances = np.diff(np.unique([place[axis] for place in places]))
+        steps.append(int(distances.min()) if distances.size else size)
+    return steps[0], steps[1]
