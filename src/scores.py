@@ -1,4 +1,4 @@
-"""From two label images to a confusion matrix, from the matrix to every score. Nothing else computes scores."""
+"""From label images to confusion matrices, from the matrices to every score. Nothing else computes scores."""
 
 from __future__ import annotations
 
@@ -8,25 +8,37 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from src.labels import IGNORE
+from src.calibration import Calibration, CalibrationCounter
+from src.labels import IGNORE, ClassTable
+
+METRICS = ("iou", "f1", "precision", "recall")
+"""The scores that every class has, by the attribute's name."""
 
 
-def confusion_matrix(target: torch.Tensor, prediction: torch.Tensor, classes: int) -> torch.Tensor:
-    """Count pixels by true and predicted class.
+def confusion_matrices(target: torch.Tensor, prediction: torch.Tensor, classes: int) -> torch.Tensor:
+    """Count the pixels of each image of a batch by true and predicted class.
 
     Args:
-        target: True class indices of any shape and integer dtype; IGNORE is not counted.
+        target: True class indices, B × any shape, any integer dtype; IGNORE is not counted.
         prediction: Predicted indices of the same shape; IGNORE (nothing predicted) is not counted either.
         classes: Number of classes n.
 
     Returns:
-        n × n int64 on the input's device: rows are true, columns predicted classes.
+        B × n × n int64 on the input's device: rows are true, columns predicted classes.
     """
-    target, prediction = target.reshape(-1).long(), prediction.reshape(-1).long()
+    images, cells = len(target), classes * classes
+    target, prediction = target.reshape(images, -1).long(), prediction.reshape(images, -1).long()
+    first = torch.arange(images, device=target.device)[:, None] * cells
     # One extra cell takes what is ignored: no boolean indexing, hence no synchronisation on a GPU.
     counted = (target != IGNORE) & (prediction != IGNORE)
-    cell = torch.where(counted, target * classes + prediction, classes * classes)
-    return torch.bincount(cell, minlength=classes * classes + 1)[:-1].reshape(classes, classes)
+    cell = torch.where(counted, first + target * classes + prediction, images * cells)
+    counts = torch.bincount(cell.reshape(-1), minlength=images * cells + 1)
+    return counts[:-1].reshape(images, classes, classes)
+
+
+def confusion_matrix(target: torch.Tensor, prediction: torch.Tensor, classes: int) -> torch.Tensor:
+    """Count all pixels by true and predicted class: n × n int64; see :func:`confusion_matrices`."""
+    return confusion_matrices(target.reshape(1, -1), prediction.reshape(1, -1), classes)[0]
 
 
 def intersection_over_union(matrix: torch.Tensor) -> torch.Tensor:
@@ -83,6 +95,11 @@ class Scores:
         return mean_iou(torch.from_numpy(self.matrix))
 
     @property
+    def row_shares(self) -> npt.NDArray[np.float64]:
+        """The matrix as shares of each class's pixels in the truth, n × n; NaN where it has none."""
+        return _ratio(self.matrix, np.broadcast_to(self.support[:, None], self.matrix.shape))
+
+    @property
     def overall_accuracy(self) -> float:
         """Share of all pixels that are right; NaN without pixels."""
         return float(_ratio(np.trace(self.matrix), self.matrix.sum()))
@@ -98,6 +115,104 @@ class Scores:
         """Average a per-class score over the classes present in the truth; a score without meaning counts 0."""
         present = self.support > 0
         return float(np.nan_to_num(per_class[present]).mean()) if present.any() else 0.0
+
+
+@dataclass(frozen=True)
+class ChipMeans:
+    """Scores per class as the mean over chips of each chip's own score, which is how SpecDeepMap's tester scores.
+
+    A chip counts for a class that occurs in its truth or in its prediction; where a score has no meaning there
+    (the precision of a class that is never predicted) it counts 0. Means are over the classes that occur at all.
+
+    Attributes:
+        chips: Number of chips that count, per class.
+        iou: Mean IoU per class, NaN for one that occurs in no chip; so are the others.
+        f1: Mean F1.
+        precision: Mean precision.
+        recall: Mean recall.
+    """
+
+    chips: npt.NDArray[np.int64]
+    iou: npt.NDArray[np.float64]
+    f1: npt.NDArray[np.float64]
+    precision: npt.NDArray[np.float64]
+    recall: npt.NDArray[np.float64]
+
+    @property
+    def mean_iou(self) -> float:
+        """Mean over the classes that occur; 0.0 when there is none."""
+        return self.mean(self.iou)
+
+    def mean(self, per_class: npt.NDArray[np.float64]) -> float:
+        """Average a per-class score over the classes that occur."""
+        return float(per_class[self.chips > 0].mean()) if self.chips.any() else 0.0
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All scores of a prediction against a ground truth.
+
+    Attributes:
+        classes: The class table.
+        pooled: Over all labelled pixels.
+        chip_means: As the mean over chips; None where there are no chips (a whole scene).
+        calibration: None where no confidences were given.
+    """
+
+    classes: ClassTable
+    pooled: Scores
+    chip_means: ChipMeans | None = None
+    calibration: Calibration | None = None
+
+
+class ScoreCounter:
+    """Adds up an :class:`Evaluation` batch by batch; what it holds does not grow with the pixels."""
+
+    def __init__(self, classes: ClassTable, per_chip: bool = False) -> None:
+        """Start without a pixel.
+
+        Args:
+            classes: The class table.
+            per_chip: Whether the images of the batches are chips, to be scored one by one too.
+        """
+        self.classes = classes
+        self._matrix: npt.NDArray[np.int64] = np.zeros((len(classes), len(classes)), np.int64)
+        self._calibration: CalibrationCounter | None = None
+        self._per_chip = per_chip
+        self._chips: npt.NDArray[np.int64] = np.zeros(len(classes), np.int64)
+        self._chip_sums: npt.NDArray[np.float64] = np.zeros((len(METRICS), len(classes)))
+
+    def add(self, target: torch.Tensor, prediction: torch.Tensor, confidence: torch.Tensor | None = None) -> None:
+        """Add a batch.
+
+        Args:
+            target: True class indices, B × H × W, any integer dtype; IGNORE is not counted.
+            prediction: Predicted indices of the same shape; IGNORE (nothing predicted) is not counted either.
+            confidence: Probabilities of the predicted classes, same shape, for the calibration.
+        """
+        matrices = confusion_matrices(target, prediction, len(self.classes)).cpu().numpy()
+        self._matrix += matrices.sum(0)
+        if self._per_chip:
+            for matrix in matrices:
+                self._add_chip(Scores(matrix))
+        if confidence is not None:
+            self._calibration = self._calibration or CalibrationCounter()
+            self._calibration.add(target, prediction, confidence)
+
+    def _add_chip(self, scores: Scores) -> None:
+        occurs = np.isfinite(scores.iou)
+        self._chips += occurs
+        self._chip_sums += np.stack([np.nan_to_num(getattr(scores, metric)) for metric in METRICS])
+
+    def result(self) -> Evaluation:
+        """Return the scores of what has been added so far."""
+        means = {metric: _ratio(sums, self._chips) for metric, sums in zip(METRICS, self._chip_sums, strict=True)}
+        return Evaluation(
+            self.classes,
+            Scores(self._matrix.copy()),
+            ChipMeans(self._chips.copy(), **means) if self._per_chip else None,
+            self._calibration.result() if self._calibration else None,
+        )
 
 
 def _ratio(numerator: npt.ArrayLike, denominator: npt.ArrayLike) -> npt.NDArray[np.float64]:

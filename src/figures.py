@@ -1,0 +1,91 @@
+"""Pictures of scores, drawn without a display and without matplotlib's global state."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+
+from src.atomic import whole_file
+from src.calibration import BINS, Calibration
+
+_MOST_CELLS_WITH_NUMBERS = 30
+_INK, _ACCENT, _GREY = "#1f2933", "#1f77b4", "#9aa5b1"
+
+
+def draw_confusion(
+    path: str | Path,
+    titles: list[str],
+    counts: npt.NDArray[np.int64],
+    shares: npt.NDArray[np.float64],
+) -> None:
+    """Draw a confusion matrix as PNG: colour and percent are the row's share, the small number counts pixels.
+
+    Args:
+        path: Where to.
+        titles: A title per class, for rows (truth) and columns (prediction).
+        counts: n × n pixels.
+        shares: n × n shares 0–1 of each row; NaN in the row of a class without pixels.
+    """
+    classes = len(titles)
+    side = 2.2 + min(24.0, max(3.0, 0.72 * classes))
+    figure = Figure(figsize=(side + 0.6, side), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_facecolor("#eef0f2")  # shows where a class has no pixels
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    size = max(3.0, min(9.0, 9.0 * 30 / max(30, classes)))
+    axes.set_xticks(range(classes), titles, rotation=45, ha="right", rotation_mode="anchor", fontsize=size)
+    axes.set_yticks(range(classes), titles, fontsize=size)
+    axes.set_xlabel("prediction")
+    axes.set_ylabel("truth")
+    axes.set_title("Confusion matrix: share of the class's pixels, and pixels", fontsize=10)
+    axes.set_xticks(np.arange(classes + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(classes + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=1)
+    axes.tick_params(which="minor", length=0)
+    if classes <= _MOST_CELLS_WITH_NUMBERS:
+        for (row, column), count in np.ndenumerate(counts):
+            share = shares[row, column]
+            if count:
+                color = "white" if share > 0.55 else _INK
+                axes.text(column, row - 0.12, f"{share:.0%}", ha="center", va="center", fontsize=9, color=color)
+                axes.text(column, row + 0.22, _short(int(count)), ha="center", va="center", fontsize=6, color=color)
+    bar = figure.colorbar(image, ax=axes, fraction=0.045, pad=0.02, format=lambda value, _: f"{value:.0%}")
+    bar.outline.set_visible(False)
+    _save(figure, path)
+
+
+def draw_reliability(path: str | Path, calibration: Calibration) -> None:
+    """Draw accuracy against confidence, and how many pixels have which confidence, as PNG."""
+    figure = Figure(figsize=(5.2, 6), dpi=150, layout="constrained")
+    upper, lower = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
+    centers = (np.arange(BINS) + 0.5) / BINS
+    upper.plot([0, 1], [0, 1], color=_GREY, linestyle="--", linewidth=1, label="perfectly calibrated")
+    upper.bar(centers, np.nan_to_num(calibration.accuracy), 0.92 / BINS, color=_ACCENT, alpha=0.35, label="accuracy")
+    upper.plot(
+        calibration.mean_confidence, calibration.accuracy, "o-", color=_ACCENT, label="accuracy at mean confidence"
+    )
+    upper.set(ylabel="share of right pixels", xlim=(0, 1), ylim=(0, 1))
+    upper.set_title(f"Reliability: expected calibration error {calibration.expected_error:.4f}", fontsize=10)
+    upper.legend(loc="upper left", frameon=False, fontsize=8)
+    shares = calibration.pixels / max(1, calibration.pixels.sum())
+    lower.bar(centers, shares * 100, 0.92 / BINS, color=_GREY)
+    lower.set(xlabel="confidence (probability of the predicted class)", ylabel="% of pixels")
+    for axes in (upper, lower):
+        axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
+def _short(count: int) -> str:
+    """Write a count in at most five characters: 9,999, 12.3k, 4.57M."""
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if count >= limit:
+            return f"{count / (1e3 if unit == 'k' else limit):.3g}{unit}"
+    return f"{count:,}"
+
+
+def _save(figure: Figure, path: str | Path) -> None:
+    with whole_file(path) as partial:
+        figure.savefig(partial, format="png")

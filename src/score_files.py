@@ -1,0 +1,212 @@
+"""Scores as files and as a table for the terminal, each number labelled as what it is."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from src import figures
+from src.atomic import whole_file, write_text
+from src.labels import ClassTable
+from src.scores import METRICS, ChipMeans, Evaluation, Scores
+
+ALL_PIXELS = "all pixels"
+"""Pooled: one confusion matrix of all labelled pixels."""
+MEAN_OVER_CHIPS = "mean over chips"
+"""Each chip scored by itself, then averaged, as SpecDeepMap's tester does."""
+
+_TITLES = {"iou": "IoU", "f1": "F1", "precision": "Precision", "recall": "Recall"}
+
+
+def write_iou_csv(path: str | Path, classes: ClassTable, iou: npt.NDArray[np.float64], mean: float) -> None:
+    """Write SpecDeepMap's two columns: ``Class`` (the class value) and ``IoU``, the last row ``Mean IoU``.
+
+    A class that neither the truth nor the prediction has is left empty.
+    """
+    rows = [*zip([str(value) for value in classes.values], iou, strict=True), ("Mean IoU", mean)]
+    _write_csv(path, pd.DataFrame(rows, columns=["Class", "IoU"]))
+
+
+def score_table(evaluation: Evaluation) -> pd.DataFrame:
+    """Return every score, a row per class and a last one ``Mean``, for all pixels and, if there are, for chips.
+
+    The columns: ``Aggregation`` (all pixels; mean over chips), ``Class`` (its value), ``Name``, ``IoU``, ``F1``,
+    ``Precision``, ``Recall``, ``Support`` (labelled pixels), ``Chips`` (in which the class occurs) and, in the row
+    ``Mean`` of all pixels, ``Overall accuracy``, ``Cohen's kappa`` and ``Expected calibration error``.
+    """
+    pooled, chips = evaluation.pooled, evaluation.chip_means
+    parts = [_rows(ALL_PIXELS, evaluation, pooled)]
+    if chips is not None:
+        parts.append(_rows(MEAN_OVER_CHIPS, evaluation, chips))
+    table = pd.concat(parts, ignore_index=True)
+    mean = (table["Aggregation"] == ALL_PIXELS) & (table["Class"] == "Mean")
+    for title, value in _overall(evaluation).items():
+        table[title] = np.where(mean, value, np.nan)
+    return table
+
+
+def write_scores_csv(path: str | Path, evaluation: Evaluation) -> None:
+    """Write :func:`score_table`."""
+    _write_csv(path, score_table(evaluation))
+
+
+def write_scores_json(path: str | Path, evaluation: Evaluation, context: Mapping[str, Any]) -> None:
+    """Write every score, the confusion matrix and the calibration bins; what has no meaning is ``null``.
+
+    Args:
+        path: Where to.
+        evaluation: The scores.
+        context: What was scored against what: plain things, written first.
+    """
+    calibration, chips = evaluation.calibration, evaluation.chip_means
+    content: dict[str, Any] = {
+        **context,
+        "classes": evaluation.classes.to_dicts(),
+        "all_pixels": {
+            **_score_dict(evaluation.pooled),
+            "support": evaluation.pooled.support,
+            "overall_accuracy": evaluation.pooled.overall_accuracy,
+            "kappa": evaluation.pooled.kappa,
+            "expected_calibration_error": calibration.expected_error if calibration else None,
+        },
+        "mean_over_chips": {**_score_dict(chips), "chips": chips.chips} if chips else None,
+        "confusion_matrix": {"rows": "truth", "columns": "prediction", "counts": evaluation.pooled.matrix},
+        "calibration": None
+        if calibration is None
+        else {
+            "pixels": calibration.pixels,
+            "mean_confidence": calibration.mean_confidence,
+            "accuracy": calibration.accuracy,
+        },
+    }
+    write_text(path, json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_confusion_csv(path: str | Path, classes: ClassTable, matrix: npt.NDArray[Any]) -> None:
+    """Write a confusion matrix with named rows (truth) and columns (prediction), counts or shares."""
+    titles = class_titles(classes)
+    table = pd.DataFrame(matrix, index=pd.Index(titles, name="truth \\ prediction"), columns=titles)
+    _write_csv(path, table.reset_index())
+
+
+def class_titles(classes: ClassTable) -> list[str]:
+    """Value and name of every class, ``3 forest``; the value alone where the name says no more."""
+    return [
+        str(value) if name in {"", str(value), f"class_{value}"} else f"{value} {name}"
+        for value, name in zip(classes.values, classes.names, strict=True)
+    ]
+
+
+def format_scores(evaluation: Evaluation) -> list[str]:
+    """Lay the scores out as lines for a terminal: a row per class, the means, the overall figures."""
+    pooled, chips = evaluation.pooled, evaluation.chip_means
+    titles = [*class_titles(evaluation.classes), "mean"]
+    columns = [_column(_TITLES[metric], pooled, metric) for metric in METRICS]
+    columns.append(_right(["pixels", *(f"{count:,}" for count in [*pooled.support, pooled.support.sum()])]))
+    heading = "over all pixels".center(sum(map(len, next(zip(*columns, strict=True)))) + 2 * len(columns) - 2, "─")
+    if chips is not None:
+        columns.append(_right([MEAN_OVER_CHIPS, *_column(_TITLES["iou"], chips, "iou")])[1:])
+        heading += f"  {MEAN_OVER_CHIPS}"
+    width = max(len("class"), *map(len, titles))
+    rows = ["  ".join([title.ljust(width), *cells]) for title, *cells in zip(["class", *titles], *columns, strict=True)]
+    rule = "─" * len(rows[0])
+    overall = ", ".join(f"{title} {_number(value)}" for title, value in _overall(evaluation).items())
+    return [" " * (width + 2) + heading, rows[0], rule, *rows[1:-1], rule, rows[-1], f"Over all pixels: {overall}"]
+
+
+def write_score_files(
+    folder: str | Path, evaluation: Evaluation, context: Mapping[str, Any], prefix: str = ""
+) -> list[Path]:
+    """Write all scores as files and pictures into a folder and return their paths.
+
+    Args:
+        folder: Made if it is not there.
+        evaluation: The scores.
+        context: What was scored against what; see :func:`write_scores_json`.
+        prefix: Put before every file's name, where one folder takes the scores of several scenes.
+    """
+    folder, classes, pooled = Path(folder), evaluation.classes, evaluation.pooled
+    paths = {name: folder / f"{prefix}{name}" for name in ("iou.csv", "scores.csv", "scores.json", "confusion.csv")}
+    write_iou_csv(paths["iou.csv"], classes, pooled.iou, pooled.mean_iou)
+    write_scores_csv(paths["scores.csv"], evaluation)
+    write_scores_json(paths["scores.json"], evaluation, context)
+    write_confusion_csv(paths["confusion.csv"], classes, pooled.matrix)
+    if evaluation.chip_means is not None:
+        paths["chips"] = folder / f"{prefix}iou_mean_over_chips.csv"
+        write_iou_csv(paths["chips"], classes, evaluation.chip_means.iou, evaluation.chip_means.mean_iou)
+    paths["shares"] = folder / f"{prefix}confusion_normalized.csv"
+    write_confusion_csv(paths["shares"], classes, pooled.row_shares)
+    paths["picture"] = folder / f"{prefix}confusion.png"
+    figures.draw_confusion(paths["picture"], class_titles(classes), pooled.matrix, pooled.row_shares)
+    if evaluation.calibration is not None:
+        paths["reliability"] = folder / f"{prefix}reliability.png"
+        figures.draw_reliability(paths["reliability"], evaluation.calibration)
+    return list(paths.values())
+
+
+def _rows(aggregation: str, evaluation: Evaluation, scores: Scores | ChipMeans) -> pd.DataFrame:
+    classes, support, chips = evaluation.classes, evaluation.pooled.support, evaluation.chip_means
+    rows: dict[str, list[Any]] = {
+        "Aggregation": [aggregation] * (len(classes) + 1),
+        "Class": [*map(str, classes.values), "Mean"],
+        "Name": [*classes.names, ""],
+    }
+    for metric in METRICS:
+        per_class = getattr(scores, metric)
+        rows[_TITLES[metric]] = [*per_class, scores.mean(per_class)]
+    rows["Support"] = [*support, support.sum()]
+    if chips is not None:
+        rows["Chips"] = [*chips.chips.astype(object), ""]
+    return pd.DataFrame(rows)
+
+
+def _overall(evaluation: Evaluation) -> dict[str, float]:
+    overall = {
+        "Overall accuracy": evaluation.pooled.overall_accuracy,
+        "Cohen's kappa": evaluation.pooled.kappa,
+    }
+    if evaluation.calibration is not None:
+        overall["Expected calibration error"] = evaluation.calibration.expected_error
+    return overall
+
+
+def _score_dict(scores: Scores | ChipMeans) -> dict[str, Any]:
+    per_class = {metric: getattr(scores, metric) for metric in METRICS}
+    return {**per_class, "mean": {metric: scores.mean(values) for metric, values in per_class.items()}}
+
+
+def _plain(value: Any) -> Any:
+    """Turn arrays into lists and NaN into None, through all levels."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _write_csv(path: str | Path, table: pd.DataFrame) -> None:
+    with whole_file(path) as partial:
+        table.to_csv(partial, index=False, float_format="%.6f", lineterminator="\n", encoding="utf-8")
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}" if math.isfinite(value) else "–"
+
+
+def _column(title: str, scores: Scores | ChipMeans, metric: str) -> list[str]:
+    per_class = getattr(scores, metric)
+    return _right([title, *map(_number, per_class), _number(scores.mean(per_class))])
+
+
+def _right(cells: list[str]) -> list[str]:
+    width = max(map(len, cells))
+    return [cell.rjust(width) for cell in cells]
