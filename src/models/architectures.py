@@ -1,23 +1,202 @@
-"""Architectures by name."""
+"""Architectures by name: build one, see that it takes the data, find the chip sizes that it takes."""
 
 from __future__ import annotations
 
+import copy
+import difflib
+import inspect
+import re
+import warnings
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import segmentation_models_pytorch as smp
+import torch
 from torch import nn
 
-ARCHITECTURES = {
+from src.errors import UserError
+from src.models.compact import CompactUNet, JustoUNetSimple
+from src.models.encoders import NO_ENCODER, TIMM, check_encoder, encoder_arguments
+
+WITH_ENCODER: dict[str, Callable[..., nn.Module]] = {
     "unet": smp.Unet,
     "unetplusplus": smp.UnetPlusPlus,
+    "manet": smp.MAnet,
+    "linknet": smp.Linknet,
+    "fpn": smp.FPN,
+    "pspnet": smp.PSPNet,
+    "pan": smp.PAN,
+    "deeplabv3": smp.DeepLabV3,
     "deeplabv3plus": smp.DeepLabV3Plus,
+    "upernet": smp.UPerNet,
     "segformer": smp.Segformer,
+    "dpt": smp.DPT,
+}
+"""Architectures of segmentation-models-pytorch, around an encoder that is chosen by name."""
+
+WITHOUT_ENCODER: dict[str, Callable[..., nn.Module]] = {
+    "justo_unet_simple": JustoUNetSimple,
+    "compact_unet": CompactUNet,
+}
+"""Small networks for chips of few pixels; ``encoder=`` means nothing to them."""
+
+ARCHITECTURES = WITH_ENCODER | WITHOUT_ENCODER
+
+_OURS = {"encoder_name", "encoder_weights", "in_channels", "classes", "activation", "aux_params"}
+
+
+def build(
+    architecture: str,
+    encoder: str,
+    bands: int,
+    classes: int,
+    chip_size: tuple[int, int] | None = None,
+    **options: Any,
+) -> nn.Module:
+    """Build a network with random weights: B × bands × H × W → logits B × classes × H × W. Downloads nothing.
+
+    Args:
+        architecture: A name of :data:`ARCHITECTURES`.
+        encoder: Name of smp's encoder or ``tu-`` and timm's; ignored by architectures without one.
+        bands: Number of input channels.
+        classes: Number of classes.
+        chip_size: Width and height of the training chips in pixels; encoders made for one size are made for this.
+        options: Further arguments of the architecture, and of a timm encoder.
+
+    Raises:
+        UserError: Unknown architecture, encoder or option, or the two do not go together.
+    """
+    if architecture not in ARCHITECTURES:
+        near = difflib.get_close_matches(architecture, ARCHITECTURES, 1, 0.0)[0]
+        raise UserError(f"model={architecture} is unknown; did you mean {near}? There are {', '.join(ARCHITECTURES)}.")
+    _check_options(architecture, encoder, options)
+    if architecture in WITHOUT_ENCODER:
+        return WITHOUT_ENCODER[architecture](bands, classes, **options)
+    check_encoder(encoder)
+    arguments = encoder_arguments(encoder, architecture, chip_size) | options
+    try:
+        with warnings.catch_warnings():
+            # smp calls some of its own encoders deprecated, and recommends another readout for DPT.
+            warnings.simplefilter("ignore")
+            return WITH_ENCODER[architecture](
+                encoder_name=encoder, encoder_weights=None, in_channels=bands, classes=classes, **arguments
+            )
+    except Exception as error:  # smp and timm raise whatever an encoder provokes
+        raise UserError(
+            f"model={architecture} cannot take encoder={encoder}: {cause(error)}. docs/encoders.md lists what works."
+        ) from error
+
+
+def build_checked(
+    architecture: str, encoder: str, bands: int, classes: int, chip_size: tuple[int, int], **options: Any
+) -> nn.Module:
+    """Build a network and run it once on an empty batch of the data's shape; arguments as for :func:`build`.
+
+    Raises:
+        UserError: As :func:`build`; or the network does not take chips of this size (the nearest sizes are named).
+    """
+    network = build(architecture, encoder, bands, classes, chip_size, **options)
+    width, height = chip_size
+    problem = trial(network, torch.zeros(1, bands, height, width))
+    if problem is None:
+        return network
+    pair = f"model={architecture}" + (f" with encoder={encoder}" if architecture in WITH_ENCODER else "")
+    sizes = nearest_sizes(architecture, encoder, bands, classes, chip_size, **options)
+    if not sizes:
+        raise UserError(f"{pair} does not run: {problem}. docs/encoders.md lists what works.")
+    listing = " or ".join(f"{w} × {h}" for w, h in sizes)
+    raise UserError(
+        f"{pair} cannot take chips of {width} × {height} px ({problem}); it takes {listing} px: cut "
+        "the chips anew with chip.size=…, or choose another encoder."
+    )
+
+
+def trial(network: nn.Module, image: torch.Tensor) -> str | None:
+    """Run a network in eval mode on one image; return None if H and W come out as they went in, else the cause."""
+    training = network.training
+    try:
+        with torch.inference_mode():
+            logits = network.eval()(image)
+    except Exception as error:  # noqa: BLE001  whatever the encoder's arithmetic of sizes provokes
+        return cause(error)
+    finally:
+        network.train(training)
+    if logits.shape[-2:] != image.shape[-2:]:
+        return f"{image.shape[-1]} × {image.shape[-2]} px become {logits.shape[-1]} × {logits.shape[-2]}"
+    return None
+
+
+def accepted_sizes(network: nn.Module, bands: int, sizes: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return those of ``sizes`` (width, height in pixels) that a built network takes, without computing anything.
+
+    Tells a prediction which windows are possible, since an encoder may need a multiple of something, or one size.
+    """
+    shadow = copy.deepcopy(network).to("meta")
+    return [
+        (width, height)
+        for width, height in sizes
+        if trial(shadow, torch.empty(1, bands, height, width, device="meta")) is None
+    ]
+
+
+def nearest_sizes(
+    architecture: str, encoder: str, bands: int, classes: int, chip_size: tuple[int, int], **options: Any
+) -> list[tuple[int, int]]:
+    """Return the nearest smaller and the nearest larger chip size that works, as far as there are such."""
+    found = []
+    for direction in (-1, 1):
+        for width, height in _candidates(chip_size, direction):
+            try:
+                with torch.device("meta"):
+                    network = build(architecture, encoder, bands, classes, (width, height), **options)
+            except UserError:
+                continue
+            if trial(network, torch.empty(1, bands, height, width, device="meta")) is None:
+                found.append((width, height))
+                break
+    return found
+
+
+def cause(error: Exception) -> str:
+    """Put into a few words why an encoder and an architecture, or a size, do not go together."""
+    text = re.sub(r"\s+", " ", str(error)).strip().rstrip(".")
+    for pattern, meaning in _CAUSES.items():
+        match = re.search(pattern, text)
+        if match:
+            return match.expand(meaning)
+    return f"{type(error).__name__}: {text[:160]}" if text else type(error).__name__
+
+
+_CAUSES = {
+    r"Unsupported model downsampling pattern": "its features do not halve in size from stage to stage; plain vision "
+    "transformers go with model=dpt",
+    r"Expected image height and width divisible by (\d+)": r"width and height must be multiples of \1",
+    r"'?output_stride'?": "it cannot be dilated, which this architecture needs",
+    r"feature_info|features_only": "timm gives no features of its stages",
+    r"Only Timm encoders": "dpt takes timm's vision transformers only (tu-…)",
+    r"forward_intermediates|return_prefix_tokens": "it is no plain vision transformer, timm gives no tokens",
 }
 
 
-def build(architecture: str, encoder: str, bands: int, classes: int, **options: Any) -> nn.Module:
-    """Build a network with random weights: B × bands × H × W → logits B × classes × H × W."""
-    network: nn.Module = ARCHITECTURES[architecture](
-        encoder_name=encoder, encoder_weights=None, in_channels=bands, classes=classes, **options
-    )
-    return network
+def _candidates(chip_size: tuple[int, int], direction: int) -> list[tuple[int, int]]:
+    """Return sizes to try, nearest first: both sides to the next multiple of 8, 16, 32, 64 and so on."""
+    sizes = set()
+    for multiple in (2, 4, 8, 14, 16, 28, 32, 64, 128, 224, 256):
+        width, height = (multiple * (side // multiple if direction < 0 else -(-side // multiple)) for side in chip_size)
+        if width and height and (width, height) != chip_size:
+            sizes.add((width, height))
+    return sorted(sizes, key=lambda size: abs(size[0] - chip_size[0]) + abs(size[1] - chip_size[1]))
+
+
+def _check_options(architecture: str, encoder: str, options: dict[str, Any]) -> None:
+    parameters = inspect.signature(ARCHITECTURES[architecture].__init__).parameters
+    known = [name for name in parameters if name not in _OURS | {"self", "kwargs", "bands"}]
+    takes_more = architecture in WITH_ENCODER and encoder.startswith(TIMM)  # they go to timm
+    unknown = [name for name in options if name in _OURS or not (name in known or takes_more)]
+    if unknown:
+        raise UserError(f"model.{unknown[0]} is unknown to model={architecture}; it has {', '.join(known)}.")
+
+
+def encoder_name(architecture: str, encoder: str) -> str:
+    """Return the encoder's name to write down: ``none`` for architectures without one."""
+    return NO_ENCODER if architecture in WITHOUT_ENCODER else encoder

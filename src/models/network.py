@@ -51,6 +51,6 @@ class Network(nn.Module):
 def build_network(spec: NetworkSpec) -> Network:
     """Build the network of a spec with random weights; downloads nothing."""
     architecture = architectures.build(
-        spec.architecture, spec.encoder, len(spec.bands), len(spec.classes), **spec.options
+        spec.architecture, spec.encoder, len(spec.bands), len(spec.classes), spec.chip_size, **spec.options
     )
     return Network(architecture, spec.normalization)
