@@ -1,0 +1,146 @@
+"""The rules of the house that no other check knows."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+ENTRY_POINTS = ("prepare.py", "train.py", "eval.py", "predict.py")
+CODE = sorted([*ROOT.glob("*.py"), *ROOT.glob("src/**/*.py"), *ROOT.glob("scripts/**/*.py")])
+
+
+def imported(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and top-level name of everything that a module imports, inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name.split(".")[0]) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.lineno, node.module.split(".")[0]
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "import_module" and node.args:
+            name = node.args[0]
+            if isinstance(name, ast.Constant):
+                yield node.lineno, str(name.value).split(".")[0]
+
+
+def pinned() -> dict[str, list[str]]:
+    """Versions that the lock holds, by package; more than one where Pythons differ."""
+    versions: dict[str, list[str]] = {}
+    for name, version in re.findall(r"^([a-z0-9][a-z0-9._-]*)==(\S+)", lock_text(), re.MULTILINE):
+        versions.setdefault(name, []).append(version)
+    return versions
+
+
+def lock_text() -> str:
+    return (ROOT / "requirements.lock").read_text(encoding="utf-8")
+
+
+def dependencies() -> list[Requirement]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return [Requirement(line) for line in [*project["dependencies"], *project["optional-dependencies"]["dev"]]]
+
+
+def test_hydra_and_omegaconf_stop_at_the_tasks() -> None:
+    below = [path for path in CODE if path.is_relative_to(ROOT / "src") and ROOT / "src/tasks" not in path.parents]
+    assert below
+    found = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in below
+        for line, name in imported(path)
+        if name in {"hydra", "omegaconf"}
+    ]
+    assert not found
+
+
+def test_nothing_below_the_tasks_imports_the_tasks() -> None:
+    below = [path for path in CODE if path.is_relative_to(ROOT / "src") and ROOT / "src/tasks" not in path.parents]
+    found = [path.name for path in below if re.search(r"^\s*(from|import) src\.tasks", path.read_text(), re.MULTILINE)]
+    assert not found
+
+
+def test_only_raster_and_vector_use_rasterio() -> None:
+    users = {path.relative_to(ROOT).as_posix() for path in CODE for _, name in imported(path) if name == "rasterio"}
+    assert {user for user in users if user.startswith("src/")} <= {"src/raster.py", "src/vector.py"}
+
+
+def test_nothing_is_named_utils() -> None:
+    vague = re.compile(r"utils?|helpers?|common|misc")
+    names = {path: path.relative_to(ROOT).with_suffix("").parts for path in CODE}
+    assert not [path for path, parts in names.items() if any(vague.fullmatch(part) for part in parts)]
+
+
+@pytest.mark.parametrize("name", ENTRY_POINTS)
+def test_entry_points_are_a_few_lines(name: str) -> None:
+    assert len((ROOT / name).read_text(encoding="utf-8").splitlines()) < 20
+
+
+def test_every_dependency_has_its_reason_in_the_line_above() -> None:
+    lines = (ROOT / "pyproject.toml").read_text(encoding="utf-8").splitlines()
+    for wanted in dependencies():
+        number = next(n for n, line in enumerate(lines) if re.match(rf'    "{wanted.name}[^a-z-]', line))
+        assert lines[number - 1].startswith("    # "), wanted
+
+
+def test_every_exception_from_warnings_as_errors_has_its_reason() -> None:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    block = text.split("filterwarnings = [", 1)[1].split("\n]", 1)[0]
+    lines = [line.strip() for line in block.splitlines() if line.strip()]
+    exceptions = [number for number, line in enumerate(lines) if "ignore" in line and not line.startswith("#")]
+    assert not [lines[number] for number in exceptions if not lines[number - 1].startswith("# ")]
+
+
+def test_the_lock_holds_every_dependency_within_its_bounds() -> None:
+    versions = pinned()
+    outside = [
+        str(wanted)
+        for wanted in dependencies()
+        if not versions.get(wanted.name)
+        or not all(wanted.specifier.contains(version, prereleases=True) for version in versions[wanted.name])
+    ]
+    assert not outside, f"run `make lock`: {outside}"
+
+
+def test_the_lock_has_a_hash_for_every_package_and_no_address() -> None:
+    entries = re.split(r"^(?=[a-z0-9])", lock_text(), flags=re.MULTILINE)[1:]
+    assert len(entries) > 100
+    assert not [entry.splitlines()[0] for entry in entries if "--hash=sha256:" not in entry]
+    assert not re.search(r"https?://|file:|--(extra-)?index-url|--find-links|^/", lock_text(), re.MULTILINE)
+
+
+def test_the_lock_has_no_local_build_of_torch() -> None:
+    assert not [version for version in pinned()["torch"] + pinned()["torchvision"] if "+" in version]
+
+
+@pytest.mark.parametrize(
+    "target", ["help", "install", "lock", "lint", "format", "types", "test", "demo", "sweep", "tensorboard", "audit"]
+)
+def test_make_knows_the_target_and_explains_it(target: str) -> None:
+    listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert re.search(rf"^  make {target} +\S", listed, re.MULTILINE)
+
+
+def test_ci_runs_what_people_run() -> None:
+    script = ROOT / ".ci/run"
+    assert script.stat().st_mode & 0o111
+    assert script.read_text(encoding="utf-8").rstrip().endswith("make test")
+
+
+def test_demo_prints_the_commands_that_people_type_in_this_order() -> None:
+    # Everything is asked for anew (-B), nothing is run (-n).
+    shown = subprocess.run(["make", "-nB", "demo"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    commands = re.findall(r"^\S+/python (?!-m)(.+)$", shown, re.MULTILINE)
+    assert commands == [
+        "scripts/demo_data.py",
+        "prepare.py experiment=demo",
+        "train.py experiment=demo",
+        "eval.py experiment=demo",
+        "predict.py experiment=demo",
+        "scripts/demo_picture.py",
+    ]
