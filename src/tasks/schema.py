@@ -53,6 +53,7 @@ class TrainConfig:
     """Keys of ``python train.py``."""
 
     data_dir: str | None = None
+    output_dir: str | None = None
     datamodule: Any = MISSING
     model: Any = MISSING
     encoder: str = "resnet18"

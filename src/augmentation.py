@@ -1,0 +1,191 @@
+"""Augmentation of whole batches on their device: image, label and mask always move together.
+
+Geometry that moves pixels without making any up (flips, quarter turns, crops) is one gather for the batch;
+rotation by any angle and zoom are one resampling. Every sample draws its own numbers. They come from a seed
+per step, so that a resumed run draws what an uninterrupted one would have drawn.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from src.errors import UserError
+from src.labels import IGNORE
+
+
+class Pixels(NamedTuple):
+    """What moves together.
+
+    Attributes:
+        image: B × C × H × W, normalised.
+        target: B × H × W class indices, IGNORE for pixels without a class.
+        valid: B × H × W, False for pixels without a measurement.
+    """
+
+    image: torch.Tensor
+    target: torch.Tensor
+    valid: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of training batches; everything is off at 0, False or None.
+
+    Attributes:
+        flips: Mirror left–right and top–bottom, each with probability one half.
+        rotate90: Turn by a multiple of 90° (by 180° where chips are not square).
+        rotation: Turn half of the samples by up to this many degrees; the new corners are unclassified.
+        zoom: Scale half of the samples by a factor of up to 1 + zoom, or down to its inverse.
+        crop: Side of the random window in pixels that is kept, None for the whole chip.
+        cutmix: Probability of pasting a rectangle of another sample into one (Yun et al. 2019).
+        gain: Standard deviation of a factor per sample and band around 1.
+        brightness: Standard deviation of a shift per sample and band, in the band's standard deviations.
+        noise: Standard deviation of noise per pixel, in the band's standard deviations.
+    """
+
+    flips: bool = False
+    rotate90: bool = False
+    rotation: float = 0.0
+    zoom: float = 0.0
+    crop: int | None = None
+    cutmix: float = 0.0
+    gain: float = 0.0
+    brightness: float = 0.0
+    noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raise UserError for a number that means nothing."""
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if value is not None and value < 0:
+                raise UserError(f"augmentation.{entry.name}={value} is negative; 0 switches it off.")
+        if self.cutmix > 1:
+            raise UserError(f"augmentation.cutmix={self.cutmix} is a probability; give 0–1.")
+        if self.rotation > 180:
+            raise UserError(f"augmentation.rotation={self.rotation} is more than half a turn; give 0–180 degrees.")
+        if self.crop == 0:
+            raise UserError("augmentation.crop=0 leaves no pixel; give a side in pixels, or null for whole chips.")
+
+    @property
+    def changes(self) -> bool:
+        """Whether anything is switched on."""
+        return any(bool(getattr(self, entry.name)) for entry in fields(self))
+
+    def __call__(self, pixels: Pixels, seed: int) -> Pixels:
+        """Change a batch.
+
+        Args:
+            pixels: The batch, on any device.
+            seed: Of all random numbers; the same seed gives the same change.
+
+        Returns:
+            The changed batch; height and width are ``crop`` where it is set and smaller than the chip.
+        """
+        draw = torch.Generator().manual_seed(seed)
+        if self.rotation or self.zoom:
+            pixels = self._resample(pixels, draw)
+        if self.flips or self.rotate90 or self.crop:
+            pixels = self._rearrange(pixels, draw)
+        if self.cutmix:
+            pixels = self._cutmix(pixels, draw)
+        if self.gain or self.brightness or self.noise:
+            pixels = self._jitter(pixels, draw, seed)
+        return pixels
+
+    def output_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return the size that chips of ``size`` (width, height) have afterwards."""
+        return (min(size[0], self.crop), min(size[1], self.crop)) if self.crop else size
+
+    def _resample(self, pixels: Pixels, draw: torch.Generator) -> Pixels:
+        count, _, height, width = pixels.image.shape
+        chosen = (torch.rand(count, generator=draw) < 0.5).float()
+        angle = (torch.rand(count, generator=draw) * 2 - 1) * math.radians(self.rotation) * chosen
+        scale = ((torch.rand(count, generator=draw) * 2 - 1) * math.log1p(self.zoom) * chosen).exp()
+        cosine, sine, zero = angle.cos() * scale, angle.sin() * scale, torch.zeros(count)
+        # The grid is in shares of the half side: on oblong chips a turn has to be corrected for their shape.
+        aspect = height / width
+        rows = [torch.stack([cosine, -sine * aspect, zero], 1), torch.stack([sine / aspect, cosine, zero], 1)]
+        affine = torch.stack(rows, 1).to(pixels.image.device)
+        grid = F.affine_grid(affine, [count, 1, height, width], align_corners=False)
+        image = F.grid_sample(pixels.image.float(), grid, padding_mode="zeros", align_corners=False)
+        # Shifted by IGNORE + 1 so that the corners' zeros mean "unclassified" and "not measured".
+        codes = torch.stack([pixels.target.float() - IGNORE, pixels.valid.float()], 1)
+        codes = F.grid_sample(codes, grid, mode="nearest", padding_mode="zeros", align_corners=False)
+        target, valid = (codes[:, 0].round() + IGNORE).to(pixels.target.dtype), codes[:, 1] > 0.5
+        return Pixels(torch.where(valid[:, None], image, 0.0), target, valid)
+
+    def _rearrange(self, pixels: Pixels, draw: torch.Generator) -> Pixels:
+        count, _, height, width = pixels.image.shape
+        turns, mirror_rows, mirror_columns = _turns(count, self.flips, self.rotate90, height == width, draw)
+        out_width, out_height = self.output_size((width, height))
+        top = (torch.rand(count, generator=draw) * (height - out_height + 1)).long()
+        left = (torch.rand(count, generator=draw) * (width - out_width + 1)).long()
+        i = torch.arange(out_height).expand(count, -1)
+        j = torch.arange(out_width).expand(count, -1)
+        i = torch.where(mirror_rows[:, None], out_height - 1 - i, i)
+        j = torch.where(mirror_columns[:, None], out_width - 1 - j, j)
+        device = pixels.image.device
+        turned = (turns % 2 == 1)[:, None, None].to(device)
+        i, j = i[:, :, None].to(device), j[:, None, :].to(device)
+        row = torch.where(turned, j, i) + top[:, None, None].to(device)
+        column = torch.where(turned, i, j) + left[:, None, None].to(device)
+        sample = torch.arange(count, device=device)[:, None, None]
+        # Indices around the channels' slice put the channels last, which is the layout that convolutions want.
+        image = pixels.image[sample, :, row, column].permute(0, 3, 1, 2)
+        return Pixels(image, pixels.target[sample, row, column], pixels.valid[sample, row, column])
+
+    def _cutmix(self, pixels: Pixels, draw: torch.Generator) -> Pixels:
+        count, _, height, width = pixels.image.shape
+        if count < 2:
+            return pixels
+        chosen = torch.rand(count, generator=draw) < self.cutmix
+        side = torch.rand(count, generator=draw).sqrt() * chosen
+        row = torch.rand(count, generator=draw) * (1 - side) * height
+        column = torch.rand(count, generator=draw) * (1 - side) * width
+        device = pixels.image.device
+        inside_rows = _between(torch.arange(height), row, row + side * height).to(device)
+        inside_columns = _between(torch.arange(width), column, column + side * width).to(device)
+        paste = inside_rows[:, :, None] & inside_columns[:, None, :]
+        return Pixels(
+            torch.where(paste[:, None], pixels.image.roll(1, 0), pixels.image),
+            torch.where(paste, pixels.target.roll(1, 0), pixels.target),
+            torch.where(paste, pixels.valid.roll(1, 0), pixels.valid),
+        )
+
+    def _jitter(self, pixels: Pixels, draw: torch.Generator, seed: int) -> Pixels:
+        image = pixels.image
+        shape = (*image.shape[:2], 1, 1)
+        gain = 1 + self.gain * torch.randn(shape, generator=draw)
+        shift = self.brightness * torch.randn(shape, generator=draw)
+        changed = image * gain.to(image.device) + shift.to(image.device)
+        if self.noise:
+            on_device = torch.Generator(image.device).manual_seed(seed)
+            noise = torch.empty_like(image).normal_(generator=on_device)
+            changed = changed + self.noise * noise
+        # What was set to 0 (no measurement, unused band) stays 0.
+        return pixels._replace(image=torch.where(image != 0, changed, 0.0))
+
+
+def _turns(
+    count: int, flips: bool, rotate90: bool, square: bool, draw: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Draw quarter turns; return them and whether rows and columns are mirrored after a transposition.
+
+    A quarter turn is a transposition and one mirroring, a half turn two mirrorings.
+    """
+    turns = torch.randint(0, 4, (count,), generator=draw) if rotate90 else torch.zeros(count, dtype=torch.long)
+    turns = turns if square else turns // 2 * 2
+    both = torch.rand((2, count), generator=draw) < (0.5 if flips else 0.0)
+    rows = ((turns == 1) | (turns == 2)) ^ both[0]
+    columns = ((turns == 2) | (turns == 3)) ^ both[1]
+    return turns, rows, columns
+
+
+def _between(positions: torch.Tensor, start: torch.Tensor, stop: torch.Tensor) -> torch.Tensor:
+    """Tell for each sample which positions lie in its interval: B × len(positions)."""
+    return (positions[None] >= start[:, None]) & (positions[None] < stop[:, None])

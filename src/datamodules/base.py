@@ -1,0 +1,180 @@
+"""What every source of training data has in common: its description, and how batches get to the network."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import lightning as L
+import psutil
+from torch.utils.data import DataLoader, Dataset
+
+from src.bands import Band, Normalization
+from src.datamodules.batches import Chip, EpochBatches, collate
+from src.labels import ClassTable
+
+log = logging.getLogger(__name__)
+
+CACHE_SHARE = 0.5
+"""Share of the free memory that decoded chips may take."""
+
+
+@dataclass(frozen=True)
+class DataDescription:
+    """What a network has to know of its data before it sees any.
+
+    Attributes:
+        origin: Where the data are, for messages.
+        bands: The bands of every image.
+        used: Whether each band is used.
+        scale: Divisor of the file's numbers.
+        normalization: Scaling and standardisation by the training data's statistics, None where there are none.
+        nodata: Nodata value of the images, None without one.
+        chip_size: Width and height of the samples in pixels.
+        classes: The class table.
+        counts: Training pixels of each class.
+        weights: Weight of each class as the data themselves suggest it.
+    """
+
+    origin: str
+    bands: tuple[Band, ...]
+    used: tuple[bool, ...]
+    scale: float
+    normalization: Normalization | None
+    nodata: float | None
+    chip_size: tuple[int, int]
+    classes: ClassTable
+    counts: tuple[int, ...]
+    weights: tuple[float, ...]
+
+
+class ChipSource(Protocol):
+    """A sequence of chips of one size."""
+
+    def __len__(self) -> int:
+        """Count the chips."""
+
+    def __getitem__(self, index: int) -> Chip:
+        """Read one chip."""
+
+
+class Cached(Dataset[Chip]):
+    """Chips that were decoded once, by as many threads as there are cores."""
+
+    def __init__(self, source: ChipSource) -> None:
+        with ThreadPoolExecutor(cores()) as pool:
+            self.chips = list(pool.map(source.__getitem__, range(len(source))))
+
+    def __len__(self) -> int:
+        return len(self.chips)
+
+    def __getitem__(self, index: int) -> Chip:
+        return self.chips[index]
+
+
+class SegmentationData(L.LightningDataModule, ABC):
+    """A source of training and validation chips.
+
+    Args:
+        batch_size: Chips per batch and process.
+        seed: Seed of the order in which training takes its samples.
+        workers: Processes that read ahead; ``auto`` chooses from the cores.
+        cache: Keep decoded chips in memory when they fit into half of what is free.
+    """
+
+    def __init__(self, batch_size: int, seed: int, workers: int | Literal["auto"], cache: bool) -> None:
+        super().__init__()
+        self.batch_size, self.seed, self.workers, self.cache = batch_size, seed, workers, cache
+        self._sources: dict[str, Dataset[Chip]] = {}
+
+    @abstractmethod
+    def describe(self) -> DataDescription:
+        """Return the description; raises UserError if the data cannot be used."""
+
+    @abstractmethod
+    def source(self, stage: Literal["train", "validation"]) -> Dataset[Chip]:
+        """Return the chips of a stage; raises UserError naming the chip that cannot be used."""
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open both parts (``stage`` is Lightning's), into memory if asked for and possible."""
+        del stage
+        if self._sources:
+            return
+        sources = {name: self.source(name) for name in ("train", "validation")}
+        if self.cache and self._fits(list(sources.values())):
+            sources = {name: Cached(source) for name, source in sources.items()}  # type: ignore[arg-type]
+        self._sources = sources
+
+    def sizes(self) -> tuple[int, int]:
+        """Count the training and the validation chips; only after :meth:`setup`."""
+        train, validation = self._sources["train"], self._sources["validation"]
+        return len(train), len(validation)  # type: ignore[arg-type]
+
+    def train_dataloader(self) -> DataLoader[Chip]:
+        """Batches in an order of each epoch's own."""
+        return self._loader("train", self.seed)
+
+    def val_dataloader(self) -> DataLoader[Chip]:
+        """Batches in the order of the list."""
+        return self._loader("validation", None)
+
+    def _fits(self, sources: Sequence[Dataset[Chip]]) -> bool:
+        counts = [len(source) for source in sources]  # type: ignore[arg-type]
+        needed = sum(counts) * next(s for s, n in zip(sources, counts, strict=True) if n)[0].nbytes
+        free = psutil.virtual_memory().available
+        if needed <= CACHE_SHARE * free:
+            return True
+        log.info("Chips take %.1f GB, %.1f GB are free: they are read again in every epoch.", needed / 1e9, free / 1e9)
+        return False
+
+    def _loader(self, stage: str, seed: int | None) -> DataLoader[Chip]:
+        source = self._sources[stage]
+        trainer = self.trainer
+        processes, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
+        on_gpu = trainer is not None and trainer.strategy.root_device.type == "cuda"
+        workers = 0 if isinstance(source, Cached) else choose_workers(self.workers, processes, on_gpu)
+        count = len(source)  # type: ignore[arg-type]
+        return DataLoader(
+            source,
+            batch_sampler=EpochBatches(count, self.batch_size, seed, rank, processes),
+            collate_fn=collate,
+            num_workers=workers,
+            multiprocessing_context=worker_context() if workers else None,
+            persistent_workers=bool(workers),
+            pin_memory=on_gpu,
+        )
+
+
+def cores() -> int:
+    """Count the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def choose_workers(wanted: int | Literal["auto"], processes: int, on_gpu: bool) -> int:
+    """Choose how many processes read ahead.
+
+    On a GPU the cores have nothing else to do: all but one, eight at most. On the CPU they compute: one in four
+    reads, and on fewer than four cores the computing process reads by itself.
+
+    Args:
+        wanted: A number, or ``auto``.
+        processes: Training processes that share the cores.
+        on_gpu: Whether they compute on GPUs.
+    """
+    if wanted != "auto":
+        return wanted
+    share = cores() // max(1, processes)
+    return max(1, min(8, share - 1)) if on_gpu else min(4, share // 4)
+
+
+def worker_context() -> Any:
+    """Return how workers start: never by forking a process that has threads and open files."""
+    return multiprocessing.get_context(
+        "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    )

@@ -1,0 +1,117 @@
+"""Samples, batches, and the order in which an epoch takes them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import Sampler
+
+from src.labels import IGNORE
+
+
+class Chip(NamedTuple):
+    """One sample in memory.
+
+    Attributes:
+        name: What to call it in an error, usually the image's file name.
+        image: C × H × W in the file's own numbers and data type.
+        valid: H × W, True where every used band has a measurement.
+        target: H × W class indices, IGNORE for pixels without a class or without a measurement.
+    """
+
+    name: str
+    image: npt.NDArray[Any]
+    valid: npt.NDArray[np.bool_]
+    target: npt.NDArray[np.uint8]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes in memory."""
+        return self.image.nbytes + self.valid.nbytes + self.target.nbytes
+
+
+class Batch(NamedTuple):
+    """Samples that go through the network together; tensors as in :class:`Chip` with a first dimension B.
+
+    Attributes:
+        image: B × C × H × W in the file's own numbers.
+        valid: B × H × W.
+        target: B × H × W.
+        labelled: Pixels with a class, counted where the batch was put together: asking a GPU would stop it.
+        names: The samples' names.
+    """
+
+    image: torch.Tensor
+    valid: torch.Tensor
+    target: torch.Tensor
+    labelled: int
+    names: list[str]
+
+
+def collate(chips: Sequence[Chip]) -> Batch:
+    """Stack samples of one size."""
+    target = np.stack([chip.target for chip in chips])
+    return Batch(
+        image=torch.from_numpy(np.stack([_native(chip.image) for chip in chips])),
+        valid=torch.from_numpy(np.stack([chip.valid for chip in chips])),
+        target=torch.from_numpy(target),
+        labelled=int(np.count_nonzero(target != IGNORE)),
+        names=[chip.name for chip in chips],
+    )
+
+
+def _native(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return numbers that the network can take: float64 loses digits that no sensor has."""
+    return image.astype(np.float32) if image.dtype == np.float64 else image
+
+
+class EpochBatches(Sampler[list[int]]):
+    """Index lists of one epoch's batches: all samples once, divided as evenly as can be.
+
+    The order follows from seed and epoch alone, so a resumed run goes on as an uninterrupted one. With several
+    processes each takes every n-th sample, never one that another has. Where they do not divide evenly, training
+    leaves out the last few of the shuffled samples (others in every epoch), because processes have to make as many
+    steps; validation leaves out none.
+
+    Args:
+        count: Samples in all.
+        batch_size: Samples per batch at most. 17 samples in batches of 16 become 9 + 8, since batch
+            normalisation learns nothing from a batch of one.
+        seed: Seed of the shuffling; None keeps the order and every sample.
+        rank: Number of this process.
+        processes: How many there are.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int | None, rank: int = 0, processes: int = 1) -> None:
+        self.count, self.batch_size, self.seed = count, batch_size, seed
+        self.rank, self.processes, self.epoch = rank, processes, 0
+
+    @property
+    def sampler(self) -> EpochBatches:
+        """Itself: Lightning announces the epoch to a batch sampler's ``sampler``."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order is to be drawn."""
+        self.epoch = epoch
+
+    def own(self) -> list[int]:
+        """Return this process's samples of the epoch, in order."""
+        if self.seed is None:
+            return list(range(self.rank, self.count, self.processes))
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.count)
+        even = self.count // self.processes * self.processes
+        return [int(index) for index in order[: even or self.count][self.rank :: self.processes]]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        own = self.own()
+        for part in np.array_split(np.arange(len(own)), len(self)) if own else []:
+            yield [own[int(i)] for i in part]
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.own()) / self.batch_size)

@@ -1,0 +1,145 @@
+"""Losses over labelled pixels, and the class weights that go into them.
+
+Every loss takes logits B × n × H × W and class indices B × H × W and returns one number, its mean over the
+labelled pixels (or classes). Without a labelled pixel it is 0, with a gradient of 0: never NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from src.errors import UserError
+from src.labels import IGNORE
+
+WEIGHTINGS = ("inverse_frequency", "inverse_sqrt", "effective_number")
+"""Ways of computing class weights from pixel counts."""
+
+
+def class_weights(counts: Sequence[int], weighting: str) -> tuple[float, ...]:
+    """Compute class weights from the training pixels of each class.
+
+    ``inverse_frequency`` weighs by 1 / count, ``inverse_sqrt`` by 1 / √count, ``effective_number`` by
+    (1 − β) / (1 − β^count) with β = 1 − 1 / N for N labelled pixels (Cui et al. 2019).
+
+    Args:
+        counts: Pixels per class.
+        weighting: One of WEIGHTINGS.
+
+    Returns:
+        Weights whose mean over the labelled pixels is 1; 0 for a class without a pixel.
+
+    Raises:
+        UserError: There is no such weighting.
+    """
+    if weighting not in WEIGHTINGS:
+        raise UserError(
+            f"class_weights={weighting} is not known; choose true, false, {', '.join(WEIGHTINGS)}, or a list."
+        )
+    pixels = np.asarray(counts, float)
+    total, present = pixels.sum(), pixels > 0
+    if not total:
+        return (1.0,) * len(pixels)
+    safe = np.where(present, pixels, 1.0)
+    raw: npt.NDArray[np.float64] = {
+        "inverse_frequency": 1 / safe,
+        "inverse_sqrt": 1 / np.sqrt(safe),
+        "effective_number": 1 / -np.expm1(safe * np.log1p(-1 / (total + 1))),
+    }[weighting]
+    raw = np.where(present, raw, 0.0)
+    return tuple(float(w) for w in raw * total / (raw * pixels).sum())
+
+
+class CrossEntropy(nn.Module):
+    """Weighted cross-entropy, optionally with smoothed labels or focused on hard pixels.
+
+    Args:
+        weight: One weight per class, None for 1 each.
+        label_smoothing: Share of the probability that is spread over all classes, 0–1.
+        gamma: Focus of the focal loss (Lin et al. 2017): pixels count with (1 − p)^gamma. 0 for none.
+    """
+
+    weight: torch.Tensor | None
+
+    def __init__(self, weight: Sequence[float] | None = None, label_smoothing: float = 0.0, gamma: float = 0.0) -> None:
+        super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise UserError(f"loss.label_smoothing={label_smoothing} is a share; give 0 up to below 1.")
+        self.register_buffer("weight", _as_tensor(weight), persistent=False)
+        self.label_smoothing, self.gamma = label_smoothing, gamma
+
+    def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Return the weighted mean over labelled pixels."""
+        target = target.long()
+        each = F.cross_entropy(
+            logits.float(),
+            target,
+            self.weight,
+            ignore_index=IGNORE,
+            reduction="none",
+            label_smoothing=self.label_smoothing,
+        )
+        if self.gamma:
+            likely = F.cross_entropy(logits.float(), target, ignore_index=IGNORE, reduction="none").neg().exp()
+            each = (1 - likely) ** self.gamma * each
+        labelled = target != IGNORE
+        share = labelled.float() if self.weight is None else self.weight[target * labelled] * labelled
+        return each.sum() / share.sum().clamp(min=1e-6)
+
+
+class Dice(nn.Module):
+    """One minus the soft Dice coefficient, mean over the classes present in the batch.
+
+    Args:
+        weight: One weight per class in that mean, None for 1 each.
+        smooth: Added to numerator and denominator, in pixels.
+    """
+
+    weight: torch.Tensor | None
+
+    def __init__(self, weight: Sequence[float] | None = None, smooth: float = 1.0) -> None:
+        super().__init__()
+        self.register_buffer("weight", _as_tensor(weight), persistent=False)
+        self.smooth = smooth
+
+    def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Return the mean over the classes present."""
+        target = target.long()
+        labelled = (target != IGNORE)[:, None]
+        probability = logits.float().softmax(1) * labelled
+        truth = torch.zeros_like(probability).scatter_(1, target[:, None] * labelled, 1.0) * labelled
+        hit, support = (probability * truth).sum((0, 2, 3)), truth.sum((0, 2, 3))
+        dice = (2 * hit + self.smooth) / (probability.sum((0, 2, 3)) + support + self.smooth)
+        share = (support > 0).float() * (1.0 if self.weight is None else self.weight)
+        return ((1 - dice) * share).sum() / share.sum().clamp(min=1e-6)
+
+
+class CrossEntropyDice(nn.Module):
+    """Cross-entropy and Dice together: the one learns fast, the other cares for small classes.
+
+    Args:
+        weight: One weight per class for the cross-entropy, None for 1 each.
+        label_smoothing: As in :class:`CrossEntropy`.
+        dice: Share of the Dice loss in the sum, 0–1.
+    """
+
+    def __init__(self, weight: Sequence[float] | None = None, label_smoothing: float = 0.0, dice: float = 0.5) -> None:
+        super().__init__()
+        if not 0 <= dice <= 1:
+            raise UserError(f"loss.dice={dice} is a share; give 0–1.")
+        self.cross_entropy, self.dice_loss, self.share = CrossEntropy(weight, label_smoothing), Dice(), dice
+
+    def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Return the weighted sum of both."""
+        pixels: torch.Tensor = self.cross_entropy(logits, target)
+        overlap: torch.Tensor = self.dice_loss(logits, target)
+        return (1 - self.share) * pixels + self.share * overlap
+
+
+def _as_tensor(weight: Sequence[float] | None) -> torch.Tensor | None:
+    return None if weight is None else torch.tensor(list(weight), dtype=torch.float32)

@@ -1,0 +1,99 @@
+"""Optimisers and the course of the learning rate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from src.errors import UserError
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+SCHEDULES = ("cosine", "constant")
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """An optimiser with its schedule, which moves at every step.
+
+    Attributes:
+        name: adamw, adam or sgd.
+        lr: Learning rate at its highest.
+        weight_decay: For weights; biases and norms are never decayed.
+        schedule: ``cosine`` down to ``min_lr``, or ``constant``.
+        warmup: Share of all steps during which the rate rises linearly.
+        min_lr: Where the cosine ends.
+        epochs: Length of the schedule; None for ``trainer.max_epochs``. Give it to train in several parts.
+        encoder_lr: Factor on the encoder's rate.
+        options: Further arguments of the optimiser (``betas``, ``momentum`` …).
+    """
+
+    name: str = "adamw"
+    lr: float = 0.003
+    weight_decay: float = 0.01
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup: float = 0.0
+    min_lr: float = 1e-6
+    epochs: int | None = None
+    encoder_lr: float = 1.0
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raise UserError for a name or number that means nothing."""
+        if self.name not in OPTIMIZERS:
+            raise UserError(f"optimizer.name={self.name} is not known; choose one of {', '.join(OPTIMIZERS)}.")
+        if self.schedule not in SCHEDULES:
+            raise UserError(f"optimizer.schedule={self.schedule} is not known; choose one of {', '.join(SCHEDULES)}.")
+        if not self.lr > 0:
+            raise UserError(f"lr={self.lr} cannot be used; give a number above 0.")
+        if not 0 <= self.warmup < 1:
+            raise UserError(f"optimizer.warmup={self.warmup} is a share of all steps; give 0 up to below 1.")
+
+    def build(self, network: nn.Module, encoder: nn.Module | None, lr: float | None = None) -> Optimizer:
+        """Make the optimiser.
+
+        Args:
+            network: Everything that learns.
+            encoder: The part of it whose rate is multiplied by ``encoder_lr``.
+            lr: Another rate than the configured one (the learning-rate finder's).
+        """
+        lr = self.lr if lr is None else lr
+        inside = {id(p) for p in encoder.parameters()} if encoder is not None else set()
+        groups = [
+            *self._groups("encoder", (p for p in network.parameters() if id(p) in inside), lr * self.encoder_lr),
+            *self._groups("rest", (p for p in network.parameters() if id(p) not in inside), lr),
+        ]
+        fused = self.name != "sgd" and all(p.device.type in ("cpu", "cuda") for p in network.parameters())
+        options: dict[str, Any] = {"fused": True} if fused else {}
+        make: Callable[..., Optimizer] = OPTIMIZERS[self.name]
+        return make(groups, lr=lr, **options, **self.options)
+
+    def _groups(self, name: str, parameters: Iterable[nn.Parameter], lr: float) -> list[dict[str, Any]]:
+        everything = list(parameters)
+        weights, others = [p for p in everything if p.ndim > 1], [p for p in everything if p.ndim <= 1]
+        groups = [(weights, self.weight_decay), (others, 0.0)]
+        return [{"params": p, "lr": lr, "weight_decay": decay, "name": name} for p, decay in groups if p]
+
+    def scheduler(self, optimizer: Optimizer, steps: int) -> LambdaLR:
+        """Make the schedule of ``steps`` optimiser steps."""
+        rises = round(self.warmup * steps)
+
+        def factor(lowest: float, step: int) -> float:
+            if step < rises:
+                return (step + 1) / (rises + 1)
+            if self.schedule == "constant":
+                return 1.0
+            done = min(1.0, (step - rises) / max(1, steps - 1 - rises))
+            return lowest + (1 - lowest) * 0.5 * (1 + math.cos(math.pi * done))
+
+        def course(group: dict[str, Any]) -> Any:
+            lowest = min(1.0, self.min_lr / group["lr"])
+            return lambda step: factor(lowest, step)
+
+        return LambdaLR(optimizer, [course(group) for group in optimizer.param_groups])
