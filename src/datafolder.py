@@ -174,17 +174,22 @@ def derive_dataset(path: Path, statistics: BandTable | None, summary: Summary | 
     )
 
 
-def value_counts(label: Path) -> npt.NDArray[np.int64]:
-    """Count each of the values 0–255 in a label chip.
+def read_label(label: Path) -> npt.NDArray[np.uint8]:
+    """Read a label chip's class values, H × W.
 
     Raises:
-        UserError: It has a value that is not a whole number of 0–255.
+        UserError: It cannot be read, or has a value that is not a whole number of 0–255.
     """
     with open_raster(label) as dataset:
-        values = read_window(dataset, info_of(dataset).window, 0, [0])
+        values = read_window(dataset, info_of(dataset).window, 0, [0])[0]
     if values.dtype != np.uint8 and not np.all((values >= 0) & (values <= 255) & (values == np.floor(values))):
         raise UserError(f"{label} has values that are no classes; expected whole numbers of 0–255 (0 = unclassified).")
-    return np.bincount(values.astype(np.uint8).ravel(), minlength=256)
+    return np.asarray(values, np.uint8)
+
+
+def value_counts(label: Path) -> npt.NDArray[np.int64]:
+    """Count each of the values 0–255 in a label chip; raises UserError like :func:`read_label`."""
+    return np.bincount(read_label(label).ravel(), minlength=256)
 
 
 def _describe_chip(image: Path) -> RasterInfo:

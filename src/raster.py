@@ -286,12 +286,12 @@ def write_geotiff(
             nodata=nodata,
             **options,
         ) as dataset:
+            if classes is not None:
+                dataset.write_colormap(1, color_table(classes))  # first: pixels freeze the TIFF's kind of colour
             dataset.write(cube)
             for index, band in enumerate(bands, start=1):
                 dataset.set_band_description(index, band.name)
                 dataset.update_tags(index, **band_tags(band))
-            if classes is not None:
-                dataset.write_colormap(1, color_table(classes))
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
