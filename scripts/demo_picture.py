@@ -1,0 +1,214 @@
+"""Draw the demo's result, scene | labels | map, and say how good the map is.
+
+python scripts/demo_picture.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyogrio.raw
+import rasterio
+import rasterio.features
+import shapely
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import Patch, Rectangle
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script finds only what lies beside it
+
+from src.atomic import whole_file
+from src.datafolder import DATASET, read_dataset
+from src.errors import UserError
+from src.labels import UNCLASSIFIED, ClassTable
+from src.quicklook import colorize, quicklook
+
+RANDOM_FOREST = 0.492
+"""Mean IoU of a per-pixel random forest on the real scene's part to map: 300 trees, 4000 pixels a class."""
+
+BURN_ORDER = ("farm", "meadow", "grass", "forest", "residential", "water")
+"""Where polygons overlap, the later class wins; what is not listed stays unclassified."""
+CLASS_OF = {"farm": "farmland", "meadow": "grassland", "grass": "grassland"}
+"""Class of a polygon whose ``fclass`` is not the class's own name."""
+
+INK, PAPER, BLANK = "#1f2933", "#ffffff", "#eef0f2"
+
+
+def read_polygons(path: Path, like: Path, classes: ClassTable) -> npt.NDArray[np.uint8]:
+    """Burn the land-use polygons into the grid of another raster.
+
+    Args:
+        path: GeoPackage with the field ``fclass``, in the raster's CRS.
+        like: The raster.
+        classes: Names and values of the classes.
+
+    Returns:
+        H × W class values, 0 where there is no polygon; a pixel belongs to the polygon its centre lies in.
+    """
+    _, _, geometry, (names,) = pyogrio.raw.read(path, columns=["fclass"])
+    values = dict(zip(classes.names, classes.values, strict=True))
+    shapes = shapely.from_wkb(geometry)
+    ordered = [
+        (shape, values[CLASS_OF.get(wanted, wanted)])
+        for wanted in BURN_ORDER
+        if CLASS_OF.get(wanted, wanted) in values
+        for shape, name in zip(shapes, names, strict=True)
+        if name == wanted
+    ]
+    with rasterio.open(like) as grid:
+        if not ordered:
+            return np.zeros(grid.shape, np.uint8)
+        burnt: npt.NDArray[np.uint8] = rasterio.features.rasterize(
+            ordered, grid.shape, fill=UNCLASSIFIED, transform=grid.transform, dtype="uint8"
+        )
+    return burnt
+
+
+def read_classes(data_dir: Path) -> ClassTable:
+    """Read the class table that the network was trained with from its data folder."""
+    return read_dataset(data_dir / DATASET).classes
+
+
+def read_scores(path: Path) -> dict[str, float]:
+    """Read ``iou.csv``: IoU by class; its last row is the mean."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return {row["Class"]: float(row["IoU"] or "nan") for row in csv.DictReader(file)}
+
+
+def draw(
+    scene: npt.NDArray[np.uint8],
+    label: npt.NDArray[np.uint8],
+    mapped: npt.NDArray[np.uint8],
+    classes: ClassTable,
+    titles: Sequence[str],
+    pixel: float,
+    source: str = "",
+) -> Figure:
+    """Draw three panels side by side, with a legend and a scale bar.
+
+    Args:
+        scene: H × W × 4, the scene in colours.
+        label: H × W class values, 0 = unclassified.
+        mapped: H × W class values, 0 = nothing mapped.
+        classes: Names and colours.
+        titles: One line for each panel.
+        pixel: Metres across a pixel.
+        source: Small print below.
+    """
+    height, width = label.shape
+    panel = 4.0
+    layout = ConstrainedLayoutEngine(wspace=0.02, w_pad=0.06)
+    figure = Figure(figsize=(3 * panel + 0.6, panel * height / width + 1.1), dpi=130, layout=layout)
+    figure.set_facecolor(PAPER)
+    for axes, picture, title in zip(figure.subplots(1, 3), (scene, label, mapped), titles, strict=True):
+        axes.imshow(picture if picture.ndim == 3 else colorize(picture, classes), interpolation="nearest")
+        axes.set_title(title, fontsize=12, color=INK, pad=8)
+        axes.set(xticks=[], yticks=[], facecolor=BLANK)
+        axes.spines[:].set_visible(False)
+        if picture is scene:
+            _scale_bar(axes, height, width, pixel)
+            axes.set_xlabel(source, fontsize=7, color="#6b7785", loc="left")
+    patches = [Patch(facecolor=entry.color, label=entry.name) for entry in classes.classes]
+    patches.append(Patch(facecolor=BLANK, edgecolor="#c3c9d0", linewidth=0.6, label="unclassified"))
+    figure.legend(
+        handles=patches,
+        loc="outside lower center",
+        ncols=min(7, len(patches)),
+        frameon=False,
+        fontsize=11,
+        labelcolor=INK,
+    )
+    return figure
+
+
+def _scale_bar(axes: Axes, height: int, width: int, pixel: float) -> None:
+    """Put a bar of a round length, a fifth to a half of the width, into the lower left corner."""
+    length = max(
+        (digit * 10.0**power for power in range(8) for digit in (1, 2, 5) if digit * 10**power <= width * pixel / 2),
+        default=pixel,
+    )
+    across, margin, thick = length / pixel, width * 0.045, height * 0.008
+    box = (margin * 0.55, height - margin - thick - height * 0.045)
+    axes.add_patch(
+        Rectangle(box, across + margin * 0.9, height - box[1] - margin * 0.45, facecolor="#00000080", linewidth=0)
+    )
+    axes.add_patch(Rectangle((margin, height - margin - thick), across, thick, facecolor="white", linewidth=0))
+    words = f"{length / 1000:g} km" if length >= 1000 else f"{length:g} m"
+    axes.text(
+        margin + across / 2, height - margin - 2 * thick, words, color="white", fontsize=10, ha="center", va="bottom"
+    )
+
+
+def make_picture(options: argparse.Namespace) -> list[str]:
+    """Write the picture and return the lines that close the demo.
+
+    Raises:
+        UserError: A file of an earlier step is missing.
+    """
+    for path in (options.image, options.label, options.map, options.scores, options.data_dir / DATASET):
+        if not path.is_file():
+            raise UserError(f"There is no {path}; run the demo's earlier steps first: make demo")
+    classes = read_classes(options.data_dir)
+    scores = read_scores(options.scores)
+    mean = scores.pop("Mean IoU")
+    with rasterio.open(options.map) as dataset:
+        mapped, pixel = dataset.read(1), abs(dataset.transform.a)
+    with rasterio.open(options.image) as dataset:
+        tags: Mapping[str, Any] = dataset.tags()
+    real = "Copernicus" in tags.get("SOURCE", "")
+    label = read_polygons(options.label, options.map, classes)
+    titles = (
+        f"{tags['SENSOR']}, {tags['DATE']}" if real else "Synthetic scene",
+        "OpenStreetMap land use" if real else "Labels",
+        f"Map (mIoU {mean:.3f})",
+    )
+    source = "Contains modified Copernicus Sentinel data 2017. Land use © OpenStreetMap contributors." if real else ""
+    figure = draw(quicklook(str(options.image)), label, mapped, classes, titles, pixel, source)
+    with whole_file(options.output) as partial:
+        figure.savefig(partial)
+    return closing_lines(mean, scores, real, options)
+
+
+def closing_lines(mean: float, scores: Mapping[str, float], real: bool, options: argparse.Namespace) -> list[str]:
+    """Say how good the map is and where everything lies."""
+    compare = f" (a random forest on single pixels: {RANDOM_FOREST})" if real else ""
+    return [
+        f"mIoU {mean:.3f} on the part to map, which training has not seen{compare}",
+        "  " + "  ".join(f"{name} {value:.3f}" for name, value in scores.items()),
+        f"map      {options.map}",
+        f"scores   {options.scores.parent / 'scores.csv'}, {options.scores}",
+        f"picture  {options.output}",
+    ]
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line; the defaults are the demo's files."""
+    parser = argparse.ArgumentParser(description="Draw scene, labels and map side by side.")
+    add = parser.add_argument
+    add("--image", type=Path, default=Path("data/demo/map_image.tif"), help="the scene that was mapped")
+    add("--label", type=Path, default=Path("data/demo/landuse.gpkg"), help="polygons with the field fclass")
+    add("--data-dir", type=Path, default=Path("data/demo/chips"), help="data folder that names the classes")
+    add("--map", type=Path, default=Path("logs/predict/demo/map.tif"), help="the map")
+    add("--scores", type=Path, default=Path("logs/predict/demo/iou.csv"), help="its scores")
+    add("--output", type=Path, default=Path("logs/demo/map.png"), help="the picture")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Draw the picture that the command line describes and print the demo's last lines."""
+    try:
+        print("\n".join(make_picture(parse_arguments(arguments))))
+    except UserError as error:
+        sys.exit(f"demo_picture.py: error: {error}")
+
+
+if __name__ == "__main__":
+    main()

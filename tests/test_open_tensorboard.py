@@ -1,0 +1,25 @@
+"""TensorBoard's port: free, and the first from 6006 that is."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from scripts import open_tensorboard as module
+
+
+def test_a_port_in_use_is_passed_over() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert module.free_port(range(port, port + 50)) > port
+        with pytest.raises(OSError, match="all taken"):
+            module.free_port(range(port, port + 1))
+
+
+def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"there is no folder .*runs"):
+        module.main([str(tmp_path / "runs")])
