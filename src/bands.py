@@ -39,16 +39,19 @@ def bands_to_dicts(bands: Iterable[Band]) -> list[dict[str, Any]]:
     return [asdict(band) for band in bands]
 
 
-def match_bands(expected: Sequence[Band], found: Sequence[Band], origin: str) -> tuple[int, ...]:
-    """Find the bands that a network expects among those of a raster.
+def match_bands(
+    expected: Sequence[Band], found: Sequence[Band], origin: str, by: str = "the checkpoint"
+) -> tuple[int, ...]:
+    """Find the bands that a network or a data folder expects among those of a raster.
 
     By name where both sides have names, whatever the order, so a raster may have further bands; else by order, and
     then the count has to be the same. Upper and lower case are one; numbers (``band 7``) and repeated names are none.
 
     Args:
-        expected: The network's bands.
+        expected: The expected bands.
         found: The raster's bands.
         origin: What to call the raster in an error, usually its path.
+        by: What to call who expects the bands.
 
     Returns:
         For each expected band its 0-based position in the raster.
@@ -62,13 +65,13 @@ def match_bands(expected: Sequence[Band], found: Sequence[Band], origin: str) ->
         if not missing:
             return tuple(names.index(name) for name in wanted)
         raise UserError(
-            f"{origin} has {_listing(found)}; the checkpoint expects {_listing(expected)}, of which "
+            f"{origin} has {_listing(found)}; {by} expects {_listing(expected)}, of which "
             f"{_shortened(missing)} {'is' if len(missing) == 1 else 'are'} missing. Give a raster with these bands, "
             "or one without band names, in the same order."
         )
     if len(found) != len(expected):
         raise UserError(
-            f"{origin} has {_listing(found)}; the checkpoint expects {_listing(expected)}. Give a raster with just "
+            f"{origin} has {_listing(found)}; {by} expects {_listing(expected)}. Give a raster with just "
             "these bands in this order, or with band names to find them by."
         )
     return tuple(range(len(expected)))

@@ -6,44 +6,28 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.nn import functional as F
 
 from src.bands import Band, match_bands
-from src.datafolder import read_label
+from src.chips import LabelledChip, read_labelled
 from src.errors import UserError
 from src.labels import IGNORE, ClassTable
+from src.models.architectures import accepted_sizes
 from src.models.network import Network
 from src.models.precision import autocast, place
-from src.raster import RasterInfo, info_of, open_raster, read_valid, read_window, write_geotiff
+from src.raster import write_geotiff
 from src.scores import Evaluation, ScoreCounter
 from src.spec import NetworkSpec
 from src.tables import Sample
 
 READERS = 2
 """Threads that read chips while the network computes: one decodes while the other waits for the disk."""
-
-
-@dataclass(frozen=True)
-class LabelledChip:
-    """One chip in memory.
-
-    Attributes:
-        info: Of the image file.
-        image: C × H × W, the network's bands in its order, in the file's own numbers.
-        valid: H × W, True where the pixel is a measurement.
-        values: H × W class values, 0 = unclassified.
-    """
-
-    info: RasterInfo
-    image: npt.NDArray[Any]
-    valid: npt.NDArray[np.bool_]
-    values: npt.NDArray[np.uint8]
 
 
 Export = Callable[[LabelledChip, npt.NDArray[np.uint8]], None]
@@ -81,11 +65,14 @@ def evaluate(
         raise UserError(f"batch_size={batch_size} is no number of chips; expected 1 or more.")
     place(network, device).eval()
     counter = ScoreCounter(spec.classes, per_chip=True)
+    sizes: dict[tuple[int, int], tuple[int, int]] = {}
     for chips in batches(read_ahead(samples, spec, batch_size), batch_size):
-        target = spec.classes.encode(np.stack([chip.values for chip in chips]))
-        target[~np.stack([chip.valid for chip in chips])] = IGNORE
-        prediction, confidence = classify(network, chips, device)
-        counter.add(torch.from_numpy(target).to(device), prediction, confidence)
+        target = torch.from_numpy(np.stack([chip.target for chip in chips])).to(device)
+        size = chips[0].info.width, chips[0].info.height
+        if size not in sizes:
+            sizes[size] = padded_size(network, spec, size)
+        prediction, confidence = classify(network, chips, sizes[size], device)
+        counter.add(target, prediction, confidence)
         if export is not None:
             for chip, values in zip(chips, spec.classes.decode(prediction.cpu().numpy()), strict=True):
                 export(chip, values)
@@ -101,9 +88,15 @@ def evaluate(
 
 @torch.inference_mode()
 def classify(
-    network: Network, chips: Sequence[LabelledChip], device: torch.device
+    network: Network, chips: Sequence[LabelledChip], size: tuple[int, int], device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Run chips of one size through a network.
+
+    Args:
+        network: In eval mode on the device.
+        chips: All of one size.
+        size: Width and height to pad them to, below and right, with pixels that are no measurements.
+        device: Where to compute.
 
     Returns:
         Predicted class indices, B × H × W uint8, IGNORE where there is no measurement, and their probabilities,
@@ -112,48 +105,45 @@ def classify(
     Raises:
         UserError: The device's memory does not take as many chips.
     """
+    height, width = chips[0].valid.shape
+    missing = (0, size[0] - width, 0, size[1] - height)
     valid = torch.from_numpy(np.stack([chip.valid for chip in chips]))
+    image = _stacked([chip.image for chip in chips])
     try:
-        valid = valid.to(device)
         with autocast(device):
-            logits = network(_stacked([chip.image for chip in chips]).to(device), valid)
-        confidence, prediction = logits.float().softmax(1).max(1)
+            logits = network(F.pad(image, missing).to(device), F.pad(valid, missing).to(device))
+        confidence, prediction = logits[..., :height, :width].float().softmax(1).max(1)
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"{len(chips)} chips at once are too many for the memory of {device}; expected a batch that fits. "
             f"Lower batch_size to {max(1, len(chips) // 2)}."
         ) from error
-    return torch.where(valid, prediction.to(torch.uint8), IGNORE), confidence
+    return torch.where(valid.to(device), prediction.to(torch.uint8), IGNORE), confidence
+
+
+def padded_size(network: Network, spec: NetworkSpec, size: tuple[int, int]) -> tuple[int, int]:
+    """Return the smallest width and height that the network takes and that hold ``size``.
+
+    Raises:
+        UserError: There is none.
+    """
+    if size == spec.chip_size:
+        return size
+    larger = {tuple(-(-side // multiple) * multiple for side in size) for multiple in (1, 2, 4, 8, 14, 16, 32, 64)}
+    both = max(size[0], spec.chip_size[0]), max(size[1], spec.chip_size[1])
+    candidates = sorted({(width, height) for width, height in larger} | {both}, key=lambda s: (s[0] * s[1], s))
+    fitting = accepted_sizes(network.architecture, len(spec.bands), candidates)
+    if not fitting:
+        raise UserError(
+            f"The network takes no chips of {size[0]} × {size[1]} px, nor slightly larger ones; it was trained on "
+            f"{spec.chip_size[0]} × {spec.chip_size[1]} px. Cut the chips to that size."
+        )
+    return fitting[0]
 
 
 def read_chip(sample: Sample, spec: NetworkSpec) -> LabelledChip:
-    """Read a chip as a network takes it.
-
-    Raises:
-        UserError: A file cannot be read, image and label differ in size, bands are missing, or a label value is no
-            class of the network.
-    """
-    with open_raster(sample.image) as dataset:
-        info = info_of(dataset)
-        chosen = match_bands(spec.bands, info.bands, str(sample.image))
-        nodata = [spec.nodata if info.nodata[band] is None else info.nodata[band] for band in chosen]
-        image = read_window(dataset, info.window, 0, chosen)
-        if spec.nodata_is_data:
-            valid = np.ones(image.shape[1:], bool)
-        else:
-            valid = read_valid(dataset, info.window, image, nodata, spec.normalization.used)
-    values = read_label(sample.label)
-    if values.shape != valid.shape:
-        raise UserError(
-            f"{sample.label} is {_size(values.shape)} pixels, its image {_size(valid.shape)}; expected the same size. "
-            "Run prepare.py again."
-        )
-    if unknown := spec.classes.unknown(values):
-        raise UserError(
-            f"{sample.label} has the class value {unknown[0]}; the checkpoint knows the classes "
-            f"{', '.join(map(str, spec.classes.values))}. Give chips with these classes, or a checkpoint of theirs."
-        )
-    return LabelledChip(info, image, valid, values)
+    """Read a chip as a network takes it; raises UserError like :func:`src.chips.read_labelled`."""
+    return read_labelled(sample, spec.bands, spec.normalization.used, spec.nodata, spec.classes, spec.nodata_is_data)
 
 
 def read_ahead(samples: Iterable[Sample], spec: NetworkSpec, depth: int) -> Iterator[LabelledChip]:
@@ -251,7 +241,3 @@ def _really_differ(value: int, name: str, other: str) -> bool:
     made_up = {f"class_{value}", str(value), ""}
     names = {name.strip().casefold(), other.strip().casefold()}
     return len(names) == 2 and not names & made_up
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    return f"{shape[1]} × {shape[0]}"

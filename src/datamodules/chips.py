@@ -6,17 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 from torch.utils.data import Dataset
 
-from src.bands import measured
+from src.chips import read_labelled
 from src.datafolder import DataFolder, read_data_folder
 from src.datamodules.base import DataDescription, SegmentationData
 from src.datamodules.batches import Chip
 from src.errors import UserError
-from src.grid import Window
-from src.labels import IGNORE
-from src.raster import open_raster, read_window
 from src.spec import DatasetSpec
 from src.tables import Sample
 
@@ -31,34 +27,13 @@ def read_chip(sample: Sample, spec: DatasetSpec) -> Chip:
     Raises:
         UserError: A file is missing, broken or of another size, or a label value is no class.
     """
-    with open_raster(sample.image) as dataset:
-        window = Window(0, 0, dataset.height, dataset.width)
-        image = read_window(dataset, window, 0)
-        masked = dataset.dataset_mask() > 0 if spec.nodata is None and image.dtype.kind != "f" else None
-        nodata = dataset.nodatavals if spec.nodata is None else spec.nodata
-    with open_raster(sample.label) as dataset:
-        values = read_window(dataset, Window(0, 0, dataset.height, dataset.width), 0, [0])[0]
-    if (found := (len(image), window.width, window.height)) != (expected := (len(spec.bands), *spec.chip_size)):
+    chip = read_labelled(sample, spec.bands, spec.used, spec.nodata, spec.classes, by="the data folder")
+    if (found := (chip.info.width, chip.info.height)) != spec.chip_size:
         raise UserError(
-            f"{sample.image} has {found[0]} bands of {found[1]} × {found[2]} pixels, the data folder's chips have "
-            f"{expected[0]} of {expected[1]} × {expected[2]}; chips of one folder must agree. Run prepare.py again."
+            f"{sample.image} has {found[0]} × {found[1]} pixels, the data folder's chips have {spec.chip_size[0]} × "
+            f"{spec.chip_size[1]}; chips of one folder must agree. Run prepare.py again."
         )
-    if values.shape != image.shape[1:]:
-        raise UserError(
-            f"{sample.label} is {values.shape[1]} × {values.shape[0]} pixels, its image {window.width} × "
-            f"{window.height}; expected the same size. Run prepare.py again."
-        )
-    if unknown := spec.classes.unknown(values):
-        raise UserError(
-            f"{sample.label} has the value {unknown[0]}, which is no class; the class table has "
-            f"{', '.join(map(str, spec.classes.values))}. Run prepare.py again with labels that have only these."
-        )
-    used = np.array(spec.used)
-    valid = measured(image, nodata)[used].all(axis=0)
-    if masked is not None:
-        valid &= masked
-    target = np.where(valid, spec.classes.encode(values), np.uint8(IGNORE))
-    return Chip(sample.image.name, image, valid, target)
+    return Chip(sample.image.name, chip.image, chip.valid, chip.target)
 
 
 class ChipDataset(Dataset[Chip]):
