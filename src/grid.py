@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Blend = Literal["cosine", "crop"]
+"""How neighbouring windows share what they both cover: faded into each other, or cut in the middle."""
 
 
 class Window(NamedTuple):
@@ -57,3 +65,98 @@ def chip_windows(height: int, width: int, size: tuple[int, int], step: tuple[int
     for row in range(0, height, step[1]):
         for column in range(0, width, step[0]):
             yield Window(row, column, size[1], size[0])
+
+
+@dataclass(frozen=True)
+class Span:
+    """One window along one axis of a scene, and what it contributes there.
+
+    Attributes:
+        start: First pixel that the window reads.
+        first: First pixel that it contributes to.
+        stop: Pixel behind the last one that it contributes to.
+        weights: Its share in each pixel of first…stop; over all windows the shares of a pixel sum to one.
+        final: Pixel behind the last one that no later window contributes to: first…final is then finished.
+    """
+
+    start: int
+    first: int
+    stop: int
+    weights: npt.NDArray[np.float32]
+    final: int
+
+
+def inner_step(window: int, halo: int, multiple: int = 1) -> int:
+    """Distance of neighbouring windows that share at least ``halo`` pixels on each side.
+
+    It is a multiple of ``multiple`` where that fits in: a network that halves its input five times sees the same
+    32 × 32 cells then, whichever window they lie in.
+
+    Raises:
+        ValueError: The window has no pixel beside its halo.
+    """
+    step = window - 2 * halo
+    if step < 1:
+        raise ValueError(f"a window of {window} pixels has nothing inside a halo of {halo} pixels on each side")
+    return step // multiple * multiple or step
+
+
+def axis_spans(length: int, window: int, halo: int, blend: Blend, multiple: int = 1) -> tuple[Span, ...]:
+    """Cover an axis with windows that share a halo, and tell what each contributes.
+
+    Windows lie a fixed step apart. The last one is shifted inward, so it has more context but contributes to the
+    same pixels as it would have without the shift; only a scene shorter than the window is reached over. In one
+    dimension, window 6 and halo 1 over 12 pixels (step 4)::
+
+        0 1 2 3 4 5 6 7 8 9 · ·
+        x x x x x x                 reads 0–5
+                x x x x x x         reads 4–9
+                    x x x x x x     would read 8–13, is shifted and reads 6–11
+
+    With ``cosine`` both windows contribute to what they share, with weights sin² and cos²; with ``crop`` the border
+    lies in the middle of it.
+
+    Args:
+        length: Pixels of the axis, at least 1.
+        window: Pixels of a window.
+        halo: Pixels at each side of a window that are not its own, at least.
+        blend: See above.
+        multiple: The step is a multiple of it; see :func:`inner_step`.
+
+    Raises:
+        ValueError: The window has no pixel beside its halo.
+    """
+    if length <= window:
+        return (Span(0, 0, length, np.ones(length, np.float32), length),)
+    step = inner_step(window, halo, multiple)
+    count = math.ceil((length - window) / step) + 1
+    lead = (window - step) // 2 if blend == "crop" else 0
+    firsts = [0, *(i * step + lead for i in range(1, count)), length]
+    stops = [firsts[i + 1] if blend == "crop" else min(i * step + window, length) for i in range(count)]
+    weights = _unity_weights(length, firsts[:-1], stops)
+    return tuple(
+        Span(min(i * step, length - window), firsts[i], stops[i], weights[i], firsts[i + 1]) for i in range(count)
+    )
+
+
+def _unity_weights(length: int, firsts: list[int], stops: list[int]) -> list[npt.NDArray[np.float32]]:
+    """Fade each span in and out over what it shares with its neighbours, and divide by the sum."""
+    raw = []
+    for i, (first, stop) in enumerate(zip(firsts, stops, strict=True)):
+        weight = np.ones(stop - first)
+        if i > 0 and (shared := min(stops[i - 1], stop) - first) > 0:
+            weight[:shared] *= _fade(shared)
+        if i + 1 < len(firsts) and (shared := stop - firsts[i + 1]) > 0:
+            weight[-shared:] *= _fade(shared)[::-1]
+        raw.append(weight)
+    total = np.zeros(length)
+    for first, stop, weight in zip(firsts, stops, raw, strict=True):
+        total[first:stop] += weight
+    return [
+        (weight / total[first:stop]).astype(np.float32) for first, stop, weight in zip(firsts, stops, raw, strict=True)
+    ]
+
+
+def _fade(count: int) -> npt.NDArray[np.float64]:
+    """Rise from 0 to 1 as sin², sampled at pixel centres: never 0, and with its mirror image it sums to one."""
+    return np.asarray(np.sin((np.arange(count) + 0.5) / count * np.pi / 2) ** 2)

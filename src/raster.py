@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import rasterio
+import rasterio.shutil
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import RasterioError
@@ -344,3 +345,33 @@ def _nanometres(text: str | None, unit: str | None) -> float | None:
         return None
     factor = _NANOMETRES.get((unit or "").strip().lower())
     return number * (factor if factor is not None else (1e3 if number < 100 else 1.0))
+
+
+def is_striped(dataset: rasterio.DatasetReader) -> bool:
+    """Tell whether a raster is stored in whole rows, so that any window costs reading them from edge to edge."""
+    return any(width >= dataset.width for _, width in dataset.block_shapes)
+
+
+def copy_raster(source: str | Path, path: str | Path, driver: str, **options: str | int) -> None:
+    """Write what GDAL reads from ``source`` (a path or the XML of a VRT) as another file.
+
+    Raises:
+        UserError: It cannot be written, as when the disk is full; nothing is left of it then.
+    """
+    try:
+        rasterio.shutil.copy(os.fspath(source), os.fspath(path), driver=driver, **options)
+    except RasterioError as error:
+        Path(path).unlink(missing_ok=True)
+        reason = re.sub(r"\s+", " ", str(error.__cause__ or error)).strip()
+        raise UserError(
+            f"{path} cannot be written ({reason}); expected room for it on a disk that can be written to. "
+            "Free some space or write elsewhere."
+        ) from error
+
+
+def crs_unit(crs: str | None) -> tuple[str, float] | None:
+    """Return ``projected`` and the metres of its unit, or ``geographic`` and the radians; None for any other CRS."""
+    parsed = CRS.from_wkt(crs) if crs else None
+    if parsed is None or not (parsed.is_projected or parsed.is_geographic):
+        return None
+    return ("projected" if parsed.is_projected else "geographic"), float(parsed.units_factor[1])

@@ -54,8 +54,8 @@ def start(task: str, main: Callable[[], Any]) -> None:
         sys.exit(130)
 
 
-def run(task: str, config: DictConfig) -> float | None:
-    """Import a task and run it with its composed config; returns what a sweep maximises, if anything.
+def run(task: str, config: DictConfig) -> Any:
+    """Import a task and run it with its composed config; returns what the task returns.
 
     In a single run a user's mistake ends the process here, in one line and without leaving the run's folder
     behind; in a multirun it is raised, since the sweeper decides what follows.
@@ -64,8 +64,7 @@ def run(task: str, config: DictConfig) -> float | None:
         missing = sorted(OmegaConf.missing_keys(config))
         if missing:
             raise UserError(f"{missing[0]} is not given; {task}.py needs it. Add {missing[0]}=… to the command.")
-        result: float | None = importlib.import_module(f"src.tasks.{task}").run(config)
-        return result
+        return importlib.import_module(f"src.tasks.{task}").run(config)
     except (UserError, OmegaConfBaseException, OSError) as error:
         if HydraConfig.get().mode is not RunMode.RUN:
             raise

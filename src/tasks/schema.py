@@ -108,7 +108,8 @@ class PredictConfig:
     window: int | None = None
     blend: str = "cosine"
     vector: bool = False
-    probabilities: bool = False
+    probabilities: Any = False
+    tta: bool = False
     batch_size: int | None = None
     accelerator: str = "auto"
     devices: int = 1

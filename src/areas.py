@@ -1,0 +1,113 @@
+"""How much of a map each class covers: pixels, percent and, where the CRS tells it, hectares."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from src.labels import UNCLASSIFIED, ClassTable
+from src.raster import RasterInfo, crs_unit
+
+_SEMI_MAJOR, _ECCENTRICITY = 6_378_137.0, 0.0818191908426215
+"""Of the WGS 84 ellipsoid, in metres."""
+
+
+@dataclass(frozen=True)
+class ClassArea:
+    """A class's share of a map.
+
+    Attributes:
+        value: Class value; 0 for pixels without a measurement.
+        name: Its name.
+        pixels: How many.
+        percent: Of the pixels that have a class; NaN for value 0.
+        hectares: None where the CRS does not tell.
+    """
+
+    value: int
+    name: str
+    pixels: int
+    percent: float
+    hectares: float | None
+
+
+class AreaCounter:
+    """Counts the pixels of a map's rows by class."""
+
+    def __init__(self, grid: RasterInfo, classes: ClassTable) -> None:
+        """Start without a pixel; ``grid`` is the map's."""
+        self._classes, self._areas = classes, row_areas(grid)
+        self._pixels: npt.NDArray[np.int64] = np.zeros(256, np.int64)
+        self._square_metres: npt.NDArray[np.float64] = np.zeros(256)
+
+    def add(self, first_row: int, values: npt.NDArray[np.uint8]) -> None:
+        """Add whole rows of class values, H × W, the first of which is ``first_row``."""
+        if self._areas is None or np.ptp(self._areas) == 0:
+            counts = np.bincount(values.ravel(), minlength=256)
+            self._pixels += counts
+            self._square_metres += counts * (0.0 if self._areas is None else self._areas[0])
+            return
+        for number, row in enumerate(values, start=first_row):
+            counts = np.bincount(row, minlength=256)
+            self._pixels += counts
+            self._square_metres += counts * self._areas[number]
+
+    def result(self) -> list[ClassArea]:
+        """Return an entry per class of the table, and a last one for pixels without a class if there are any."""
+        mapped = max(1, int(self._pixels[1:].sum()))
+        names = dict(zip(self._classes.values, self._classes.names, strict=True))
+        if self._pixels[UNCLASSIFIED]:
+            names[UNCLASSIFIED] = "no data"
+        return [
+            ClassArea(
+                value,
+                name,
+                int(self._pixels[value]),
+                100 * float(self._pixels[value]) / mapped if value != UNCLASSIFIED else math.nan,
+                None if self._areas is None else float(self._square_metres[value]) / 1e4,
+            )
+            for value, name in names.items()
+        ]
+
+
+def row_areas(grid: RasterInfo) -> npt.NDArray[np.float64] | None:
+    """Return the area of a pixel of each row in square metres; None without a CRS that tells.
+
+    In a projected CRS it is the area on the map's plane. In degrees it is the area on the ellipsoid, by the closed
+    form for the zone between two parallels (Snyder, Map Projections: A Working Manual, 1987, p. 16–17); rotated
+    rasters in degrees have none.
+    """
+    unit = crs_unit(grid.crs)
+    if unit is None:
+        return None
+    kind, factor = unit
+    a, b, _, d, e, f = grid.transform
+    if kind == "projected":
+        return np.full(grid.height, abs(a * e - b * d) * factor**2)
+    if b or d:
+        return None
+    edges = np.asarray((f + e * np.arange(grid.height + 1)) * factor, np.float64)
+    return np.asarray(np.abs(np.diff(_zone(edges)) * a * factor))
+
+
+def _zone(latitude: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Area between the equator and a parallel per radian of longitude, in square metres."""
+    sine = np.sin(latitude)
+    e = _ECCENTRICITY
+    q = sine / (1 - (e * sine) ** 2) + np.arctanh(e * sine) / e
+    return np.asarray(_SEMI_MAJOR**2 * (1 - e**2) / 2 * q)
+
+
+def format_areas(areas: list[ClassArea]) -> list[str]:
+    """Lay areas out as lines for a terminal."""
+    width = max(len(f"{area.value} {area.name}") for area in areas)
+    measured = areas[0].hectares is not None
+    lines = [f"{'Class':<{width}}  {'pixels':>14}" + (f"  {'hectares':>14}" if measured else "") + f"  {'percent':>8}"]
+    for area in areas:
+        hectares = f"  {area.hectares:14,.1f}" if area.hectares is not None else ""
+        percent = "" if math.isnan(area.percent) else f"  {area.percent:8.2f}"
+        lines.append(f"{f'{area.value} {area.name}':<{width}}  {area.pixels:14,}{hectares}{percent}")
+    return lines

@@ -1,0 +1,77 @@
+"""From a batch of windows to class probabilities on a device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from src.errors import UserError
+from src.models.network import Network
+from src.models.precision import autocast, place
+
+Turn = Callable[[torch.Tensor], torch.Tensor]
+
+
+class Predictor:
+    """A network on its device, with or without averaging over flips and rotations."""
+
+    def __init__(self, network: Network, device: torch.device, average_turns: bool = False) -> None:
+        """Move the network to the device.
+
+        Args:
+            network: A trained network.
+            device: Where to compute.
+            average_turns: Average the probabilities over the eight flips and rotations of a window (over the four
+                that keep its shape where it is not square).
+        """
+        self.network, self.device = place(network, device).eval(), device
+        self._turns = _TURNS if average_turns else _TURNS[:1]
+
+    @torch.inference_mode()
+    def __call__(self, image: npt.NDArray[Any] | torch.Tensor, fed: npt.NDArray[np.bool_]) -> torch.Tensor:
+        """Return class probabilities B × n × H × W, float32, on the device.
+
+        Args:
+            image: B × C × H × W in the file's own numbers.
+            fed: B × H × W, False for pixels that the network is to see as blank.
+
+        Raises:
+            UserError: The device's memory does not take as many windows of this size.
+        """
+        try:
+            numbers = torch.as_tensor(image).to(self.device, non_blocking=True)
+            mask = torch.as_tensor(fed).to(self.device, non_blocking=True)[:, None]
+            square = numbers.shape[-1] == numbers.shape[-2]
+            turns = [(turn, back) for turn, back, keeps_shape in self._turns if square or keeps_shape]
+            with autocast(self.device):
+                logits = (back(self.network(turn(numbers), turn(mask))) for turn, back in turns)
+                probabilities = next(logits).float().softmax(1)
+                for more in logits:
+                    probabilities += more.float().softmax(1)
+        except torch.OutOfMemoryError as error:
+            side, count = image.shape[-1], len(image)
+            raise UserError(
+                f"{count} windows of {side} px at once are too many for the memory of {self.device}; expected a batch "
+                f"that fits. Lower batch_size to {max(1, count // 2)}, or the window to {side // 2}."
+            ) from error
+        return probabilities / len(turns) if len(turns) > 1 else probabilities
+
+
+def _turn(quarters: int, flip: bool) -> Turn:
+    return lambda image: torch.rot90(image.flip(-1) if flip else image, quarters, (-2, -1))
+
+
+def _back(quarters: int, flip: bool) -> Turn:
+    def back(image: torch.Tensor) -> torch.Tensor:
+        image = torch.rot90(image, -quarters, (-2, -1))
+        return image.flip(-1) if flip else image
+
+    return back
+
+
+_TURNS = [(_turn(k, flip), _back(k, flip), k % 2 == 0) for flip in (False, True) for k in range(4)]
+"""The eight flips and rotations with their inverses; the first is none. Whether height and width stay what they are."""

@@ -1,0 +1,79 @@
+"""A finished map read once more, block by block: how much each class covers, and how right it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from src.areas import AreaCounter, ClassArea
+from src.errors import UserError
+from src.grid import Window
+from src.labels import ClassTable
+from src.raster import RasterInfo, info_of, open_raster, read_window
+from src.scores import Evaluation, ScoreCounter
+
+BLOCK_PIXELS = 4_000_000
+"""Pixels of a map that are read at a time."""
+
+
+@dataclass(frozen=True)
+class MapSurvey:
+    """What a map says.
+
+    Attributes:
+        areas: How much each class covers.
+        scores: Against the ground truth; None without one.
+        unknown: Values of the ground truth that are no class of the map; their pixels do not count.
+    """
+
+    areas: list[ClassArea]
+    scores: Evaluation | None
+    unknown: tuple[int, ...]
+
+
+def row_blocks(path: Path, tile: int = 512) -> Iterator[tuple[RasterInfo, Window, npt.NDArray[np.uint8]]]:
+    """Yield a class map from top to bottom in whole rows of tiles, H × W class values each."""
+    with open_raster(path) as dataset:
+        info = info_of(dataset)
+        rows = max(tile, BLOCK_PIXELS // info.width // tile * tile)
+        for first in range(0, info.height, rows):
+            window = Window(first, 0, min(rows, info.height - first), info.width)
+            yield info, window, read_window(dataset, window, 0)[0]
+
+
+def survey(path: Path, classes: ClassTable, label: Any | None = None) -> MapSurvey:
+    """Read a map once and count.
+
+    The map is scored as it is: it has a class where the label has none, and that counts neither way.
+
+    Args:
+        path: A class map.
+        classes: Its classes.
+        label: Reads windows of the ground truth on the map's grid (:class:`~src.label_sources.LabelReader`).
+
+    Raises:
+        UserError: A file cannot be read, or no pixel of the ground truth has a class of the map.
+    """
+    counter, areas, unknown = ScoreCounter(classes), None, set[int]()
+    for info, window, values in row_blocks(path):
+        areas = areas or AreaCounter(info, classes)
+        areas.add(window.row, values)
+        if label is not None:
+            truth = label.read(window)
+            unknown.update(classes.unknown(truth))
+            target, prediction = (torch.from_numpy(classes.encode(x))[None] for x in (truth, values))
+            counter.add(target, prediction)
+    assert areas is not None
+    scores = counter.result() if label is not None else None
+    if scores is not None and not scores.pooled.matrix.any():
+        raise UserError(
+            f"No pixel of {path} has a class in the label; expected labels with the values "
+            f"{', '.join(map(str, classes.values))} where the image has measurements. Give the labels of this image."
+        )
+    return MapSurvey(areas.result(), scores, tuple(sorted(unknown)))

@@ -1,0 +1,262 @@
+"""Strips of a map: windows are read ahead, go through the network, are joined and written behind it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from src.cog import Layer
+from src.grid import Span
+from src.inference import Predictor
+from src.labels import UNCLASSIFIED, ClassTable
+from src.map_plan import MapPlan
+from src.scene_reader import SceneReader
+from src.stitching import Stitcher
+from src.strip_store import StripStore
+
+Probabilities = Literal["uint8", "float16"]
+"""How probabilities and the uncertainty are stored."""
+
+CLASSES, PROBABILITIES, UNCERTAINTY = "classes", "probabilities", "uncertainty"
+"""Names of the layers."""
+
+STEPS = 250
+"""uint8 probabilities are stored as 0–250, so that the scale is a short number (0.004)."""
+NO_PROBABILITY = {"uint8": 255.0, "float16": -1.0}
+"""Marks pixels without a measurement in the probabilities and the uncertainty."""
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Neighbouring windows of one row of windows.
+
+    Attributes:
+        row: Index of their row.
+        columns: Indices of their columns.
+        image: B × C × H × W.
+        valid: B × H × W; see :class:`~src.scene_reader.Patch`.
+        fed: B × H × W.
+    """
+
+    row: int
+    columns: range
+    image: npt.NDArray[Any]
+    valid: npt.NDArray[np.bool_]
+    fed: npt.NDArray[np.bool_]
+
+
+def map_layers(classes: ClassTable, probabilities: Probabilities | None) -> list[Layer]:
+    """Return the layers of a map: the classes and, if asked for, probabilities and the normalised entropy."""
+    layers = [Layer(CLASSES, "uint8", ("class",), UNCLASSIFIED, classes=classes)]
+    if probabilities is not None:
+        half = probabilities == "float16"
+        dtype, scale = ("float32", None) if half else ("uint8", 1 / STEPS)
+        nodata = NO_PROBABILITY[probabilities]
+        layers.append(Layer(PROBABILITIES, dtype, classes.names, nodata, scale, half))
+        layers.append(Layer(UNCERTAINTY, dtype, ("normalised entropy",), nodata, scale, half))
+    return layers
+
+
+def map_strips(
+    reader: SceneReader,
+    predictor: Predictor,
+    plan: MapPlan,
+    strips: Sequence[int],
+    store: StripStore,
+    *,
+    classes: ClassTable,
+    probabilities: Probabilities | None = None,
+    advance: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Map some strips of a scene into a store.
+
+    A strip's numbers depend on nothing but scene, network and plan: neither on which strips are mapped with it nor
+    on what was mapped before.
+
+    Args:
+        reader: The open scene.
+        predictor: The network.
+        plan: Windows and strips.
+        strips: Which strips, ascending.
+        store: Takes the layers of :func:`map_layers`, and is told which strips are whole.
+        classes: The class table.
+        probabilities: How to store probabilities and uncertainty; None not to.
+        advance: Called with the number of pixels after each block that is finished.
+
+    Raises:
+        UserError: The scene cannot be read, the store not written, the device has too little memory.
+    """
+    rows, columns = plan.rows, plan.columns
+    stitcher = Stitcher(rows, columns, len(classes), predictor.device)
+    finish = Finisher(classes, probabilities, predictor.device)
+    schedule = _schedule(strips, stitcher)
+    batches = _ahead(lambda job: _read_batch(reader, plan, *job), _jobs(schedule, len(columns), plan.batch), depth=2)
+    with BackgroundWriter(store) as writer:
+        for batch in batches:
+            wanted, fresh = schedule[batch.row]
+            if fresh and batch.columns.start == 0:
+                stitcher.reset()
+            values = _predict(predictor, batch)
+            for position, column in enumerate(batch.columns):
+                done = stitcher.add(batch.row, column, values[position])
+                if not wanted:
+                    continue
+                down, across = stitcher.block(batch.row, column)
+                valid = _part(batch.valid[position], rows[batch.row], columns[column])
+                writer.write(down.start, across.start, finish(done, valid))
+                advance(valid.size)
+            if wanted and batch.columns.stop == len(columns):
+                writer.finish(batch.row)
+
+
+def _schedule(strips: Sequence[int], stitcher: Stitcher) -> dict[int, tuple[bool, bool]]:
+    """Return the rows of windows to run, in order: is its strip wanted, does a new sequence of rows begin with it?
+
+    The rows above a wanted strip that contribute to it run too, where they have not just run anyway.
+    """
+    schedule: dict[int, tuple[bool, bool]] = {}
+    previous = -1
+    for strip in strips:
+        first = max(stitcher.first_row_for(strip), previous + 1)
+        for row in range(first, strip + 1):
+            schedule[row] = (row == strip, row == first and first != previous + 1)
+        previous = strip
+    return schedule
+
+
+def _jobs(rows: Iterable[int], columns: int, batch: int) -> Iterator[tuple[int, range]]:
+    for row in rows:
+        for first in range(0, columns, batch):
+            yield row, range(first, min(first + batch, columns))
+
+
+def _read_batch(reader: SceneReader, plan: MapPlan, row: int, columns: range) -> Batch:
+    image = np.empty((len(columns), *reader.shape(plan.window)), reader.dtype)
+    valid, fed = np.empty((2, len(columns), *plan.window), bool)
+    for position, column in enumerate(columns):
+        patch = reader.read(plan.at(plan.rows[row], plan.columns[column]))
+        image[position], valid[position], fed[position] = patch.image, patch.valid, patch.fed
+    return Batch(row, columns, image, valid, fed)
+
+
+def _predict(predictor: Predictor, batch: Batch) -> list[torch.Tensor | None]:
+    """Return the probabilities of each window, None for one without a measurement, which is not computed."""
+    chosen = np.flatnonzero(batch.valid.any(axis=(1, 2)))
+    values: list[torch.Tensor | None] = [None] * len(batch.columns)
+    if len(chosen):
+        whole = len(chosen) == len(values)
+        image, fed = (batch.image, batch.fed) if whole else (batch.image[chosen], batch.fed[chosen])
+        for position, value in zip(chosen, predictor(image, fed), strict=True):
+            values[position] = value
+    return values
+
+
+def _part(valid: npt.NDArray[np.bool_], row: Span, column: Span) -> npt.NDArray[np.bool_]:
+    """Cut what a window finishes out of its mask."""
+    return valid[
+        row.first - row.start : row.final - row.start, column.first - column.start : column.final - column.start
+    ]
+
+
+class Finisher:
+    """Turns finished probabilities into the numbers of the layers."""
+
+    def __init__(self, classes: ClassTable, probabilities: Probabilities | None, device: torch.device) -> None:
+        self._values = torch.tensor(classes.values, dtype=torch.uint8, device=device)
+        self._probabilities = probabilities
+
+    @torch.inference_mode()
+    def __call__(self, done: torch.Tensor, valid: npt.NDArray[np.bool_]) -> dict[str, npt.NDArray[Any]]:
+        """Return a block per layer, H × W or H × W × bands.
+
+        Args:
+            done: n × H × W probabilities.
+            valid: H × W, False for pixels without a measurement.
+        """
+        mask = torch.from_numpy(np.ascontiguousarray(valid)).to(done.device)
+        classes = torch.where(mask, self._values[done.argmax(0)], UNCLASSIFIED)
+        blocks = {CLASSES: classes.cpu().numpy()}
+        if self._probabilities is not None:
+            blocks[PROBABILITIES] = self._stored(done.permute(1, 2, 0), mask[..., None])
+            blocks[UNCERTAINTY] = self._stored(normalized_entropy(done), mask)
+        return blocks
+
+    def _stored(self, shares: torch.Tensor, mask: torch.Tensor) -> npt.NDArray[Any]:
+        assert self._probabilities is not None
+        nodata = NO_PROBABILITY[self._probabilities]
+        if self._probabilities == "uint8":
+            stored = torch.where(mask, (shares * STEPS).round(), nodata).to(torch.uint8)
+        else:
+            stored = torch.where(mask, shares.half().float(), nodata)
+        return stored.contiguous().cpu().numpy()
+
+
+def normalized_entropy(probabilities: torch.Tensor) -> torch.Tensor:
+    """Return the entropy of n × … probabilities as a share of the largest possible: 0 certain, 1 no idea."""
+    count = len(probabilities)
+    if count == 1:
+        return torch.zeros_like(probabilities[0])
+    entropy: torch.Tensor = torch.special.entr(probabilities).sum(0)
+    return (entropy / float(np.log(count))).clamp(0, 1)
+
+
+class BackgroundWriter:
+    """Writes blocks in a thread of its own, at most a few behind; errors surface at a later call or at the end."""
+
+    def __init__(self, store: StripStore, depth: int = 8) -> None:
+        self._store, self._depth = store, depth
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="write")
+        self._pending: deque[Future[None]] = deque()
+
+    def write(self, row: int, column: int, blocks: dict[str, npt.NDArray[Any]]) -> None:
+        """Write a block of every layer with its upper left pixel at (row, column)."""
+
+        def job() -> None:
+            for layer, block in blocks.items():
+                self._store.write(layer, row, column, block)
+
+        self._submit(job)
+
+    def finish(self, strip: int) -> None:
+        """Note that a strip is whole, after all that was written before."""
+        self._submit(lambda: self._store.finish(strip))
+
+    def _submit(self, job: Callable[[], None]) -> None:
+        self._pending.append(self._pool.submit(job))
+        while len(self._pending) > self._depth:
+            self._pending.popleft().result()
+
+    def __enter__(self) -> BackgroundWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            while kind is None and self._pending:
+                self._pending.popleft().result()
+        finally:
+            self._pool.shutdown(cancel_futures=True)
+
+
+def _ahead(read: Callable[[_Item], _Result], items: Iterable[_Item], depth: int) -> Iterator[_Result]:
+    """Yield ``read(item)`` in order; a thread reads the next ``depth`` meanwhile."""
+    with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
+        pending: deque[Future[_Result]] = deque()
+        try:
+            for item in items:
+                pending.append(pool.submit(read, item))
+                if len(pending) > depth:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
