@@ -19,6 +19,12 @@ from src.errors import UserError
 _NUMBERED = re.compile(r"(band|layer|channel)?[\s_-]*\d+", re.IGNORECASE)
 """Names that only count (``band 7``): as good as no name."""
 
+_COLOURS = {"red": 665.0, "green": 560.0, "blue": 490.0}
+"""Centres in nanometres."""
+_REACH = 40.0
+"""Nanometres that a band's centre may lie off a colour's own: further off it is another colour."""
+_SENTINEL2 = ("B0?4", "B0?3", "B0?2")
+
 
 @dataclass(frozen=True)
 class Band:
@@ -37,6 +43,42 @@ def bands_from_dicts(rows: Iterable[Mapping[str, Any]]) -> tuple[Band, ...]:
 def bands_to_dicts(bands: Iterable[Band]) -> list[dict[str, Any]]:
     """Plain dicts for JSON and checkpoints."""
     return [asdict(band) for band in bands]
+
+
+def find_rgb(bands: Sequence[Band]) -> tuple[int, int, int] | None:
+    """Find the 0-based positions of red, green and blue.
+
+    By wavelength (nearest to 665, 560 and 490 nm), else by name (red, green, blue; Sentinel-2's B04, B03, B02).
+
+    Returns:
+        None where neither tells all three.
+    """
+    for choice in (_by_wavelength(bands), _by_name(bands, list(_COLOURS)), _by_name(bands, _SENTINEL2)):
+        if choice is not None:
+            return choice
+    return None
+
+
+def _by_wavelength(bands: Sequence[Band]) -> tuple[int, int, int] | None:
+    known = [(band.wavelength, index) for index, band in enumerate(bands) if band.wavelength and not band.bad]
+    chosen = []
+    for centre in _COLOURS.values():
+        distance, index = min(((abs(w - centre), i) for w, i in known), default=(np.inf, -1))
+        if distance > _REACH:
+            return None
+        chosen.append(index)
+    red, green, blue = chosen
+    return (red, green, blue) if len(set(chosen)) == 3 else None
+
+
+def _by_name(bands: Sequence[Band], patterns: Sequence[str]) -> tuple[int, int, int] | None:
+    found = []
+    for pattern in patterns:
+        matches = [i for i, band in enumerate(bands) if re.search(rf"\b{pattern}\b", band.name, re.IGNORECASE)]
+        if not matches:
+            return None
+        found.append(matches[0])
+    return found[0], found[1], found[2]
 
 
 def match_bands(

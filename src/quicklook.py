@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from src.bands import Band
+from src.bands import Band, find_rgb
 from src.grid import Window
 from src.labels import ClassTable
 from src.raster import info_of, open_raster, read_decimated, valid_decimated
-
-_CENTRES = (("red", 665.0), ("green", 560.0), ("blue", 490.0))
-_REACH = 40.0
-"""Nanometres that a band's centre may lie off a colour's own: further off it is another colour."""
-_SENTINEL2 = ("B0?4", "B0?3", "B0?2")
 
 
 def rgb_bands(bands: Sequence[Band]) -> tuple[int, int, int]:
@@ -25,32 +19,7 @@ def rgb_bands(bands: Sequence[Band]) -> tuple[int, int, int]:
     By wavelength (nearest to 665, 560 and 490 nm), else by name (red, green, blue; Sentinel-2's B04, B03, B02),
     else the first three; with fewer than three bands the first one three times, which is grey.
     """
-    for choice in (_by_wavelength(bands), _by_name(bands, [name for name, _ in _CENTRES]), _by_name(bands, _SENTINEL2)):
-        if choice is not None:
-            return choice
-    return (0, 1, 2) if len(bands) >= 3 else (0, 0, 0)
-
-
-def _by_wavelength(bands: Sequence[Band]) -> tuple[int, int, int] | None:
-    known = [(band.wavelength, index) for index, band in enumerate(bands) if band.wavelength and not band.bad]
-    chosen = []
-    for _, centre in _CENTRES:
-        distance, index = min(((abs(w - centre), i) for w, i in known), default=(np.inf, -1))
-        if distance > _REACH:
-            return None
-        chosen.append(index)
-    red, green, blue = chosen
-    return (red, green, blue) if len(set(chosen)) == 3 else None
-
-
-def _by_name(bands: Sequence[Band], patterns: Sequence[str]) -> tuple[int, int, int] | None:
-    found = []
-    for pattern in patterns:
-        matches = [i for i, band in enumerate(bands) if re.search(rf"\b{pattern}\b", band.name, re.IGNORECASE)]
-        if not matches:
-            return None
-        found.append(matches[0])
-    return found[0], found[1], found[2]
+    return find_rgb(bands) or ((0, 1, 2) if len(bands) >= 3 else (0, 0, 0))
 
 
 def stretch(

@@ -54,8 +54,8 @@ def start(task: str, main: Callable[[], Any]) -> None:
         sys.exit(130)
 
 
-def run(task: str, config: DictConfig) -> Any:
-    """Import a task and run it with its composed config; returns what the task returns.
+def run(task: str, config: DictConfig) -> float | None:
+    """Import a task and run it with its composed config; returns what a sweep maximises, if anything.
 
     In a single run a user's mistake ends the process here, in one line and without leaving the run's folder
     behind; in a multirun it is raised, since the sweeper decides what follows.
@@ -64,7 +64,8 @@ def run(task: str, config: DictConfig) -> Any:
         missing = sorted(OmegaConf.missing_keys(config))
         if missing:
             raise UserError(f"{missing[0]} is not given; {task}.py needs it. Add {missing[0]}=… to the command.")
-        return importlib.import_module(f"src.tasks.{task}").run(config)
+        result: float | None = importlib.import_module(f"src.tasks.{task}").run(config)
+        return result
     except (UserError, OmegaConfBaseException, OSError) as error:
         if HydraConfig.get().mode is not RunMode.RUN:
             raise
