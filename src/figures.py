@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from src.atomic import whole_file
 from src.calibration import BINS, Calibration
 
-_MOST_CELLS_WITH_NUMBERS = 30
+_MOST_CLASSES_WITH_NUMBERS = 24
 _INK, _ACCENT, _GREY = "#1f2933", "#1f77b4", "#9aa5b1"
 
 
@@ -30,12 +30,12 @@ def draw_confusion(
         shares: n × n shares 0–1 of each row; NaN in the row of a class without pixels.
     """
     classes = len(titles)
-    side = 2.2 + min(24.0, max(3.0, 0.72 * classes))
+    side = 2.2 + min(16.0, max(3.0, 0.72 * classes))
     figure = Figure(figsize=(side + 0.6, side), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     axes.set_facecolor("#eef0f2")  # shows where a class has no pixels
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    size = max(3.0, min(9.0, 9.0 * 30 / max(30, classes)))
+    size = max(2.0, min(9.0, 9.0 * 30 / classes))
     axes.set_xticks(range(classes), titles, rotation=45, ha="right", rotation_mode="anchor", fontsize=size)
     axes.set_yticks(range(classes), titles, fontsize=size)
     axes.set_xlabel("prediction")
@@ -45,7 +45,7 @@ def draw_confusion(
     axes.set_yticks(np.arange(classes + 1) - 0.5, minor=True)
     axes.grid(which="minor", color="white", linewidth=1)
     axes.tick_params(which="minor", length=0)
-    if classes <= _MOST_CELLS_WITH_NUMBERS:
+    if classes <= _MOST_CLASSES_WITH_NUMBERS:
         for (row, column), count in np.ndenumerate(counts):
             share = shares[row, column]
             if count:
@@ -80,9 +80,10 @@ def draw_reliability(path: str | Path, calibration: Calibration) -> None:
 
 def _short(count: int) -> str:
     """Write a count in at most five characters: 9,999, 12.3k, 4.57M."""
-    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+    for limit, divisor, unit in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
         if count >= limit:
-            return f"{count / (1e3 if unit == 'k' else limit):.3g}{unit}"
+            value = count / divisor
+            return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}{unit}"
     return f"{count:,}"
 
 

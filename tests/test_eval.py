@@ -1,0 +1,203 @@
+"""``python eval.py`` from a checkpoint and chips to files, and what it says to those who mistype."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import rasterio
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from src.bands import Band, Normalization
+from src.errors import UserError
+from src.labels import ClassTable
+from src.models.checkpoint import save_network
+from src.models.network import build_network
+from src.raster import write_geotiff
+from src.spec import NetworkSpec
+from src.tables import write_samples
+from src.tasks import schema
+from src.tasks.eval import score
+from src.tasks.schema import EvalConfig
+
+ROOT = Path(__file__).parents[1]
+CLASSES = ClassTable.build([1, 5], {1: "water", 5: "forest"})
+BANDS = (Band("red"), Band("nir"))
+FILES = {
+    "iou.csv",
+    "iou_mean_over_chips.csv",
+    "scores.csv",
+    "scores.json",
+    "confusion.csv",
+    "confusion_normalized.csv",
+    "confusion.png",
+    "reliability.png",
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder as SpecDeepMap makes it, without dataset.json; its validation list is empty."""
+    folder = tmp_path_factory.mktemp("data with space")
+    rng = np.random.default_rng(0)
+    for part, count in {"train": 1, "validation": 0, "test": 3}.items():
+        rows = []
+        for number in range(count):
+            names = f"images/{part}_tile_{number}_0.tif", f"labels/{part}_tile_{number}_0.tif"
+            image = rng.integers(0, 1000, (2, 16, 16)).astype(np.uint16)
+            label = rng.choice(np.array([0, 1, 5], np.uint8), (16, 16))
+            for name, cube, bands in zip(names, (image, label), (BANDS, ()), strict=True):
+                (folder / name).parent.mkdir(exist_ok=True)
+                # Neither a CRS nor a place: such rasters are welcome, and no warning reaches the terminal.
+                write_geotiff(folder / name, cube, crs=None, transform=(1, 0, 0, 0, 1, 0), bands=bands)
+            rows.append(names)
+        write_samples(folder / f"{part}_files.csv", rows)
+    return folder
+
+
+def save_checkpoint(path: Path, classes: ClassTable = CLASSES, bands: tuple[Band, ...] = BANDS) -> Path:
+    torch.manual_seed(0)
+    spec = NetworkSpec(
+        "justo_unet_simple", "none", {}, bands, Normalization.identity(len(bands), 1000.0), None, classes, (16, 16)
+    )
+    save_network(path, build_network(spec), spec, {})
+    return path
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_checkpoint(tmp_path_factory.mktemp("run") / "00002-val_iou_0.5000.ckpt")
+
+
+def test_the_command_scores_and_names_every_file(data: Path, checkpoint: Path, tmp_path: Path) -> None:
+    arguments = [f"checkpoint={checkpoint.parent}", f"data_dir='{data}'", "export_predictions=true", "accelerator=cpu"]
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "eval.py"), *arguments, f"hydra.run.dir={tmp_path / 'run'}"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    lines = result.stdout.splitlines()
+    named = [Path(line) for line in lines if line.startswith(str(tmp_path))]
+    assert {path.name for path in named} == FILES | {"predictions"}
+    assert all(path.exists() for path in named)
+    assert len(list((tmp_path / "run" / "predictions").glob("test_tile_*_0.tif"))) == 3
+    table = pd.read_csv(tmp_path / "run" / "iou.csv", index_col="Class")["IoU"]
+    mean = next(line for line in lines if line.startswith("mean"))
+    assert mean.split()[1] == f"{table['Mean IoU']:.4f}"
+
+
+def run(tmp_path: Path, **keys: Any) -> float:
+    return score(EvalConfig(**{"accelerator": "cpu", **keys}), tmp_path / "out")
+
+
+def test_a_list_of_chips_scores_as_the_data_folder_does(data: Path, checkpoint: Path, tmp_path: Path) -> None:
+    by_folder = run(tmp_path / "a", checkpoint=str(checkpoint), data_dir=str(data))
+    by_list = run(tmp_path / "b", checkpoint=str(checkpoint), csv=str(data / "test_files.csv"), batch_size=1)
+    assert by_folder == by_list
+    first, second = (json.loads((tmp_path / name / "out/scores.json").read_text()) for name in "ab")
+    assert first["confusion_matrix"] == second["confusion_matrix"]
+    assert (first["chip_count"], first["checkpoint"]) == (3, str(checkpoint))
+    assert {path.name for path in (tmp_path / "a" / "out").iterdir()} == FILES
+
+
+def test_another_part_can_be_scored(data: Path, checkpoint: Path, tmp_path: Path) -> None:
+    run(tmp_path, checkpoint=str(checkpoint), data_dir=str(data), split="train")
+    content = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert content["chip_count"] == 1
+    with rasterio.open(data / "labels" / "train_tile_0_0.tif") as label:
+        assert sum(content["all_pixels"]["support"]) == np.count_nonzero(label.read(1))
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({}, "Neither data_dir nor csv is given"),
+        ({"data_dir": "{data}", "csv": "{data}/test_files.csv"}, "Both data_dir and csv are given"),
+        ({"data_dir": "{data}", "split": "tset"}, "split=tset is no part of a data folder; expected one of train, val"),
+        ({"data_dir": "{data}", "split": "validation"}, "validation_files.csv lists no chip"),
+        ({"data_dir": "{data}/images"}, "is no data folder"),
+        ({"csv": "{data}/validation_files.csv"}, "lists no chip"),
+        ({"csv": "{data}/none.csv"}, r"none\.csv"),
+        ({"data_dir": "{data}", "checkpoint": "{data}/none.ckpt"}, "There is no checkpoint"),
+        ({"data_dir": "{data}", "checkpoint": "{data}/test_files.csv"}, "cannot be read as a checkpoint"),
+        ({"data_dir": "{data}", "accelerator": "tpu"}, "accelerator=tpu is not known"),
+        ({"data_dir": "{data}", "batch_size": 0}, "batch_size=0 is no number of chips"),
+    ],
+)
+def test_a_mistake_is_one_error_and_nothing_is_written(
+    data: Path, checkpoint: Path, tmp_path: Path, keys: dict[str, Any], message: str
+) -> None:
+    given = {key: value.format(data=data) if isinstance(value, str) else value for key, value in keys.items()}
+    with pytest.raises(UserError, match=message):
+        run(tmp_path, **{"checkpoint": str(checkpoint), "export_predictions": True} | given)
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("classes", "bands", "message"),
+    [
+        (ClassTable.build([1]), BANDS, "5 class_5 is unknown to it"),
+        (CLASSES, (*BANDS, Band("swir")), r"has 2 bands \(red, nir\).*expects 3 .*swir is missing"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_refused_with_the_difference(
+    data: Path, tmp_path: Path, classes: ClassTable, bands: tuple[Band, ...], message: str
+) -> None:
+    other = save_checkpoint(tmp_path / "other.ckpt", classes, bands)
+    with pytest.raises(UserError, match=message):
+        run(tmp_path, checkpoint=str(other), data_dir=str(data))
+
+
+def test_predictions_appear_only_when_all_are_written(
+    data: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = {"checkpoint": str(checkpoint), "data_dir": str(data), "export_predictions": True, "batch_size": 1}
+    run(tmp_path, **keys)
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+
+    def full(path: Path, *_: object, **__: object) -> None:
+        if path.name == "test_tile_2_0.tif":
+            raise OSError(28, "No space left on device", str(path))
+        path.write_text("")
+
+    monkeypatch.setattr("src.evaluation.write_geotiff", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(tmp_path, **keys)
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
+
+
+def test_a_long_job_without_a_terminal_says_how_far_it_is_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from src import progress
+
+    monkeypatch.setattr(progress, "QUIET_SECONDS", 0.0)
+    with caplog.at_level(logging.INFO), progress.progress("Scoring", 8, "chips") as advance:
+        advance(5)
+    assert caplog.messages == ["Scoring: 5 of 8 chips"]
+
+
+def test_the_demo_scores_the_best_checkpoint_of_the_demo() -> None:
+    schema.register()
+    with initialize_config_dir(str(ROOT / "configs")):
+        config = compose("eval", ["paths.root=/here"])
+    demo = OmegaConf.load(ROOT / "configs/eval/experiment/demo.yaml")
+    del demo["hydra"]
+    merged = OmegaConf.merge(config, demo)
+    assert (merged.checkpoint, merged.data_dir) == ("/here/logs/train/demo", "/here/data/demo/chips")

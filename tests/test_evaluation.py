@@ -1,0 +1,245 @@
+"""Evaluation of chips, with a network whose answer is known: the band with the largest number wins."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from torch import nn
+
+from src import evaluation
+from src.bands import Band, Normalization
+from src.chips import LabelledChip
+from src.errors import UserError
+from src.evaluation import batches, check_fit, chip_exporter, evaluate, read_ahead
+from src.labels import ClassTable
+from src.models.network import Network
+from src.raster import write_geotiff
+from src.spec import NetworkSpec
+from src.tables import Sample
+
+CPU = torch.device("cpu")
+CLASSES = ClassTable.build([10, 20, 30], {10: "water", 20: "forest", 30: "field"})
+BANDS = tuple(Band(name) for name in ("wet", "dark", "flat"))
+SPEC = NetworkSpec("-", "-", {}, BANDS, Normalization.identity(3), -1.0, CLASSES, (8, 8))
+NODATA = -1
+TRANSFORM = (10.0, 0.0, 500_000.0, 0.0, -10.0, 5_800_000.0)
+
+
+class LargestBand(nn.Module):
+    """Logits are the bands themselves; sides must be multiples of ``multiple``, as encoders demand."""
+
+    def __init__(self, multiple: int = 1) -> None:
+        super().__init__()
+        self.multiple = multiple
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        if image.shape[-1] % self.multiple or image.shape[-2] % self.multiple:
+            raise RuntimeError("wrong size")
+        return image
+
+
+def network(multiple: int = 1, bands: int = 3) -> Network:
+    return Network(LargestBand(multiple), Normalization.identity(bands))
+
+
+def write_chip(
+    folder: Path, name: str, answer: np.ndarray, values: np.ndarray, bands: Sequence[Band] = BANDS
+) -> Sample:
+    """Write a chip that the network maps to ``answer`` (class indices, -1 for nodata)."""
+    image = np.stack([np.where(answer < 0, NODATA, 5 * (answer == index)) for index in range(3)]).astype(np.int16)
+    order = [BANDS.index(Band(band.name)) for band in bands] if all(band in BANDS for band in bands) else [0, 1, 2]
+    sample = Sample(folder / "images" / f"{name}.tif", folder / "labels" / f"{name}.tif")
+    for path in (sample.image, sample.label):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    grid = {"crs": rasterio.CRS.from_epsg(32633).to_wkt(), "transform": TRANSFORM}
+    write_geotiff(sample.image, image[order], nodata=NODATA, bands=bands, **grid)
+    write_geotiff(sample.label, values.astype(np.uint8), **grid)
+    return sample
+
+
+def random_chips(folder: Path, count: int, size: tuple[int, int] = (8, 8), seed: int = 0) -> list[Sample]:
+    rng = np.random.default_rng(seed)
+    return [
+        write_chip(folder, f"scene_tile_{i}_{seed}", rng.integers(-1, 3, size), rng.choice([0, 10, 20, 30], size))
+        for i in range(count)
+    ]
+
+
+def pixels(samples: Sequence[Sample]) -> tuple[np.ndarray, np.ndarray]:
+    """Truth (class values) and right answer (class values, 0 where there is no measurement) of all pixels."""
+    truth, answer = [], []
+    for sample in samples:
+        with rasterio.open(sample.image) as image, rasterio.open(sample.label) as label:
+            cube = image.read()
+            valid = (cube != NODATA).all(0)
+            answer.append(np.where(valid, np.array([10, 20, 30])[cube.argmax(0)], 0).ravel())
+            truth.append(label.read(1).ravel())
+    return np.concatenate(truth), np.concatenate(answer)
+
+
+def test_every_pixel_with_class_and_measurement_counts_once(tmp_path: Path) -> None:
+    samples = random_chips(tmp_path, 5)
+    truth, answer = pixels(samples)
+    expected = [[int(((truth == t) & (answer == a)).sum()) for a in CLASSES.values] for t in CLASSES.values]
+    seen: list[int] = []
+    result = evaluate(network(), SPEC, samples, device=CPU, batch_size=2, advance=seen.append)
+    np.testing.assert_array_equal(result.pooled.matrix, expected)
+    assert seen == [2, 2, 1]
+    assert result.calibration is not None
+    assert result.calibration.pixels.sum() == np.sum(expected)
+
+
+def test_batch_size_does_not_matter(tmp_path: Path) -> None:
+    samples = random_chips(tmp_path, 4)
+    one, many = (evaluate(network(), SPEC, samples, device=CPU, batch_size=size) for size in (1, 16))
+    np.testing.assert_array_equal(one.pooled.matrix, many.pooled.matrix)
+    assert one.chip_means is not None
+    assert many.chip_means is not None
+    np.testing.assert_allclose(one.chip_means.iou, many.chip_means.iou)
+
+
+def test_chips_of_other_sizes_are_padded_to_what_the_network_takes(tmp_path: Path) -> None:
+    samples = random_chips(tmp_path, 2) + random_chips(tmp_path, 2, (5, 11), 1)
+    padded = evaluate(network(multiple=8), SPEC, samples, device=CPU)
+    np.testing.assert_array_equal(padded.pooled.matrix, evaluate(network(), SPEC, samples, device=CPU).pooled.matrix)
+    assert padded.pooled.matrix.sum() == evaluate(network(), SPEC, samples, device=CPU).pooled.matrix.sum()
+
+
+def test_a_size_that_the_network_cannot_take_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no chips of 5 × 8 px.*trained on 8 × 8 px"):
+        evaluate(network(multiple=1000), SPEC, random_chips(tmp_path, 1, (8, 5)), device=CPU)
+
+
+def test_bands_are_taken_by_name(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    answer, values = rng.integers(0, 3, (8, 8)), rng.choice([10, 20, 30], (8, 8))
+    plain = write_chip(tmp_path / "plain", "a", answer, values)
+    mixed = write_chip(tmp_path / "mixed", "a", answer, values, [BANDS[2], BANDS[0], BANDS[1]])
+    first, second = (evaluate(network(), SPEC, [sample], device=CPU) for sample in (plain, mixed))
+    np.testing.assert_array_equal(first.pooled.matrix, second.pooled.matrix)
+
+
+def test_a_chip_with_other_bands_is_refused(tmp_path: Path) -> None:
+    sample = write_chip(tmp_path, "a", np.zeros((8, 8), int), np.full((8, 8), 10), [Band(n) for n in "xyz"])
+    with pytest.raises(UserError, match=r"a\.tif has 3 bands \(x, y, z\); the checkpoint expects 3 bands"):
+        evaluate(network(), SPEC, [sample], device=CPU)
+
+
+def test_nodata_goes_to_an_imported_network_as_data(tmp_path: Path) -> None:
+    samples = random_chips(tmp_path, 2)
+    truth, _ = pixels(samples)
+    imported = evaluate(network(), replace(SPEC, nodata_is_data=True), samples, device=CPU)
+    assert imported.pooled.matrix.sum() == (truth != 0).sum()
+    assert imported.pooled.matrix.sum() > evaluate(network(), SPEC, samples, device=CPU).pooled.matrix.sum()
+
+
+@pytest.mark.parametrize("mask", [True, False])
+def test_predictions_are_blanked_where_the_label_is_0_only_if_asked_for(tmp_path: Path, mask: bool) -> None:
+    """In SpecDeepMap they were blanked with "crop unclassified labels" on and off."""
+    samples = random_chips(tmp_path, 2)
+    truth, answer = pixels(samples)
+    evaluate(network(), SPEC, samples, device=CPU, export=chip_exporter(tmp_path / "out", samples, CLASSES, mask))
+    written = []
+    for sample in samples:
+        with rasterio.open(tmp_path / "out" / sample.image.name) as dataset:
+            written.append(dataset.read(1).ravel())
+    np.testing.assert_array_equal(np.concatenate(written), np.where(truth == 0, 0, answer) if mask else answer)
+
+
+def test_exported_chips_have_grid_colours_and_nodata(tmp_path: Path) -> None:
+    samples = random_chips(tmp_path, 1)
+    evaluate(network(), SPEC, samples, device=CPU, export=chip_exporter(tmp_path / "out", samples, CLASSES, True))
+    with rasterio.open(tmp_path / "out" / samples[0].image.name) as dataset:
+        assert dataset.crs.to_epsg() == 32633
+        assert tuple(dataset.transform)[:6] == TRANSFORM
+        assert dataset.dtypes == ("uint8",)
+        assert dataset.nodata == 0
+        assert dataset.colormap(1)[20] == (*CLASSES.classes[1].rgb, 255)
+
+
+def test_chips_of_one_name_in_two_folders_do_not_overwrite_each_other(tmp_path: Path) -> None:
+    samples = random_chips(tmp_path / "north", 1) + random_chips(tmp_path / "south", 1)
+    evaluate(network(), SPEC, samples, device=CPU, export=chip_exporter(tmp_path / "out", samples, CLASSES, True))
+    assert len(list((tmp_path / "out").rglob("*.tif"))) == 2
+
+
+def test_a_label_of_an_unknown_class_is_refused(tmp_path: Path) -> None:
+    sample = write_chip(tmp_path, "a", np.zeros((8, 8), int), np.full((8, 8), 40))
+    with pytest.raises(UserError, match="has the value 40; the checkpoint knows the classes 10, 20, 30"):
+        evaluate(network(), SPEC, [sample], device=CPU)
+
+
+def test_a_label_of_another_size_is_refused(tmp_path: Path) -> None:
+    sample = write_chip(tmp_path, "a", np.zeros((8, 8), int), np.full((8, 7), 10))
+    with pytest.raises(UserError, match="is 7 × 8 pixels, its image 8 × 8"):
+        evaluate(network(), SPEC, [sample], device=CPU)
+
+
+def test_chips_without_a_single_labelled_pixel_are_refused(tmp_path: Path) -> None:
+    sample = write_chip(tmp_path, "a", np.full((8, 8), -1), np.full((8, 8), 10))
+    with pytest.raises(UserError, match="None of the 1 chips has a pixel with both a class and a measurement"):
+        evaluate(network(), SPEC, [sample], device=CPU)
+
+
+def test_a_batch_too_large_for_the_device_names_a_smaller_one(tmp_path: Path) -> None:
+    class Full(nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            raise torch.OutOfMemoryError(f"no memory for {image.shape}")
+
+    with pytest.raises(UserError, match=r"6 chips at once are too many .* Lower batch_size to 3"):
+        evaluate(Network(Full(), Normalization.identity(3)), SPEC, random_chips(tmp_path, 6), device=CPU)
+
+
+def test_no_more_than_a_few_batches_are_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = random_chips(tmp_path, 2)[:1] * 40
+    read, taken = 0, 0
+    plain = evaluation.read_chip
+
+    def counting(sample: Sample, spec: NetworkSpec) -> LabelledChip:
+        nonlocal read
+        read += 1
+        return plain(sample, spec)
+
+    monkeypatch.setattr(evaluation, "read_chip", counting)
+    for batch in batches(read_ahead(samples, SPEC, 4), 4):
+        assert read - taken <= 4 + 4 + 2  # the batch, as many read ahead, and one at the door of each loop
+        taken += len(batch)
+    assert taken == 40
+
+
+def test_reading_stops_when_nobody_wants_more(tmp_path: Path) -> None:
+    samples = random_chips(tmp_path, 3)
+    chips = read_ahead([*samples, Sample(tmp_path / "none.tif", tmp_path / "none.tif")], SPEC, 1)
+    assert next(chips).info.name == samples[0].image.stem
+    assert isinstance(chips, Generator)
+    chips.close()  # hangs or raises if the threads go on
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (ClassTable.build([10, 40], {40: "snow"}), "40 snow is unknown to it.* knows 10 water, 20 forest, 30 field"),
+        (ClassTable.build([10, 20], {20: "asphalt"}), "20 is asphalt there and forest here"),
+    ],
+)
+def test_classes_that_do_not_fit_are_refused_with_the_difference(classes: ClassTable, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check_fit(SPEC, BANDS, classes, "data/north")
+
+
+@pytest.mark.parametrize(
+    "classes", [ClassTable.build([10, 30]), ClassTable.build([20], {20: "Forest "}), ClassTable.build([20], {20: "20"})]
+)
+def test_fewer_classes_and_classes_without_names_fit(classes: ClassTable) -> None:
+    check_fit(SPEC, BANDS, classes, "data/north")
+
+
+def test_bands_that_do_not_fit_are_refused_before_anything_runs() -> None:
+    with pytest.raises(UserError, match=r"data/north has 2 bands .*expects 3 bands \(wet, dark, flat\)"):
+        check_fit(SPEC, BANDS[:2], CLASSES, "data/north")

@@ -1,0 +1,133 @@
+"""What people open after an evaluation: files with the promised columns, and numbers that agree among them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from src import figures
+from src.atomic import whole_file
+from src.labels import ClassTable
+from src.score_files import ALL_PIXELS, MEAN_OVER_CHIPS, format_scores, score_table, write_score_files
+from src.scores import Evaluation, ScoreCounter
+
+CLASSES = ClassTable.build([1, 4, 200, 7], {1: "water", 4: "forest, dense"})
+
+
+def evaluation(per_chip: bool = True) -> Evaluation:
+    generator = torch.Generator().manual_seed(0)
+    counter = ScoreCounter(CLASSES, per_chip=per_chip)
+    truth = torch.randint(0, 3, (5, 8, 8), generator=generator)  # class 200 is nowhere
+    prediction = torch.where(torch.rand(5, 8, 8, generator=generator) < 0.7, truth, 0)
+    counter.add(truth, prediction, torch.rand(5, 8, 8, generator=generator))
+    return counter.result()
+
+
+def test_iou_csv_has_specdeepmaps_columns_and_last_row(tmp_path: Path) -> None:
+    scores = evaluation()
+    write_score_files(tmp_path, scores, {})
+    lines = (tmp_path / "iou.csv").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "Class,IoU"
+    assert [line.split(",")[0] for line in lines[1:]] == ["1", "4", "7", "200", "Mean IoU"]
+    assert lines[4] == "200,"
+    assert float(lines[-1].split(",")[1]) == pytest.approx(scores.pooled.mean_iou, abs=1e-6)
+    assert scores.chip_means is not None
+    last = (tmp_path / "iou_mean_over_chips.csv").read_text(encoding="utf-8").splitlines()[-1]
+    assert last == f"Mean IoU,{scores.chip_means.mean_iou:.6f}"
+
+
+def test_scores_csv_labels_every_row_as_what_it_is(tmp_path: Path) -> None:
+    scores = evaluation()
+    write_score_files(tmp_path, scores, {})
+    table = pd.read_csv(tmp_path / "scores.csv", keep_default_na=False, na_values=[""])
+    assert list(table["Aggregation"]) == [ALL_PIXELS] * 5 + [MEAN_OVER_CHIPS] * 5
+    assert list(table["Class"]) == ["1", "4", "7", "200", "Mean"] * 2
+    pooled = table[table["Aggregation"] == ALL_PIXELS].set_index("Class")
+    assert pooled.loc["4", "Name"] == "forest, dense"
+    assert pooled.loc["4", "F1"] == pytest.approx(scores.pooled.f1[1], abs=1e-6)
+    assert pooled["Support"].tolist() == [*scores.pooled.support, 320]
+    assert scores.calibration is not None
+    mean = pooled.loc["Mean"]
+    assert mean["Overall accuracy"] == pytest.approx(scores.pooled.overall_accuracy, abs=1e-6)
+    assert mean["Cohen's kappa"] == pytest.approx(scores.pooled.kappa, abs=1e-6)
+    assert mean["Expected calibration error"] == pytest.approx(scores.calibration.expected_error, abs=1e-6)
+
+
+def test_a_scene_has_no_mean_over_chips(tmp_path: Path) -> None:
+    paths = write_score_files(tmp_path, evaluation(per_chip=False), {}, prefix="scene_")
+    assert not any("chips" in path.name for path in paths)
+    assert "Chips" not in score_table(evaluation(per_chip=False))
+    assert {path.name for path in paths} == {path.name for path in tmp_path.iterdir()}
+    assert all(path.name.startswith("scene_") for path in paths)
+
+
+def test_scores_json_is_strict_json_with_everything(tmp_path: Path) -> None:
+    scores = evaluation()
+    write_score_files(tmp_path, scores, {"checkpoint": "Wälder.ckpt"})
+    content = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
+    assert content["checkpoint"] == "Wälder.ckpt"
+    assert content["all_pixels"]["iou"][3] is None
+    assert content["all_pixels"]["mean"]["iou"] == scores.pooled.mean_iou
+    assert content["mean_over_chips"]["chips"] == [5, 5, 5, 0]
+    assert content["confusion_matrix"]["counts"] == scores.pooled.matrix.tolist()
+    assert len(content["calibration"]["pixels"]) == 15
+    assert [entry["value"] for entry in content["classes"]] == [1, 4, 7, 200]
+
+
+def test_confusion_csvs_name_rows_and_columns(tmp_path: Path) -> None:
+    scores = evaluation()
+    write_score_files(tmp_path, scores, {})
+    counts = pd.read_csv(tmp_path / "confusion.csv", index_col="truth \\ prediction")
+    shares = pd.read_csv(tmp_path / "confusion_normalized.csv", index_col="truth \\ prediction")
+    assert list(counts.columns) == list(map(str, counts.index)) == ["1 water", "4 forest, dense", "7", "200"]
+    np.testing.assert_array_equal(counts.to_numpy(), scores.pooled.matrix)
+    np.testing.assert_allclose(shares.sum(axis=1).to_numpy(), [1, 1, 1, 0], atol=1e-5)
+
+
+def test_terminal_lines_say_which_figure_is_which() -> None:
+    scores = evaluation()
+    lines = format_scores(scores)
+    assert "over all pixels" in lines[0]
+    assert "mean over chips" in lines[0]
+    assert scores.chip_means is not None
+    water = next(line for line in lines if line.startswith("1 water"))
+    assert water.split()[2] == f"{scores.pooled.iou[0]:.4f}"
+    assert water.split()[-1] == f"{scores.chip_means.iou[0]:.4f}"
+    assert f"Overall accuracy {scores.pooled.overall_accuracy:.4f}" in lines[-1]
+    assert len({len(line) for line in lines[:-1]}) == 1
+
+
+@pytest.mark.parametrize("classes", [1, 5, 100])
+def test_pictures_are_drawn_for_any_number_of_classes(tmp_path: Path, classes: int) -> None:
+    matrix = np.diag(np.arange(classes)) * 10**7
+    shares = np.full((classes, classes), np.nan)
+    figures.draw_confusion(tmp_path / "a.png", [f"class {i}" for i in range(classes)], matrix, shares)
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0"), (9999, "9,999"), (12_345, "12.3k"), (999_400, "999k"), (4_567_890, "4.57M")]
+)
+def test_counts_are_shortened(count: int, text: str) -> None:
+    assert figures._short(count) == text
+
+
+def test_a_file_that_fails_half_way_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "scores.csv"
+    path.write_text("old")
+
+    def write_half() -> None:
+        with whole_file(path) as partial:
+            partial.write_text("half")
+            raise OSError(28, "no space")
+
+    with pytest.raises(OSError, match="no space"):
+        write_half()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["scores.csv"]
+    assert path.read_text() == "old"
