@@ -1,36 +1,98 @@
-"""Training, from a description of the data to the best checkpoint; everything here can be called from a notebook."""
+"""What a training is made of, from a description of the data; everything here can be called from a notebook."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
-import lightning as L
-import numpy as np
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 
 from src.bands import Normalization
 from src.datamodules.base import DataDescription
 from src.errors import UserError
-from src.labels import ClassTable
+from src.models.architectures import build_checked
 from src.models.losses import WEIGHTINGS, class_weights
-from src.models.precision import choose_device, precision_name, prefers_bf16
-from src.scores import Scores
+from src.models.network import Network
+from src.models.precision import choose_device, prefers_bf16
+from src.models.restart import start_from
+from src.models.segmenter import freeze_encoder
+from src.models.weights import WeightsChoice, apply_weights, prepare_weights
+from src.spec import NetworkSpec
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Training:
-    """What a training comes to: its best checkpoint, that one's validation scores, and the last checkpoint."""
+class NetworkChoice:
+    """Which network, and what it starts from.
 
-    checkpoint: Path
-    scores: Scores
-    last: Path
+    Attributes:
+        architecture: Name of the architecture.
+        encoder: Name of the encoder; ``auto`` for the one that the weights belong to.
+        options: The architecture's further parameters.
+        weights: What the encoder starts from.
+        normalize: ``auto``, true or false; see :func:`choose_normalization`.
+        freeze_encoder: None freezes pretrained encoders only.
+        init_from: Checkpoint whose network to start from.
+        compile: Whether to compile the network (slow to start, faster then).
+    """
+
+    architecture: str = "unet"
+    encoder: str = "resnet18"
+    options: dict[str, Any] = field(default_factory=dict)
+    weights: WeightsChoice = field(default_factory=WeightsChoice)
+    normalize: bool | str = "auto"
+    freeze_encoder: bool | None = None
+    init_from: str | None = None
+    compile: bool = False
+
+
+def make_network(data: DataDescription, choice: NetworkChoice) -> tuple[Network, NetworkSpec]:
+    """Build a network for the data, run it once on an empty batch, and fill it with what it starts from.
+
+    Raises:
+        UserError: It cannot be built, does not take chips of this size, or its weights cannot be had.
+    """
+    normalization = choose_normalization(data, choice.normalize)
+    plan = prepare_weights(
+        choice.weights,
+        choice.architecture,
+        choice.encoder,
+        data.bands,
+        normalization,
+        data.chip_size,
+        dtype=data.dtype,
+        options=choice.options,
+    )
+    counts = len(data.bands), len(data.classes)
+    architecture = build_checked(choice.architecture, plan.encoder, *counts, data.chip_size, **choice.options)
+    apply_weights(architecture, plan)
+    spec = NetworkSpec(
+        architecture=choice.architecture,
+        encoder=plan.encoder,
+        options=choice.options,
+        bands=data.bands,
+        normalization=plan.normalization if choice.normalize == "auto" else normalization,
+        nodata=data.nodata,
+        classes=data.classes,
+        chip_size=data.chip_size,
+    )
+    network = Network(architecture, spec.normalization)
+    lines = plan.lines if choice.init_from is None else start_from(network, spec, choice.init_from)
+    for line in lines:
+        log.info("%s", line)
+    if choice.freeze_encoder and not (plan.pretrained or choice.init_from):
+        raise UserError(
+            "freeze_encoder=true, but the encoder's weights are random and would stay so; choose weights=… or "
+            "init_from=…, or leave freeze_encoder out."
+        )
+    if choice.freeze_encoder or (choice.freeze_encoder is None and plan.pretrained):
+        freeze_encoder(network, spec)
+    if choice.compile:
+        architecture.compile()
+    return network, spec
 
 
 def choose_normalization(data: DataDescription, normalize: bool | str) -> Normalization:
@@ -83,81 +145,31 @@ def choose_class_weights(data: DataDescription, choice: bool | str | Sequence[fl
     return weights
 
 
-def choose_precision(accelerator: str, devices: Any, wanted: str) -> str:
-    """Choose Lightning's precision by what the device multiplies fastest, and see that the devices are there.
+def choose_trainer_options(accelerator: str, devices: Any, precision: str) -> dict[str, Any]:
+    """Choose what a trainer is told of its devices: those that are there, and the numbers they multiply fastest.
 
     Args:
         accelerator: As in :data:`src.models.precision.ACCELERATORS`.
         devices: A number, a list of device numbers, or ``auto``.
-        wanted: ``auto``, or a precision of Lightning's.
+        precision: ``auto``, or a precision of Lightning's.
 
     Raises:
         UserError: There is no such accelerator, or there are not as many devices.
     """
     device = choose_device(accelerator)
-    there = torch.cuda.device_count() if device.type == "cuda" else 1
     if device.type != "cpu":
+        there = torch.cuda.device_count() if device.type == "cuda" else 1
         numbers = devices if isinstance(devices, list) else range(devices if isinstance(devices, int) else 1)
         if len(numbers) > there or max(numbers, default=0) >= there:
             raise UserError(
                 f"devices={devices}, but this machine has {there} usable GPU{'s' * (there != 1)}; expected at most as "
                 "many. Use devices=auto for all there are."
             )
-    if wanted != "auto":
-        return wanted
-    return "bf16-mixed" if prefers_bf16(device) else "32-true"
-
-
-def announce(data: DataDescription, segmenter: Any, sizes: tuple[int, int], accelerator: str) -> None:
-    """Say what is about to be trained, and on what."""
-    spec = segmenter.spec
-    parameters = sum(p.numel() for p in segmenter.network.parameters()) / 1e6
-    device = choose_device(accelerator)
-    log.info(
-        "%s: %d training and %d validation chips of %d × %d px, %d bands, %d classes (%s)",
-        data.origin,
-        *sizes,
-        *data.chip_size,
-        len(data.bands),
-        len(data.classes),
-        ", ".join(data.classes.names),
-    )
-    log.info(
-        "%s/%s, %.1f M parameters, on %s in %s",
-        spec.architecture,
-        spec.encoder,
-        parameters,
-        "the CPU" if device.type == "cpu" else torch.cuda.get_device_name(device),
-        precision_name(device),
-    )
-
-
-def finish(trainer: L.Trainer, classes: ClassTable) -> Training:
-    """Find the best checkpoint of a finished training and its scores, and print both."""
-    keeper = next(c for c in trainer.callbacks if isinstance(c, ModelCheckpoint))  # type: ignore[attr-defined]
-    best = Path(keeper.best_model_path or keeper.last_model_path)
-    content = torch.load(best, map_location="cpu", weights_only=True, mmap=True)
-    scores = Scores(np.array(content["val_matrix"], np.int64))
-    for line in class_table(scores, classes):
-        log.info("%s", line)
-    log.info("best checkpoint: %s", best)
-    log.info("last checkpoint: %s", keeper.last_model_path)
-    return Training(best, scores, Path(keeper.last_model_path))
-
-
-def class_table(scores: Scores, classes: ClassTable) -> list[str]:
-    """Lay out the scores of each class and their means as lines of text."""
-    width = max(len("mean"), *(len(name) for name in classes.names))
-    head = f"{'class':{width}}  {'IoU':>6} {'F1':>6} {'precision':>9} {'recall':>6} {'pixels':>10}"
-    columns = (scores.iou, scores.f1, scores.precision, scores.recall)
-    rows = [
-        f"{name:{width}}  {_share(a)} {_share(b)} {_share(c):>9} {_share(d)} {pixels:>10}"
-        for name, a, b, c, d, pixels in zip(classes.names, *columns, scores.support.tolist(), strict=True)
-    ]
-    a, b, c, d = (scores.mean(column) for column in columns)
-    mean = f"{'mean':{width}}  {_share(a)} {_share(b)} {_share(c):>9} {_share(d)} {int(scores.support.sum()):>10}"
-    return [head, *rows, mean]
-
-
-def _share(value: float) -> str:
-    return f"{'–':>6}" if np.isnan(value) else f"{value:6.3f}"
+    elif devices == "auto":
+        devices = 1
+    if precision == "auto":
+        precision = "bf16-mixed" if prefers_bf16(device) else "32-true"
+    # Synchronised batch norm exists on GPUs only.
+    alone = {"sync_batchnorm": False} if device.type == "cpu" else {}
+    kind = "gpu" if device.type != "cpu" else "cpu"
+    return {"accelerator": kind, "devices": devices, "precision": precision, **alone}

@@ -9,13 +9,13 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from src.models.segmenter import Segmenter
 
 log = logging.getLogger(__name__)
 
-HEADER = "epoch       train loss   IoU    val loss   IoU      rate      chips/s   left"
+HEADER = "epoch        train loss    IoU   val loss    IoU      rate   chips/s   left"
 
 
 class EpochLines(ProgressBar):
@@ -23,12 +23,9 @@ class EpochLines(ProgressBar):
 
     def __init__(self) -> None:
         super().__init__()
-        self._console = Console(stderr=True)
         self._bar: Progress | None = None
-        self._task = TaskID(0)
-        self._began = self._epoch_began = 0.0
-        self._epochs_done = 0
         self._active = True
+        self._began, self._first_epoch = 0.0, 0
 
     def disable(self) -> None:
         """Say nothing (processes other than the first)."""
@@ -38,34 +35,22 @@ class EpochLines(ProgressBar):
         """Speak again."""
         self._active = True
 
-    def on_train_start(self, *_: Any) -> None:
+    def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
         """Print the header."""
-        self._began, self._epochs_done = time.monotonic(), 0
+        self._began, self._first_epoch = time.monotonic(), trainer.current_epoch
         if self._active:
             log.info(HEADER)
-            if self._console.is_terminal:
-                columns = (
-                    TextColumn("{task.description}"),
-                    BarColumn(),
-                    MofNCompleteColumn(),
-                    TextColumn("batches"),
-                    TimeRemainingColumn(),
-                )
-                self._bar = Progress(*columns, console=self._console, transient=True)
-                self._task = self._bar.add_task("")
 
     def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
-        """Begin the bar anew."""
-        self._epoch_began = time.monotonic()
-        self._show(f"epoch {trainer.current_epoch}", trainer.num_training_batches)
+        """Begin a bar."""
+        self._show(f"epoch {trainer.current_epoch}", int(trainer.num_training_batches))
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Move the bar."""
         self._advance()
 
     def on_validation_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
-        """Begin the bar anew."""
-        self._trained = time.monotonic()
+        """Begin a bar."""
         self._show("validation", int(sum(trainer.num_val_batches)))
 
     def on_validation_batch_end(self, *_: Any) -> None:
@@ -75,48 +60,44 @@ class EpochLines(ProgressBar):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print the epoch's line."""
         assert isinstance(pl_module, Segmenter)
-        train, val = pl_module.outcome("train"), pl_module.outcome("val")
-        rate = trainer.optimizers[0].param_groups[-1]["lr"]
-        speed = train.chips / max(1e-9, self._trained - self._epoch_began)
-        pl_module.log_dict({"lr": rate, "chips_per_second": speed}, rank_zero_only=True)
-        self._epochs_done += 1
-        if not self._active:
-            return
-        if self._bar is not None:
-            self._bar.stop()
-        epochs = trainer.max_epochs or 0
-        each = (time.monotonic() - self._began) / self._epochs_done
-        log.info(
-            "%5d/%-5d  %10.4f  %5.3f  %9.4f  %5.3f  %8.2g  %9.1f  %5s",
-            trainer.current_epoch,
-            epochs - 1,
-            train.loss,
-            train.scores.mean_iou,
-            val.loss,
-            val.scores.mean_iou,
-            rate,
-            speed,
-            duration(each * (epochs - trainer.current_epoch - 1)),
-        )
+        numbers = pl_module.numbers()  # in every process: it adds up what all have counted
+        self._hide()
+        if self._active:
+            log.info(self._line(trainer, numbers))
 
-    def on_train_end(self, *_: Any) -> None:
-        """Take the bar away."""
-        self._stop()
+    def _line(self, trainer: L.Trainer, numbers: dict[str, float]) -> str:
+        epoch, epochs = trainer.current_epoch, trainer.max_epochs or 0
+        each = (time.monotonic() - self._began) / (epoch - self._first_epoch + 1)
+        cells = [
+            f"{epoch:5d} / {epochs - 1:<4d}",
+            f"{numbers['train_loss']:9.4f}  {numbers['train_iou']:.3f}",
+            f"{numbers['val_loss']:9.4f}  {numbers['val_iou']:.3f}" if "val_iou" in numbers else " " * 16,
+            f"{numbers['lr']:8.2g}",
+            f"{numbers['chips_per_second']:8.1f}",
+            f"{duration(each * (epochs - epoch - 1)):>5}",
+        ]
+        return "  ".join(cells)
 
     def on_exception(self, *_: Any) -> None:
         """Take the bar away."""
-        self._stop()
+        self._hide()
 
-    def _show(self, what: str, total: int | float) -> None:
-        if self._bar is not None:
+    def _show(self, what: str, total: int) -> None:
+        self._hide()
+        console = Console(stderr=True)
+        if self._active and console.is_terminal:
+            columns = (TextColumn("{task.description:12}"), BarColumn(), MofNCompleteColumn())
+            self._bar = Progress(
+                *columns, TextColumn("batches"), TimeRemainingColumn(), console=console, transient=True
+            )
+            self._bar.add_task(what, total=total)
             self._bar.start()
-            self._bar.reset(self._task, description=what, total=total)
 
     def _advance(self) -> None:
         if self._bar is not None:
-            self._bar.advance(self._task)
+            self._bar.advance(self._bar.task_ids[0])
 
-    def _stop(self) -> None:
+    def _hide(self) -> None:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

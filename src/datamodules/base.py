@@ -36,6 +36,7 @@ class DataDescription:
         scale: Divisor of the file's numbers.
         normalization: Scaling and standardisation by the training data's statistics, None where there are none.
         nodata: Nodata value of the images, None without one.
+        dtype: Data type of the images, a NumPy name.
         chip_size: Width and height of the samples in pixels.
         classes: The class table.
         counts: Training pixels of each class.
@@ -48,6 +49,7 @@ class DataDescription:
     scale: float
     normalization: Normalization | None
     nodata: float | None
+    dtype: str
     chip_size: tuple[int, int]
     classes: ClassTable
     counts: tuple[int, ...]
@@ -111,10 +113,15 @@ class SegmentationData(L.LightningDataModule, ABC):
             sources = {name: Cached(source) for name, source in sources.items()}  # type: ignore[arg-type]
         self._sources = sources
 
-    def sizes(self) -> tuple[int, int]:
-        """Count the training and the validation chips; only after :meth:`setup`."""
-        train, validation = self._sources["train"], self._sources["validation"]
-        return len(train), len(validation)  # type: ignore[arg-type]
+    def summary(self) -> str:
+        """Say in one line what is trained on; only after :meth:`setup`."""
+        data = self.describe()
+        train, validation = (len(source) for source in self._sources.values())  # type: ignore[arg-type]
+        width, height = data.chip_size
+        return (
+            f"{data.origin}: {train} training and {validation} validation chips of {width} × {height} px, "
+            f"{len(data.bands)} bands, {len(data.classes)} classes ({', '.join(data.classes.names)})"
+        )
 
     def train_dataloader(self) -> DataLoader[Chip]:
         """Batches in an order of each epoch's own."""

@@ -81,6 +81,7 @@ class ChipData(SegmentationData):
             scale=spec.scaler if spec.scaler is not None else 1.0,
             normalization=self.folder.normalization() if self.folder.statistics else None,
             nodata=spec.nodata,
+            dtype=spec.dtype,
             chip_size=spec.chip_size,
             classes=spec.classes,
             counts=self.folder.train_counts,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -74,19 +75,38 @@ class Segmenter(L.LightningModule):
         config: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.network, self.spec, self.loss = network, spec, loss
+        self.network, self.spec, self.loss = network.to(memory_format=torch.channels_last), spec, loss
         self.optimization, self.seed, self.config = optimization, seed, dict(config or {})
         self.augmentation = augmentation if augmentation is not None and augmentation.changes else None
         self.lr = optimization.lr
         self._tallies: dict[Stage, Tally] = {}
         self._outcomes: dict[Stage, Outcome] = {}
         self._pending: tuple[torch.Tensor, list[str]] | None = None
+        self._began = self.seconds = 0.0
+        self.rate = self.lr
 
     @property
     def encoder(self) -> nn.Module | None:
         """The network's encoder, None for architectures that have none of their own."""
         encoder = getattr(self.network.architecture, "encoder", None)
         return encoder if isinstance(encoder, nn.Module) else None
+
+    def summary(self, device: torch.device, precision: str) -> str:
+        """Say in one line what is trained, and on what."""
+        parameters = sum(p.numel() for p in self.network.parameters()) / 1e6
+        name = self.spec.architecture + ("" if self.encoder is None else f" with {self.spec.encoder}")
+        frozen = ", its encoder frozen" if self.encoder_frozen else ""
+        where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
+        return f"{name}: {parameters:.1f} M parameters{frozen}, on {where}, {precision}"
+
+    @property
+    def encoder_frozen(self) -> bool:
+        """Whether the encoder learns nothing, not even batch-norm statistics."""
+        return self.encoder is not None and not any(p.requires_grad for p in self.encoder.parameters())
+
+    def unfreeze_encoder(self) -> None:
+        """Let the encoder learn again."""
+        self.network.architecture.unfreeze_encoder()  # type: ignore[operator]
 
     def forward(self, image: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """Return logits for an image in the file's own numbers, as the network does."""
@@ -97,28 +117,38 @@ class Segmenter(L.LightningModule):
         """Learn from a batch; one without a labelled pixel contributes nothing, not even to the statistics."""
         if not batch.labelled and self.trainer.world_size == 1:
             return None
-        loss, _ = self._step("train", batch, batch_idx)
+        loss, target, prediction = self.step(batch, self._step_seed(batch_idx))
+        self._tallies["train"].add(loss, target, prediction)
         self._check(loss, batch.names)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        """Score a batch and return the predicted indices."""
-        return self._step("val", batch, batch_idx)[1]
+        """Score a batch and return the predicted indices, B × H × W."""
+        del batch_idx
+        loss, target, prediction = self.step(batch)
+        self._tallies["val"].add(loss, target, prediction)
+        return prediction
 
-    def _step(self, stage: Stage, batch: Batch, batch_idx: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def step(self, batch: Batch, seed: int | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Run a batch: normalise, augment, predict, compare.
+
+        Args:
+            batch: On the module's device.
+            seed: Of the augmentation; None leaves the batch as it is.
+
+        Returns:
+            The loss, and true and predicted class indices B × H × W (as augmented).
+        """
         pixels = Pixels(self.network.normalize(batch.image, batch.valid), batch.target, batch.valid)
-        if stage == "train" and self.augmentation is not None:
-            pixels = self.augmentation(pixels, self._step_seed(batch_idx))
+        if seed is not None and self.augmentation is not None:
+            pixels = self.augmentation(pixels, seed)
         image = pixels.image.contiguous(memory_format=torch.channels_last)
         target = torch.where(pixels.valid, pixels.target, IGNORE)
         logits: torch.Tensor = self.network.architecture(image)
-        loss: torch.Tensor = self.loss(logits, target)
-        prediction = logits.detach().argmax(1)
-        self._tallies[stage].add(loss, target, prediction)
-        return loss, prediction
+        return self.loss(logits, target), target, logits.detach().argmax(1)
 
     def _step_seed(self, batch_idx: int) -> int:
-        entropy = (self.seed, self.current_epoch, batch_idx, self.global_rank)
+        entropy = (self.seed, self.current_epoch, batch_idx + 1, self.global_rank)
         return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
     def _check(self, loss: torch.Tensor, names: list[str]) -> None:
@@ -134,8 +164,26 @@ class Segmenter(L.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Begin an epoch: its random numbers follow from seed and epoch alone."""
-        L.seed_everything(self.seed + 1_000 * self.current_epoch + self.global_rank, verbose=False)
+        L.seed_everything(self._step_seed(-1) % 2**32, verbose=False)
         self._begin("train")
+        self._began = time.monotonic()
+
+    def on_train_start(self) -> None:
+        """Put a resumed run on its schedule, which may be longer than the one that it left."""
+        for entry in self.trainer.lr_scheduler_configs:
+            schedule: Any = entry.scheduler
+            for group, base, course in zip(
+                schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True
+            ):
+                group["lr"] = base * course(schedule.last_epoch)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Note the rate of the step."""
+        self.rate = float(optimizer.param_groups[-1]["lr"])
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Note how long the epoch has taken, validation not counted."""
+        self.seconds = time.monotonic() - self._began
 
     def on_validation_epoch_start(self) -> None:
         """Begin a validation; every process scores the same network."""
@@ -145,13 +193,17 @@ class Segmenter(L.LightningModule):
         self._begin("val")
 
     def on_validation_epoch_end(self) -> None:
-        """Log the validation's scores."""
-        self._log("val")
+        """Tell the callbacks what they decide by."""
+        outcome = self.outcome("val")
+        self.log_dict({"val_iou": outcome.scores.mean_iou, "val_loss": outcome.loss}, logger=False)
 
     def on_train_epoch_end(self) -> None:
-        """Log the training's scores."""
+        """Log the epoch: one set of numbers, by the epoch's number."""
         self._pending = None
-        self._log("train")
+        numbers = self.numbers()
+        for logger in self.trainer.loggers:
+            logger.log_metrics(numbers, step=self.current_epoch)
+            logger.save()
 
     def _begin(self, stage: Stage) -> None:
         self._tallies[stage] = Tally(len(self.spec.classes), self.device)
@@ -170,13 +222,24 @@ class Segmenter(L.LightningModule):
             self._outcomes[stage] = Outcome(loss, Scores(tally.matrix.cpu().numpy()), int(chips))
         return self._outcomes[stage]
 
-    def _log(self, stage: Stage) -> None:
-        outcome = self.outcome(stage)
-        scores = outcome.scores
-        numbers = {"loss": outcome.loss, "iou": scores.mean_iou, "accuracy": scores.overall_accuracy}
-        self.log_dict({f"{stage}_{name}": value for name, value in numbers.items()}, logger=True)
-        per_class = zip(self.spec.classes.names, scores.iou.tolist(), scores.support, strict=True)
-        self.log_dict({f"{stage}_iou_of/{name}": value for name, value, support in per_class if support})
+    def numbers(self) -> dict[str, float]:
+        """Return everything that is logged of an epoch: losses, scores, rate, chips per second."""
+        numbers: dict[str, float] = {"epoch": self.current_epoch, "lr": self.rate, "chips_per_second": self.speed}
+        for stage in self._tallies:
+            outcome = self.outcome(stage)
+            scores = outcome.scores
+            numbers[f"{stage}_loss"] = outcome.loss
+            numbers[f"{stage}_iou"] = scores.mean_iou
+            numbers[f"{stage}_accuracy"] = scores.overall_accuracy
+            for name, iou, support in zip(self.spec.classes.names, scores.iou.tolist(), scores.support, strict=True):
+                if support:
+                    numbers[f"{stage}_iou_of/{name}"] = iou
+        return numbers
+
+    @property
+    def speed(self) -> float:
+        """Training chips per second in this epoch, over all processes."""
+        return self.outcome("train").chips / max(self.seconds, 1e-9)
 
     def configure_optimizers(self) -> Any:
         """Return optimiser and per-step schedule."""
@@ -192,3 +255,11 @@ class Segmenter(L.LightningModule):
         checkpoint["hyper_parameters"] = hyper_parameters(self.spec, self.config)
         if "val" in self._outcomes:
             checkpoint["val_matrix"] = self._outcomes["val"].scores.matrix.tolist()
+
+
+def freeze_encoder(network: Network, spec: NetworkSpec) -> None:
+    """Stop an encoder's parameters and batch-norm statistics; raises UserError if there is no encoder."""
+    freeze = getattr(network.architecture, "freeze_encoder", None)
+    if not callable(freeze):
+        raise UserError(f"model={spec.architecture} has no encoder to freeze; leave freeze_encoder out.")
+    freeze()

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import logging
 import warnings
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
+from src import run_folder
+from src.callbacks.checkpoints import BestCheckpoints
 from src.datamodules.base import SegmentationData
 from src.errors import UserError
-from src.models import architectures
-from src.models.network import Network
+from src.models.lr_finder import draw_range_test, find_learning_rate
+from src.models.precision import choose_device
+from src.models.restart import check_resumable, find_resumable
+from src.models.restart import run_folder as folder_of
 from src.models.segmenter import Segmenter
-from src.spec import NetworkSpec
-from src.training import announce, choose_class_weights, choose_normalization, choose_precision, finish
+from src.models.weights import WeightsChoice
+from src.run_folder import Trained
+from src.training import NetworkChoice, choose_class_weights, choose_trainer_options, make_network
+
+log = logging.getLogger(__name__)
 
 TARGETS = ["src.*", "lightning.*"]
 """Where the classes that a configuration names may come from."""
@@ -27,79 +37,174 @@ TARGETS = ["src.*", "lightning.*"]
 def run(config: DictConfig) -> float:
     """Train, and return the best validation IoU, which a sweep maximises."""
     _quiet()
-    if config.output_dir is None:
-        config.output_dir = HydraConfig.get().runtime.output_dir
+    checkpoint = _resumed(config)
+    folder = Path(config.output_dir)
     L.seed_everything(config.seed, verbose=False)
-    precision = choose_precision(
-        config.trainer.accelerator, _plain(config.trainer.devices), str(config.trainer.precision)
-    )
-    data: SegmentationData = _make(config.datamodule, "datamodule")
+    options = choose_trainer_options(**_plain({k: config.trainer[k] for k in ("accelerator", "devices", "precision")}))
+    data: SegmentationData = make(config.datamodule, "datamodule")
     segmenter = build_segmenter(config, data)
-    trainer: L.Trainer = _make(
-        config.trainer,
-        "trainer",
-        precision=precision,
-        callbacks=[_make(node, f"callbacks.{name}") for name, node in config.callbacks.items() if node],
-        logger=[_make(node, f"logger.{name}") for name, node in config.logger.items() if node],
-        default_root_dir=config.output_dir,
-        num_sanity_val_steps=0,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
+    first = check_resumable(checkpoint, segmenter.spec, config.trainer.max_epochs) if checkpoint else 0
     data.setup()
-    announce(data.describe(), segmenter, data.sizes(), config.trainer.accelerator)
-    trainer.fit(segmenter, datamodule=data)
-    result = finish(trainer, segmenter.spec.classes)
-    return result.scores.mean_iou
+    if _first_process():
+        if not checkpoint:
+            run_folder.clear(folder)
+        run_folder.describe(folder, _plain(config), HydraConfig.get().overrides.task, first)
+    if config.lr_finder and not checkpoint:
+        _find_rate(config, segmenter, data, options["precision"])
+    trainer = build_trainer(config, options, first)
+    log.info("%s", data.summary())
+    log.info("%s", segmenter.summary(choose_device(config.trainer.accelerator), options["precision"]))
+    trainer.fit(segmenter, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    return _finish(config, trainer, segmenter).scores.mean_iou
 
 
 def build_segmenter(config: DictConfig, data: SegmentationData) -> Segmenter:
-    """Build the network and what trains it, and run it once on an empty batch."""
+    """Build the network and what trains it; see :func:`src.training.make_network`."""
     described = data.describe()
-    normalization = choose_normalization(described, config.normalize)
-    options = _plain(config.model)
-    architecture = options.pop("name")
-    network = architectures.build_checked(
-        architecture, config.encoder, len(described.bands), len(described.classes), described.chip_size, **options
-    )
-    spec = NetworkSpec(
-        architecture=architecture,
+    model = _plain(config.model)
+    choice = NetworkChoice(
+        architecture=model.pop("name"),
         encoder=config.encoder,
-        options=options,
-        bands=described.bands,
-        normalization=normalization,
-        nodata=described.nodata,
-        classes=described.classes,
-        chip_size=described.chip_size,
+        options=model,
+        weights=WeightsChoice.from_dict(_plain(config.weights)),
+        normalize=config.normalize,
+        freeze_encoder=config.freeze_encoder,
+        init_from=config.init_from,
+        compile=config.compile,
     )
+    network, spec = make_network(described, choice)
     return Segmenter(
-        Network(network, normalization),
+        network,
         spec,
-        _make(config.loss, "loss", weight=choose_class_weights(described, _plain(config.class_weights))),
-        _make(config.optimizer, "optimizer"),
-        _make(config.augmentation, "augmentation"),
+        make(config.loss, "loss", weight=choose_class_weights(described, _plain(config.class_weights))),
+        make(config.optimizer, "optimizer"),
+        make(config.augmentation, "augmentation"),
         seed=config.seed,
         config=_plain(config),
     )
 
 
-def _make(node: Any, name: str, **arguments: Any) -> Any:
-    """Instantiate a group's choice as plain Python; what it does not accept is the user's mistake."""
+def build_trainer(config: DictConfig, options: dict[str, Any], first_epoch: int = 0) -> L.Trainer:
+    """Make Lightning's trainer with the callbacks and loggers of the configuration.
+
+    Args:
+        config: The composed configuration.
+        options: What :func:`src.training.choose_trainer_options` decided.
+        first_epoch: Where a resumed run goes on; TensorBoard forgets what was logged later.
+    """
+    callbacks = [make(node, f"callbacks.{name}") for name, node in config.callbacks.items() if node]
+    loggers = [make(node, f"logger.{name}") for name, node in config.logger.items() if node]
+    for logger in loggers:
+        if isinstance(logger, TensorBoardLogger) and first_epoch:
+            logger._kwargs["purge_step"] = first_epoch
+    trainer: L.Trainer = make(
+        config.trainer,
+        "trainer",
+        **options,
+        callbacks=[callback for callback in callbacks if callback is not None],
+        logger=loggers,
+        default_root_dir=config.output_dir,
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    return trainer
+
+
+def make(node: Any, name: str, **arguments: Any) -> Any:
+    """Instantiate a group's choice as plain Python.
+
+    Args:
+        node: The group's part of the configuration.
+        name: What to call it in an error.
+        arguments: Further arguments of the class.
+
+    Raises:
+        UserError: It does not accept its keys.
+    """
     try:
         return instantiate(node, _convert_="all", _execution_whitelist_=TARGETS, **arguments)
     except InstantiationException as error:
-        cause = error.__cause__
+        cause = error.__cause__ or error
         if isinstance(cause, UserError):
             raise cause from error
-        raise UserError(f"{name} cannot be made of {_plain(node)}: {cause}. Change its keys.") from error
+        keys = {key: value for key, value in _plain(node).items() if key != "_target_"}
+        raise UserError(f"{name} cannot be made of {keys}: {cause}. Change {name}'s keys.") from error
+
+
+def _resumed(config: DictConfig) -> Path | None:
+    """Decide on the run's folder: a resumed run goes on in its own."""
+    here = Path(HydraConfig.get().runtime.output_dir)
+    checkpoint = None
+    if config.resume is not None:
+        if config.init_from is not None:
+            raise UserError("resume= and init_from= contradict each other; resume goes on, init_from starts anew.")
+        own = Path(config.output_dir) if config.output_dir else here
+        checkpoint = find_resumable(config.resume, Path(config.paths.logs) / "train", own)
+    if config.output_dir is None:
+        config.output_dir = str(folder_of(checkpoint) if checkpoint else here)
+    if checkpoint:
+        log.info("going on from %s", checkpoint)
+        if Path(config.output_dir).resolve() != here.resolve():
+            _log_to(Path(config.output_dir) / "train.log")
+    return checkpoint
+
+
+def _find_rate(config: DictConfig, segmenter: Segmenter, data: SegmentationData, precision: str) -> None:
+    device = choose_device(config.trainer.accelerator)
+    test = find_learning_rate(segmenter, data.train_dataloader(), device, precision.startswith("bf16"))
+    plot = Path(config.output_dir) / "lr_finder.png"
+    draw_range_test(plot, test)
+    log.info("learning rate %.3g found in a range test: %s", test.rate, plot)
+
+
+def _finish(config: DictConfig, trainer: L.Trainer, segmenter: Segmenter) -> Trained:
+    keeper = next(c for c in trainer.callbacks if isinstance(c, BestCheckpoints))  # type: ignore[attr-defined]
+    trained = run_folder.read_trained(
+        Path(keeper.best_model_path or keeper.last_model_path), Path(keeper.last_model_path)
+    )
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams(_hyper_parameters(config), {"best_val_iou": trained.scores.mean_iou})
+            logger.finalize("success")
+    for line in run_folder.class_table(trained.scores, segmenter.spec.classes):
+        log.info("%s", line)
+    log.info("last checkpoint: %s", trained.last)
+    log.info("best checkpoint: %s", trained.best)
+    return trained
+
+
+def _hyper_parameters(config: DictConfig) -> dict[str, Any]:
+    """Return what TensorBoard shows beside the final score: the keys and choices that shape a training."""
+    shown = ("encoder", "freeze_encoder", "class_weights", "normalize", "batch_size", "lr", "seed", "data_dir")
+    choices = HydraConfig.get().runtime.choices
+    groups = ("model", "weights", "augmentation", "loss", "optimizer")
+    row = {key: str(config[key]) if not isinstance(config[key], int | float) else config[key] for key in shown}
+    return row | {group: choices[group] for group in groups} | {"max_epochs": config.trainer.max_epochs}
 
 
 def _plain(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {key: _plain(value) for key, value in node.items()}
     return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
 
 
+def _log_to(path: Path) -> None:
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+
+
+def _first_process() -> bool:
+    return not getattr(rank_zero_only, "rank", 0)
+
+
 def _quiet() -> None:
-    """Keep Lightning from telling what our own lines tell better."""
+    """Keep Lightning from telling what our own lines tell better, and all processes but the first from speaking."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning\..*")
+    if not _first_process():
+        logging.getLogger().setLevel(logging.WARNING)

@@ -1,0 +1,107 @@
+"""Pictures for TensorBoard: image, label and prediction of a few chips, and the confusion matrix."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import lightning as L
+import matplotlib.image
+import numpy as np
+import numpy.typing as npt
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from src.datamodules.batches import Batch
+from src.figures import draw_confusion
+from src.labels import IGNORE
+from src.models.segmenter import Segmenter
+from src.quicklook import colorize, rgb_bands, stretch
+
+_GAP = 4
+"""White pixels between the three pictures of a chip."""
+
+
+class Pictures(Callback):
+    """Shows image, label and prediction of a few validation chips, the same ones after each epoch.
+
+    Args:
+        chips: How many chips; 0 for no pictures at all.
+        every: Epochs from one set of pictures to the next.
+    """
+
+    def __init__(self, chips: int = 4, every: int = 1) -> None:
+        self.chips, self.every = chips, max(1, every)
+        self._shown = 0
+
+    def on_validation_epoch_start(self, *_: Any) -> None:
+        """Begin with the first chip."""
+        self._shown = 0
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Show chips of a batch, evenly spread over all batches."""
+        del dataloader_idx
+        board = _board(trainer)
+        if board is None or trainer.current_epoch % self.every:
+            return
+        assert isinstance(pl_module, Segmenter)
+        assert isinstance(batch, Batch)
+        batches = int(sum(trainer.num_val_batches))
+        due = -(-self.chips * (batch_idx + 1) // batches) - self._shown
+        for position in range(min(due, len(batch.names))):
+            picture = triple(batch, outputs, position, pl_module)
+            tag = f"validation/{self._shown} {batch.names[position]}"
+            board.add_image(tag, picture, trainer.current_epoch, dataformats="HWC")
+            self._shown += 1
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Show the confusion matrix."""
+        assert isinstance(pl_module, Segmenter)
+        scores = pl_module.outcome("val").scores  # in every process: it adds up what all have counted
+        board = _board(trainer)
+        if board is None or not self.chips or trainer.current_epoch % self.every:
+            return
+        rows = scores.matrix.sum(1, keepdims=True)
+        shares = np.divide(scores.matrix, rows, out=np.full(scores.matrix.shape, np.nan), where=rows > 0)
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "confusion.png"
+            draw_confusion(path, list(pl_module.spec.classes.names), scores.matrix, shares)
+            picture = matplotlib.image.imread(path)[..., :3]
+        board.add_image("confusion matrix", picture, trainer.current_epoch, dataformats="HWC")
+
+
+def triple(batch: Batch, prediction: torch.Tensor, position: int, segmenter: Segmenter) -> npt.NDArray[np.uint8]:
+    """Draw image, label and prediction of a chip side by side: H × (3 · W + gaps) × 3, without class white."""
+    spec = segmenter.spec
+    valid = batch.valid[position].cpu().numpy()
+    image = batch.image[position].cpu().numpy()[list(rgb_bands(spec.bands))]
+    target = batch.target[position].cpu().numpy()
+    guess = np.where(valid, prediction[position].cpu().numpy(), IGNORE).astype(np.uint8)
+    pictures = [
+        stretch(image, valid),
+        *(colorize(spec.classes.decode(indices), spec.classes) for indices in (target, guess)),
+    ]
+    gap = np.full((len(valid), _GAP, 3), 255, np.uint8)
+    first, second, third = (_on_white(picture) for picture in pictures)
+    return np.hstack([first, gap, second, gap, third])
+
+
+def _on_white(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    return np.where(picture[..., 3:] > 0, picture[..., :3], np.uint8(255))
+
+
+def _board(trainer: L.Trainer) -> Any:
+    """Return TensorBoard's writer in the first process, None elsewhere."""
+    if not trainer.is_global_zero:
+        return None
+    return next((logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)), None)

@@ -1,0 +1,59 @@
+"""Thawing a frozen encoder once the decoder has learned something."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+
+from src.errors import UserError
+from src.models.segmenter import Segmenter
+
+log = logging.getLogger(__name__)
+
+
+class Unfreeze(Callback):
+    """Thaws the encoder at an epoch, and lets it learn at a lower rate than the rest.
+
+    Args:
+        epoch: Number of the epoch that begins with a thawed encoder; None never thaws.
+        factor: On the learning rate of the encoder.
+    """
+
+    def __init__(self, epoch: int | None = None, factor: float = 0.1) -> None:
+        if epoch is not None and epoch < 1:
+            raise UserError(f"callbacks.unfreeze.epoch={epoch}: expected 1 or more; with 0 use freeze_encoder=false.")
+        self.epoch, self.factor = epoch, factor
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Refuse what cannot work: several processes exchange only the gradients that they agreed on at the start."""
+        assert isinstance(pl_module, Segmenter)
+        if self.epoch is None or stage != "fit":
+            return
+        if not pl_module.encoder_frozen:
+            raise UserError(f"callbacks.unfreeze.epoch={self.epoch}, but nothing is frozen; add freeze_encoder=true.")
+        if trainer.world_size > 1:
+            raise UserError(
+                "callbacks.unfreeze does not go with several processes; train with freeze_encoder=true first, then "
+                "once more with freeze_encoder=false init_from=….ckpt and a lower lr."
+            )
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Thaw; a run that is resumed later thaws again, but does not lower the rate again."""
+        assert isinstance(pl_module, Segmenter)
+        if self.epoch is None or trainer.current_epoch < self.epoch or not pl_module.encoder_frozen:
+            return
+        pl_module.unfreeze_encoder()
+        if trainer.current_epoch == self.epoch:
+            self._lower(trainer)
+            log.info("encoder thawed, it learns at %g of the rate", self.factor)
+
+    def _lower(self, trainer: L.Trainer) -> None:
+        scheduler: Any = trainer.lr_scheduler_configs[0].scheduler
+        for number, group in enumerate(trainer.optimizers[0].param_groups):
+            if group["name"] == "encoder":
+                group["lr"] *= self.factor
+                group["initial_lr"] *= self.factor
+                scheduler.base_lrs[number] *= self.factor

@@ -1,0 +1,139 @@
+"""Going on from a checkpoint: the same run (resume) or another one that starts from its weights (init_from)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from src.errors import UserError
+from src.models.checkpoint import PREFIX, find_checkpoint, read_checkpoint, read_spec
+from src.models.network import Network
+from src.spec import NetworkSpec
+
+LAST = "last.ckpt"
+
+_DESCRIBES = {
+    "architecture": "model",
+    "encoder": "encoder",
+    "options": "the model's keys",
+    "bands": "bands",
+    "classes": "classes",
+    "chip_size": "chip size",
+    "normalization": "normalisation",
+    "nodata": "nodata value",
+}
+"""Keys of a spec that have to be the same in a resumed run, and what to call them."""
+
+
+def find_resumable(resume: str, runs: Path, own: Path | None = None) -> Path:
+    """Find the checkpoint that ``resume=`` means.
+
+    Args:
+        resume: A checkpoint, a run's folder, or ``last`` for the run that was trained last.
+        runs: Folder of all training runs, for ``last``.
+        own: The run's own folder if it was given one by name; ``last`` looks there first.
+
+    Raises:
+        UserError: There is none.
+    """
+    if resume != "last":
+        path = Path(resume)
+        found = [path / LAST, path / "checkpoints" / LAST] if path.is_dir() else []
+        return next((file for file in found if file.is_file()), None) or find_checkpoint(path)
+    if own is not None and (own / "checkpoints" / LAST).is_file():
+        return own / "checkpoints" / LAST
+    candidates = sorted(runs.glob(f"**/checkpoints/{LAST}"), key=lambda file: file.stat().st_mtime)
+    if not candidates:
+        raise UserError(
+            f"resume=last finds no {LAST} under {runs}; give the path of a checkpoint, or leave resume out."
+        )
+    return candidates[-1]
+
+
+def run_folder(checkpoint: Path) -> Path:
+    """Return the folder of the run that wrote a checkpoint."""
+    return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+
+
+def check_resumable(path: Path, spec: NetworkSpec, epochs: int) -> int:
+    """See that a checkpoint belongs to the run that is to be resumed.
+
+    Args:
+        path: The checkpoint.
+        spec: The network that was just configured.
+        epochs: ``trainer.max_epochs``.
+
+    Returns:
+        The number of the first epoch that is still to come.
+
+    Raises:
+        UserError: It is of another network or other data, has nothing to resume, or has finished.
+    """
+    content = read_checkpoint(path)
+    then, now = read_spec(content, path).to_dict(), spec.to_dict()
+    for key, name in _DESCRIBES.items():
+        if then[key] != now[key]:
+            raise UserError(
+                f"resume={path} was trained with {name} {_short(then[key])}, this run has {_short(now[key])}; expected "
+                "the same. Give the run's own choices again, or start anew from its weights with init_from=…."
+            )
+    if "optimizer_states" not in content:
+        raise UserError(f"resume={path} holds weights only, nothing to resume; start from them with init_from={path}.")
+    epoch = int(content["epoch"]) + 1
+    if epoch >= epochs:
+        raise UserError(f"resume={path} has trained all its {epoch} epochs; raise trainer.max_epochs={epochs}.")
+    return epoch
+
+
+def start_from(network: Network, spec: NetworkSpec, path: str) -> list[str]:
+    """Take over a checkpoint's weights as far as they fit; normalisation stays that of the new data.
+
+    Args:
+        network: The network to fill.
+        spec: What it is.
+        path: Checkpoint or run folder.
+
+    Returns:
+        What was taken and what was not, in words.
+
+    Raises:
+        UserError: It is a checkpoint of another architecture or encoder.
+    """
+    file = find_checkpoint(path)
+    content = read_checkpoint(file)
+    before = read_spec(content, file)
+    if (before.architecture, before.encoder) != (spec.architecture, spec.encoder):
+        raise UserError(
+            f"init_from={file} is {before.architecture}/{before.encoder}, this network is {spec.architecture}/"
+            f"{spec.encoder}; add model={before.architecture} encoder={before.encoder}."
+        )
+    prefix = f"{PREFIX}architecture."
+    given = {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}
+    own = network.architecture.state_dict()
+    fitting = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
+    network.architecture.load_state_dict(own | fitting)
+    lines = [f"weights: {len(fitting)} of {len(own)} tensors from {file}; normalisation by this data"]
+    lines += [f"  not taken: {name} ({_misfit(given.get(name), own[name])})" for name in _missing(own, fitting)]
+    return lines
+
+
+def _missing(own: dict[str, Any], fitting: dict[str, Any]) -> Iterable[str]:
+    return (name for name in own if name not in fitting)
+
+
+def _misfit(given: torch.Tensor | None, own: torch.Tensor) -> str:
+    return f"{_shape(given)} there, {_shape(own)} here" if given is not None else "not in the checkpoint"
+
+
+def _shape(tensor: torch.Tensor) -> str:
+    return " × ".join(map(str, tensor.shape)) or "scalar"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return "[" + ", ".join(str(row.get("name")) for row in value) + "]"
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:77]}…"

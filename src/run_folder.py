@@ -1,0 +1,86 @@
+"""The folder of a training run: what it is cleared of, what describes it, and what stands at its end."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from src.atomic import write_text
+from src.labels import ClassTable
+from src.scores import Scores
+from src.spec import git_revision, software_versions
+
+log = logging.getLogger(__name__)
+
+_OF_A_RUN = ("checkpoints", "tensorboard", "metrics.csv", "lr_finder.png")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training comes to: its best checkpoint, that one's validation scores, and the last checkpoint."""
+
+    best: Path
+    scores: Scores
+    last: Path
+
+
+def clear(folder: Path) -> None:
+    """Remove what an earlier run left in the folder that a new one was given: its scores would be taken for ours."""
+    old = [folder / name for name in _OF_A_RUN if (folder / name).exists()]
+    if old:
+        log.info("%s: replacing what an earlier run left there", folder)
+    for path in old:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def describe(folder: Path, config: Mapping[str, Any], overrides: Sequence[str], epoch: int = 0) -> None:
+    """Write ``run.json``: command, composed configuration, software versions, git revision.
+
+    Args:
+        folder: The run's folder.
+        config: The composed configuration.
+        overrides: What was given on the command line.
+        epoch: First epoch of a resumed run, which gets a file of its own: ``run_from_00025.json``.
+    """
+    row = {
+        "command": ["python", Path(sys.argv[0]).name, *overrides],
+        "revision": git_revision(),
+        "versions": software_versions(),
+        "config": config,
+    }
+    name = f"run_from_{epoch:05d}.json" if epoch else "run.json"
+    write_text(folder / name, json.dumps(row, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def read_trained(best: Path, last: Path) -> Trained:
+    """Read the validation scores that stand in a checkpoint."""
+    content = torch.load(best, map_location="cpu", weights_only=True, mmap=True)
+    return Trained(best, Scores(np.array(content["val_matrix"], np.int64)), last)
+
+
+def class_table(scores: Scores, classes: ClassTable) -> list[str]:
+    """Lay out the scores of each class and their means as lines of text."""
+    width = max(len("mean"), *(len(name) for name in classes.names))
+    columns = (scores.iou, scores.f1, scores.precision, scores.recall)
+    rows = zip(classes.names, *(column.tolist() for column in columns), scores.support.tolist(), strict=True)
+    means = (scores.mean(column) for column in columns)
+    lines = [f"{'class':{width}}     IoU     F1  precision  recall      pixels"]
+    for name, a, b, c, d, pixels in (*rows, ("mean", *means, int(scores.support.sum()))):
+        lines.append(f"{name:{width}}  {_share(a)} {_share(b)}     {_share(c)}  {_share(d)}  {pixels:>10}")
+    return lines
+
+
+def _share(value: float) -> str:
+    return f"{'–':>6}" if np.isnan(value) else f"{value:6.3f}"
