@@ -265,25 +265,26 @@ class BandStatistics:
             image: C × H × W, any dtype.
             valid: C × H × W or H × W, True for the pixels that count.
         """
-        valid = np.broadcast_to(valid, image.shape)
-        for band, (values, mask) in enumerate(zip(image, valid, strict=True)):
-            chosen = values[mask].astype(np.float64)
+        added = BandStatistics(len(image))
+        whole = bool(valid.all())
+        for band, values in enumerate(image):
+            chosen = values.ravel() if whole else values[valid if valid.ndim == 2 else valid[band]]
             if chosen.size:
-                mean = float(chosen.mean())
-                self._merge(band, chosen.size, mean, float(np.square(chosen - mean).sum()))
+                deviations = chosen.astype(np.float64)
+                mean = deviations.mean()
+                deviations -= mean
+                added.count[band], added._mean[band] = chosen.size, mean
+                added._m2[band] = deviations @ deviations
+        self.merge(added)
 
     def merge(self, other: BandStatistics) -> None:
         """Add the pixels that another one has seen."""
-        for band in range(len(self.count)):
-            if other.count[band]:
-                self._merge(band, int(other.count[band]), float(other._mean[band]), float(other._m2[band]))
-
-    def _merge(self, band: int, count: int, mean: float, m2: float) -> None:
-        total = int(self.count[band]) + count
-        delta = mean - self._mean[band]
-        self._m2[band] += m2 + delta * delta * (self.count[band] * count / total)
-        self._mean[band] += delta * (count / total)
-        self.count[band] = total
+        total = self.count + other.count
+        share = np.divide(other.count, total, out=np.zeros(len(total)), where=total > 0)
+        delta = other._mean - self._mean
+        self._m2 += other._m2 + delta * delta * self.count * share
+        self._mean += delta * share
+        self.count = total
 
     @property
     def mean(self) -> npt.NDArray[np.float64]:

@@ -160,3 +160,47 @@ def _unity_weights(length: int, firsts: list[int], stops: list[int]) -> list[npt
 def _fade(count: int) -> npt.NDArray[np.float64]:
     """Rise from 0 to 1 as sin², sampled at pixel centres: never 0, and with its mirror image it sums to one."""
     return np.asarray(np.sin((np.arange(count) + 0.5) / count * np.pi / 2) ** 2)
+
+
+class WindowGroup(NamedTuple):
+    """Neighbouring chips that are read at once: their joint extent, and the chips."""
+
+    extent: Window
+    windows: tuple[Window, ...]
+
+
+def grouped_windows(
+    height: int, width: int, size: tuple[int, int], step: tuple[int, int], pixels: int, *, rows: bool
+) -> Iterator[WindowGroup]:
+    """Yield the windows of :func:`chip_windows` in groups of neighbours.
+
+    Args:
+        height: Rows of the scene.
+        width: Columns of the scene.
+        size: Chip (width, height) in pixels.
+        step: Distance (x, y) of neighbouring chips in pixels.
+        pixels: Pixels that a group's extent may have, unless it is a single chip.
+        rows: Whether groups are runs of one row of chips (for rasters stored row by row) or about square.
+    """
+    across, down = _group_shape(size, step, pixels, rows=rows)
+    for top in range(0, height, step[1] * down):
+        for left in range(0, width, step[0] * across):
+            windows = tuple(
+                Window(row, column, size[1], size[0])
+                for row in range(top, min(top + step[1] * down, height), step[1])
+                for column in range(left, min(left + step[0] * across, width), step[0])
+            )
+            last = windows[-1]
+            yield WindowGroup(Window(top, left, last.row_stop - top, last.column_stop - left), windows)
+
+
+def _group_shape(size: tuple[int, int], step: tuple[int, int], pixels: int, *, rows: bool) -> tuple[int, int]:
+    """Return how many chips a group has across and down."""
+    if any(s > 1.5 * z for s, z in zip(step, size, strict=True)):
+        return 1, 1  # gaps would be most of what is read
+    if rows:
+        return max(1, (pixels // size[1] - size[0]) // step[0] + 1), 1
+    side = math.isqrt(pixels)
+    down = max(1, (side - size[1]) // step[1] + 1)
+    height = size[1] + (down - 1) * step[1]
+    return max(1, (pixels // height - size[0]) // step[0] + 1), down

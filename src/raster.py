@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import numpy.typing as npt
 import rasterio
 import rasterio.shutil
+import rasterio.warp
 from rasterio.crs import CRS
-from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.io import MemoryFile
+from rasterio.vrt import WarpedVRT
+from rasterio.warp import transform_bounds
 from rasterio.windows import Window as RasterioWindow
 
-from src.bands import Band, all_measured, measured
+from src.atomic import whole_file
+from src.bands import Band, all_measured, as_dtype, measured
 from src.errors import UserError
 from src.grid import Window
 from src.labels import ClassTable
@@ -28,6 +35,8 @@ from src.spec import SceneSpec
 
 # Rasters without a place on earth are welcome: rows and columns are all that is needed.
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
+
+DatasetReader = rasterio.DatasetReader
 
 _NANOMETRES = {"nanometers": 1.0, "nanometer": 1.0, "nm": 1.0, "micrometers": 1e3, "micrometer": 1e3, "um": 1e3}
 
@@ -46,6 +55,7 @@ class RasterInfo:
         nodata: Nodata value per band, None where there is none.
         bands: Names, wavelengths, bad flags. An alpha band is no band but a mask, here and wherever bands count.
         masked: Whether a mask or an alpha band says which pixels are measurements; see :func:`read_valid`.
+        block: Height and width of the blocks that the file is stored in.
     """
 
     path: str
@@ -57,6 +67,7 @@ class RasterInfo:
     nodata: tuple[float | None, ...]
     bands: tuple[Band, ...]
     masked: bool = False
+    block: tuple[int, int] = (1, 1)
 
     @property
     def name(self) -> str:
@@ -80,10 +91,16 @@ def open_raster(path: str | Path) -> Iterator[rasterio.DatasetReader]:
     Raises:
         UserError: There is no such file, or GDAL cannot open or read it (also while the context lasts).
     """
+    with reading(path), rasterio.open(os.fspath(path)) as dataset:
+        yield dataset
+
+
+@contextmanager
+def reading(path: str | Path) -> Iterator[None]:
+    """Turn GDAL's errors about a file into a :class:`UserError` that names it."""
     text = os.fspath(path)
     try:
-        with rasterio.open(text) as dataset:
-            yield dataset
+        yield
     except RasterioError as error:
         if not text.startswith("/vsi") and "://" not in text and not Path(text).exists():
             raise UserError(f"There is no file {text}; give the path of a raster that GDAL reads.") from error
@@ -92,6 +109,13 @@ def open_raster(path: str | Path) -> Iterator[rasterio.DatasetReader]:
             f"{text} cannot be read as a raster ({reason}); expected a whole file that GDAL reads. "
             f"Check it with: gdalinfo -checksum {text}"
         ) from error
+
+
+@contextmanager
+def block_cache(megabytes: int) -> Iterator[None]:
+    """Bound the decoded blocks that GDAL keeps; its default, a twentieth of the memory, would fill with a scene."""
+    with rasterio.Env(GDAL_CACHEMAX=megabytes):
+        yield
 
 
 def describe(path: str | Path) -> RasterInfo:
@@ -113,6 +137,7 @@ def info_of(dataset: rasterio.DatasetReader) -> RasterInfo:
         nodata=tuple(dataset.nodatavals[i - 1] for i in indexes),
         bands=_bands(dataset, indexes),
         masked=bool(_mask_indexes(dataset)),
+        block=dataset.block_shapes[0],
     )
 
 
@@ -247,6 +272,95 @@ def _decimation(
     return RasterioWindow(part.column, part.row, part.width, part.height), shape
 
 
+def offset_on(source: RasterInfo, target: RasterInfo) -> tuple[int, int] | None:
+    """Return (row, column) of the target's upper left pixel in the source, if both lie on one pixel grid.
+
+    None where pixels of both do not coincide, to a thousandth of a pixel, all over the target: other CRS, other
+    resolution, or an offset by parts of a pixel.
+    """
+    if not same_crs(source.crs, target.crs):
+        return None
+    to_source = ~rasterio.Affine(*source.transform) * rasterio.Affine(*target.transform)
+    column, row = round(to_source.c), round(to_source.f)
+    for x, y in ((0, 0), (target.width, 0), (0, target.height), (target.width, target.height)):
+        found_x, found_y = to_source * (x, y)
+        if abs(found_x - x - column) > 1e-3 or abs(found_y - y - row) > 1e-3:
+            return None
+    return row, column
+
+
+def same_crs(first: str | None, second: str | None) -> bool:
+    """Tell whether two CRS (WKT, or None for none) are the same."""
+    if first is None or second is None:
+        return first is second
+    return bool(CRS.from_wkt(first) == CRS.from_wkt(second))
+
+
+def crs_label(crs: str | None) -> str:
+    """Name a CRS in a few characters for a line on the terminal: ``EPSG:32633``, else its name."""
+    if crs is None:
+        return "no CRS"
+    parsed = CRS.from_wkt(crs)
+    code = parsed.to_epsg()
+    name = re.search(r'"([^"]+)"', crs)
+    return f"EPSG:{code}" if code else name[1] if name else "unnamed CRS"
+
+
+def warped(dataset: rasterio.DatasetReader, target: RasterInfo) -> WarpedVRT:
+    """Lay a label raster onto another raster's grid by nearest neighbour, computed window by window.
+
+    What the source does not cover, and its nodata, becomes 0. The result reads like an open raster.
+    """
+    return WarpedVRT(
+        dataset,
+        crs=CRS.from_wkt(target.crs),
+        transform=rasterio.Affine(*target.transform),
+        width=target.width,
+        height=target.height,
+        resampling=Resampling.nearest,
+        nodata=0,
+        tolerance=0.01,  # pixels that a position may be off; GDAL's default is an eighth
+    )
+
+
+def bounds_in(info: RasterInfo, crs: str | None) -> tuple[float, float, float, float]:
+    """Return a raster's extent (left, bottom, right, top) in a CRS; in its own where one of both has none."""
+    transform = rasterio.Affine(*info.transform)
+    corners = [transform * corner for corner in ((0, 0), (info.width, 0), (0, info.height), (info.width, info.height))]
+    xs, ys = zip(*corners, strict=True)
+    bounds = min(xs), min(ys), max(xs), max(ys)
+    if info.crs is None or crs is None or same_crs(info.crs, crs):
+        return bounds
+    left, bottom, right, top = transform_bounds(CRS.from_wkt(info.crs), CRS.from_wkt(crs), *bounds)
+    return left, bottom, right, top
+
+
+def transform_points(points: npt.NDArray[np.float64], source: str, target: str) -> npt.NDArray[np.float64]:
+    """Transform n × 2 coordinates from one CRS (WKT) into another."""
+    xs, ys = rasterio.warp.transform(CRS.from_wkt(source), CRS.from_wkt(target), points[:, 0], points[:, 1])
+    return np.column_stack([xs, ys])
+
+
+def category_names(dataset: rasterio.DatasetReader) -> dict[int, str]:
+    """Return the names of the values in band 1 (ENVI class names, GDAL category names); empty where there are none."""
+    # rasterio has no call for them; the raster's description as a VRT holds them for every format.
+    with tempfile.TemporaryDirectory() as folder:
+        description = Path(folder) / "description.vrt"
+        rasterio.shutil.copy(dataset, description, driver="VRT")
+        tree = ElementTree.parse(description)
+    names = [(node.text or "").strip() for node in tree.findall("VRTRasterBand[@band='1']/CategoryNames/Category")]
+    return {value: name for value, name in enumerate(names) if name and value > 0}
+
+
+def value_colors(dataset: rasterio.DatasetReader) -> dict[int, str]:
+    """Return the colours (#rrggbb) of the values in band 1's colour table; empty where there is none."""
+    try:
+        table = dataset.colormap(1)
+    except ValueError:
+        return {}
+    return {value: "#{:02x}{:02x}{:02x}".format(*rgba[:3]) for value, rgba in table.items() if rgba[3]}
+
+
 def shifted(transform: Sequence[float], window: Window) -> tuple[float, float, float, float, float, float]:
     """Return the affine coefficients of a window's own grid."""
     a, b, c, d, e, f = transform
@@ -262,6 +376,7 @@ def write_geotiff(
     nodata: float | None = None,
     bands: Sequence[Band] = (),
     classes: ClassTable | None = None,
+    mask: npt.NDArray[np.bool_] | None = None,
     **options: Any,
 ) -> None:
     """Write a small GeoTIFF in one go, whole or not at all.
@@ -271,24 +386,28 @@ def write_geotiff(
         image: C × H × W or H × W.
         crs: WKT, None for none.
         transform: Affine coefficients of the upper left pixel.
-        nodata: Nodata value to declare.
+        nodata: Nodata value to declare; left out if the data type cannot hold it.
         bands: Names and wavelengths to store, one per band, or none.
         classes: Colour table and category names to store in a one-band uint8 raster.
+        mask: H × W, False where there is no measurement although no nodata value says so; stored inside.
         options: GDAL creation options (``compress="deflate"``, ``tiled=True`` …).
+
+    Raises:
+        OSError: The disk is full or the folder cannot be written.
     """
-    path = Path(path)
     cube = image if image.ndim == 3 else image[None]
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tif")
     profile = {"driver": "GTiff", "count": cube.shape[0], "height": cube.shape[1], "width": cube.shape[2]}
-    try:
-        with rasterio.open(
-            partial,
-            "w",
+    if nodata is not None and (cube.dtype.kind == "f" or as_dtype(nodata, cube.dtype) is not None):
+        profile["nodata"] = nodata
+    if classes is None:
+        options = {"photometric": "minisblack", **options}  # else GDAL takes a fourth uint8 band for alpha
+    # In memory first: GDAL does not report that a disk is full when it happens while a file is closed.
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), MemoryFile() as memory:
+        with memory.open(
             **profile,
             dtype=cube.dtype,
             crs=CRS.from_wkt(crs) if crs else None,
             transform=rasterio.Affine(*transform),
-            nodata=nodata,
             **options,
         ) as dataset:
             if classes is not None:
@@ -297,10 +416,25 @@ def write_geotiff(
             for index, band in enumerate(bands, start=1):
                 dataset.set_band_description(index, band.name)
                 dataset.update_tags(index, **band_tags(band))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-        partial.with_name(partial.name + ".aux.xml").unlink(missing_ok=True)
+            if mask is not None:
+                dataset.write_mask(mask)
+        with whole_file(path) as partial:
+            partial.write_bytes(memory.getbuffer())
+
+
+def recode(path: Path, lookup: npt.NDArray[np.uint8]) -> None:
+    """Replace every value of a small uint8 raster by ``lookup[value]``."""
+    with rasterio.open(path) as dataset:
+        values, profile = dataset.read(1), dataset.profile
+    write_geotiff(
+        path,
+        lookup[values],
+        crs=profile["crs"].to_wkt() if profile["crs"] else None,
+        transform=profile["transform"],
+        interleave="band",
+        blockysize=profile["blockysize"],
+        compress=profile.get("compress", "none"),
+    )
 
 
 def band_tags(band: Band) -> dict[str, str]:

@@ -1,0 +1,135 @@
+"""From the classes that labels come with to those that are trained: merged, renamed, dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from src.errors import UserError
+from src.labels import UNCLASSIFIED
+
+
+@dataclass(frozen=True)
+class ClassRule:
+    """One class and what becomes it.
+
+    Attributes:
+        value: The class's value, 1–255; 0 for what becomes unclassified, also where it overlaps an earlier entry.
+        merge: The values (integers) or text classes (strings) of the labels that become this class.
+        name: Its name; None for the labels' own.
+        color: Its colour as #rrggbb; None for the labels' own.
+    """
+
+    value: int
+    merge: tuple[int | str, ...]
+    name: str | None = None
+    color: str | None = None
+
+
+@dataclass(frozen=True)
+class ClassMap:
+    """Rules in the order in which polygons are burnt: where two overlap, the later rule wins.
+
+    What no rule names becomes unclassified.
+    """
+
+    rules: tuple[ClassRule, ...]
+
+    def __post_init__(self) -> None:
+        """Raise UserError for a value outside 0–255 or used twice, an empty rule, or a class named twice."""
+        seen: dict[int | str, int] = {}
+        values = [rule.value for rule in self.rules]
+        for rule in self.rules:
+            if not 0 <= rule.value <= 255:
+                raise UserError(f"class_map gives the value {rule.value}; expected 1–255, or 0 for unclassified.")
+            if values.count(rule.value) > 1:
+                raise UserError(f"class_map has the value {rule.value} twice; name all that it merges in one entry.")
+            if not rule.merge:
+                raise UserError(f"class_map's entry {rule.value} merges nothing; list values or classes under merge.")
+            for source in rule.merge:
+                if source in seen:
+                    raise UserError(f"class_map puts {source!r} into {seen[source]} and {rule.value}; choose one.")
+                seen[source] = rule.value
+
+    @property
+    def sources(self) -> tuple[int | str, ...]:
+        """All values and text classes that a rule names."""
+        return tuple(source for rule in self.rules for source in rule.merge)
+
+    def target(self) -> dict[int | str, int]:
+        """Return the class value of every source."""
+        return {source: rule.value for rule in self.rules for source in rule.merge}
+
+    def order(self) -> dict[int | str, int]:
+        """Return the position of every source's rule."""
+        return {source: position for position, rule in enumerate(self.rules) for source in rule.merge}
+
+    def names(self) -> dict[int, str]:
+        """Return the names that the rules give, by value."""
+        return {rule.value: rule.name for rule in self.rules if rule.value and rule.name is not None}
+
+    def colors(self) -> dict[int, str]:
+        """Return the colours that the rules give, by value."""
+        return {rule.value: rule.color for rule in self.rules if rule.value and rule.color is not None}
+
+
+def class_values(
+    raw: npt.NDArray[Any], nodata: float | None, class_map: ClassMap | None, origin: str
+) -> npt.NDArray[np.uint8]:
+    """Turn a label raster's numbers into class values.
+
+    Args:
+        raw: Any shape and dtype.
+        nodata: The raster's nodata value; what has it, and NaN, becomes 0.
+        class_map: What to merge; None to keep the values.
+        origin: What to call the raster in an error.
+
+    Raises:
+        UserError: A value is fractional, or negative or over 255 and not named in the class map.
+    """
+    if raw.dtype == np.uint8 and nodata in (None, UNCLASSIFIED) and class_map is None:
+        return raw
+    missing = np.zeros(raw.shape, bool) if raw.dtype.kind != "f" else np.isnan(raw)
+    if nodata is not None:
+        missing |= raw == nodata
+    values = np.where(missing, 0, raw)
+    if raw.dtype.kind == "f" and (wrong := values[values != np.floor(values)]).size:
+        raise UserError(f"{origin} has the value {wrong[0]:g}; labels are whole numbers of 0–255. Round it.")
+    if class_map is not None:
+        return _mapped(values, class_map)
+    if (wrong := values[(values < 0) | (values > 255)]).size:
+        raise UserError(
+            f"{origin} has the value {wrong[0]:g}; labels are whole numbers of 0–255 (0 = unclassified). Renumber it "
+            "with class_map, or declare it as the file's nodata value."
+        )
+    return values.astype(np.uint8)
+
+
+def _mapped(values: npt.NDArray[Any], class_map: ClassMap) -> npt.NDArray[np.uint8]:
+    targets = {source: value for source, value in class_map.target().items() if isinstance(source, int)}
+    if not targets:
+        return np.zeros(values.shape, np.uint8)
+    sources = np.array(sorted(targets))
+    into = np.array([targets[source] for source in sources.tolist()], np.uint8)
+    position = np.searchsorted(sources, values).clip(max=len(sources) - 1)
+    return np.where(sources[position] == values, into[position], 0).astype(np.uint8)
+
+
+def rare_values(counts: npt.NDArray[np.int64], min_share: float) -> tuple[int, ...]:
+    """List the class values with pixels, but less than a share of the labelled pixels.
+
+    Args:
+        counts: Pixels of each value 0–255.
+        min_share: Percent of all pixels that are not 0.
+    """
+    labelled = counts[1:].sum()
+    return tuple(int(v) for v in np.flatnonzero(counts) if v != UNCLASSIFIED and 100 * counts[v] < min_share * labelled)
+
+
+def free_value(taken: Iterable[int], fallback: int) -> int:
+    """Return the smallest class value that is not taken; ``fallback`` when all 255 are."""
+    return min(set(range(1, 256)) - set(taken), default=fallback)

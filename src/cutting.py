@@ -1,0 +1,275 @@
+"""Cutting scenes into chips: windows in, GeoTIFF pairs and what was counted in them out, on all cores."""
+
+from __future__ import annotations
+
+import os
+import queue
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from src.bands import BandStatistics, all_measured, measured
+from src.grid import Window, WindowGroup, grouped_windows
+from src.label_sources import LabelReader, LabelSource
+from src.labels import UNCLASSIFIED
+from src.raster import (
+    DatasetReader,
+    RasterInfo,
+    block_cache,
+    open_raster,
+    read_valid,
+    read_window,
+    reading,
+    shifted,
+    write_geotiff,
+)
+
+Fate = Literal["kept", "without measurement", "without label", "below the coverage"]
+"""What becomes of a window, and why."""
+
+_IN_FLIGHT = 96 * 2**20
+"""Bytes of images that all threads together hold at a time."""
+_BLOCK_CACHE = 64
+"""Megabytes of decoded blocks that GDAL keeps."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """An image, its labels, and the nodata value that counts for each of its bands."""
+
+    info: RasterInfo
+    labels: LabelSource
+    nodata: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class ChipFormat:
+    """What all chips of a data folder have in common.
+
+    Attributes:
+        size: Width and height in pixels.
+        step: Distance of neighbouring chips in x and y, pixels.
+        min_coverage: Percent of a chip's pixels that have a class and a measurement, at least.
+        nodata: Nodata value to declare; None where the scenes have none in common.
+        used: Which bands are used.
+        compress: GDAL's name of a compression, ``none`` for none.
+    """
+
+    size: tuple[int, int]
+    step: tuple[int, int]
+    min_coverage: float
+    nodata: float | None
+    used: tuple[bool, ...]
+    compress: str = "none"
+
+    @property
+    def fill(self) -> float:
+        """Value of pixels outside the scene."""
+        return self.nodata if self.nodata is not None else 0.0
+
+
+@dataclass(frozen=True)
+class Chip:
+    """A window that was looked at, and what was counted in it.
+
+    Attributes:
+        scene: Index of its scene.
+        window: In the scene.
+        name: File name, the same for image and label.
+        fate: Whether it was written.
+        counts: Pixels of each class value 0–255.
+        statistics: Of its measurements; None if it was not written.
+    """
+
+    scene: int
+    window: Window
+    name: str
+    fate: Fate
+    counts: npt.NDArray[np.int64]
+    statistics: BandStatistics | None
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """One thread's open files of a scene."""
+
+    image: DatasetReader
+    labels: LabelReader
+
+
+def chip_name(scene: str, window: Window) -> str:
+    """Return a chip's file name: ``<scene>_tile_<x>_<y>.tif``."""
+    return f"{scene}_tile_{window.column}_{window.row}.tif"
+
+
+def cut_scene(
+    index: int, scene: Scene, chip_format: ChipFormat, folder: Path, workers: int | None = None
+) -> Iterator[Chip]:
+    """Cut a scene into chips, written to ``images/`` and ``labels/`` of a folder that has both.
+
+    Memory does not depend on the scene's size: each thread holds one group of neighbouring chips.
+
+    Args:
+        index: The scene's number, for :attr:`Chip.scene`.
+        scene: Image and labels.
+        chip_format: What chips look like.
+        folder: Where to write.
+        workers: Threads; None for one per core.
+
+    Yields:
+        Every window of the chip grid in a fixed order, written or not.
+
+    Raises:
+        UserError: The image or its labels cannot be read, or the labels hold what is no class.
+        OSError: A chip cannot be written.
+    """
+    workers = workers or cores()
+    cutter = _Cutter(index, scene, chip_format, folder)
+    with block_cache(_BLOCK_CACHE), _readers(scene, workers) as idle, ThreadPoolExecutor(workers) as pool:
+
+        def cut(group: WindowGroup) -> list[Chip]:
+            reader = idle.get()
+            try:
+                return list(cutter.cut(reader, group))
+            finally:
+                idle.put(reader)
+
+        pending: deque[Future[list[Chip]]] = deque()
+        try:
+            for group in _groups(scene.info, chip_format.size, chip_format.step, workers):
+                pending.append(pool.submit(cut, group))
+                if len(pending) > workers + 1:
+                    yield from pending.popleft().result()
+            while pending:
+                yield from pending.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def cores() -> int:
+    """Count the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _groups(info: RasterInfo, size: tuple[int, int], step: tuple[int, int], workers: int) -> Iterator[WindowGroup]:
+    pixels = _IN_FLIGHT // workers // (len(info.bands) * np.dtype(info.dtype).itemsize)
+    return grouped_windows(info.height, info.width, size, step, pixels, rows=info.block[1] >= info.width)
+
+
+@contextmanager
+def _readers(scene: Scene, count: int) -> Iterator[queue.SimpleQueue[_Reader]]:
+    """Open a scene's files once for each of ``count`` threads; who reads takes a reader and puts it back.
+
+    They are opened and closed here because rasterio binds a dataset's environment to the thread that opens it.
+    """
+    idle: queue.SimpleQueue[_Reader] = queue.SimpleQueue()
+    with ExitStack() as stack:
+        for _ in range(count):
+            image = stack.enter_context(open_raster(scene.info.path))
+            idle.put(_Reader(image, stack.enter_context(scene.labels.open())))
+        yield idle
+
+
+@dataclass(frozen=True)
+class _Cutter:
+    """Cuts groups of chips from one scene."""
+
+    index: int
+    scene: Scene
+    format: ChipFormat
+    folder: Path
+
+    def cut(self, reader: _Reader, group: WindowGroup) -> Iterator[Chip]:
+        extent = group.extent
+        with reading(self.scene.info.path):
+            image = read_window(reader.image, extent, self.format.fill)
+            valid = read_valid(reader.image, extent, image, self.scene.nodata, self.format.used)
+        labels = np.where(valid, reader.labels.read(extent), np.uint8(UNCLASSIFIED))
+        for window in group.windows:
+            row, column = window.row - extent.row, window.column - extent.column
+            part = np.s_[row : row + window.height, column : column + window.width]
+            yield self._chip(window, image[:, *part], valid[part], labels[part])
+
+    def _chip(
+        self,
+        window: Window,
+        image: npt.NDArray[Any],
+        valid: npt.NDArray[np.bool_],
+        label: npt.NDArray[np.uint8],
+    ) -> Chip:
+        name = chip_name(self.scene.info.name, window)
+        counts = np.bincount(label.ravel(), minlength=256)
+        fate = _fate(window.pixels, int(valid.sum()), int(counts[1:].sum()), self.format.min_coverage)
+        if fate != "kept":
+            return Chip(self.index, window, name, fate, counts, None)
+        self._write(name, window, image, valid, label)
+        statistics = BandStatistics(len(image))
+        # A band that is not used may lack measurements where the others have them.
+        statistics.update(image, valid if all(self.format.used) else valid & measured(image, self.scene.nodata))
+        return Chip(self.index, window, name, fate, counts, statistics)
+
+    def _write(
+        self,
+        name: str,
+        window: Window,
+        image: npt.NDArray[Any],
+        valid: npt.NDArray[np.bool_],
+        label: npt.NDArray[np.uint8],
+    ) -> None:
+        info, chip = self.scene.info, self.format
+        grid = shifted(info.transform, window)
+        # A band in one piece, not pixel by pixel: that is how training wants it, and reads fastest.
+        layout: dict[str, Any] = {"interleave": "band", "blockysize": window.height, "compress": chip.compress}
+        told = all_measured(image, chip.nodata, chip.used)
+        write_geotiff(
+            self.folder / "images" / name,
+            image,
+            crs=info.crs,
+            transform=grid,
+            nodata=chip.nodata,
+            bands=info.bands,
+            mask=None if np.array_equal(told, valid) else valid,
+            **layout,
+        )
+        write_geotiff(self.folder / "labels" / name, label, crs=info.crs, transform=grid, **layout)
+
+
+def _fate(pixels: int, valid: int, labelled: int, min_coverage: float) -> Fate:
+    if 100 * labelled >= min_coverage * pixels:
+        return "kept"
+    if not valid:
+        return "without measurement"
+    return "below the coverage" if labelled else "without label"
+
+
+def bands_with_measurements(scenes: Sequence[Scene], size: tuple[int, int]) -> tuple[bool, ...]:
+    """Tell which bands have at least one measurement in every scene.
+
+    Reads no more than it takes: a band is settled by its first measurement, so whole scenes are read only for
+    bands that have none.
+    """
+    found = [_measured_bands(scene, size) for scene in scenes]
+    return tuple(bool(b) for b in np.all(found, axis=0))
+
+
+def _measured_bands(scene: Scene, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    info = scene.info
+    floating = np.dtype(info.dtype).kind == "f"
+    found = np.array([not floating and nodata is None for nodata in scene.nodata])
+    if found.all():
+        return found
+    with open_raster(info.path) as dataset:
+        for group in _groups(info, size, size, workers=1):
+            bands = np.flatnonzero(~found).tolist()
+            image = read_window(dataset, group.extent.intersection(info.window), 0, bands)
+            found[bands] = measured(image, [scene.nodata[b] for b in bands]).any(axis=(1, 2))
+            if found.all():
+                break
+    return found

@@ -1,0 +1,259 @@
+"""Where a scene's classes come from: rasters on any grid and vector files, read window by window."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from src.class_map import ClassMap, class_values
+from src.errors import UserError
+from src.grid import Window
+from src.raster import (
+    RasterInfo,
+    bounds_in,
+    category_names,
+    crs_label,
+    info_of,
+    offset_on,
+    open_raster,
+    read_valid,
+    read_window,
+    reading,
+    value_colors,
+    warped,
+)
+from src.vector import Burner, is_vector, read_classes, read_features
+
+Values = npt.NDArray[np.uint8]
+
+
+class LabelReader(Protocol):
+    """Reads windows of a scene's labels; for one thread."""
+
+    def read(self, window: Window) -> Values:
+        """Return class values, H × W, on the image's grid; 0 where there is no class."""
+
+
+class LabelSource(Protocol):
+    """Labels of one scene, not open yet; for any number of threads."""
+
+    @property
+    def note(self) -> str | None:
+        """What is done to bring the labels onto the image's grid, in one line; None for nothing."""
+
+    def open(self) -> Any:
+        """Open for one thread: a context manager that yields a :class:`LabelReader`."""
+
+
+@dataclass(frozen=True)
+class ClassHints:
+    """Names and colours that label files bring, by class value."""
+
+    names: dict[int, str] = field(default_factory=dict)
+    colors: dict[int, str] = field(default_factory=dict)
+
+    def merged(self, other: ClassHints) -> ClassHints:
+        """Join two; the other one's entries go first."""
+        return ClassHints({**self.names, **other.names}, {**self.colors, **other.colors})
+
+
+@dataclass(frozen=True)
+class RasterLabels:
+    """A label raster, read directly where it lies on the image's pixel grid, else warped onto it.
+
+    Attributes:
+        info: The label raster.
+        image: The image.
+        class_map: What to merge.
+    """
+
+    info: RasterInfo
+    image: RasterInfo
+    class_map: ClassMap | None
+
+    @property
+    def note(self) -> str | None:
+        """Say how the labels' grid differs from the image's."""
+        offset = self._offset
+        if offset is None:
+            grid = f"{crs_label(self.info.crs)}, pixels of {abs(self.info.transform[0]):g}"
+            return f"{self.info.path} ({grid}) is warped onto the grid of {self.image.path} by nearest neighbour."
+        if _georeferenced(self.image) and not _georeferenced(self.info):
+            return f"{self.info.path} has no georeference; its pixels are taken to be those of {self.image.path}."
+        same_extent = (self.info.width, self.info.height) == (self.image.width, self.image.height)
+        if offset != (0, 0) or not same_extent:
+            return f"{self.info.path} has another extent than {self.image.path}; it is 0 (unclassified) elsewhere."
+        return None
+
+    @property
+    def _offset(self) -> tuple[int, int] | None:
+        """Row and column of the image's upper left pixel in the label raster; None if it has to be warped."""
+        if _georeferenced(self.image) and not _georeferenced(self.info):
+            return (0, 0)
+        return offset_on(self.info, self.image)
+
+    @contextmanager
+    def open(self) -> Iterator[LabelReader]:
+        """Open the label raster for one thread."""
+        offset = self._offset
+        with open_raster(self.info.path) as dataset:
+            if offset is not None:
+                yield _RasterReader(dataset, offset, self.info, self.class_map)
+            else:
+                with warped(dataset, self.image) as laid_over:
+                    yield _RasterReader(laid_over, (0, 0), self.info, self.class_map)
+
+
+@dataclass(frozen=True)
+class _RasterReader:
+    dataset: Any
+    offset: tuple[int, int]
+    info: RasterInfo
+    class_map: ClassMap | None
+
+    def read(self, window: Window) -> Values:
+        moved = window._replace(row=window.row + self.offset[0], column=window.column + self.offset[1])
+        with reading(self.info.path):
+            raw = read_window(self.dataset, moved, fill=0, bands=[0])
+            masked = read_valid(self.dataset, moved, raw, None) if self.info.masked else None
+        values = class_values(raw[0], self.dataset.nodatavals[0], self.class_map, self.info.path)
+        return values if masked is None else np.where(masked, values, np.uint8(0))
+
+
+@dataclass(frozen=True)
+class VectorLabels:
+    """Polygons, burnt window by window."""
+
+    burner: Burner
+    note: str | None = None
+
+    @contextmanager
+    def open(self) -> Iterator[LabelReader]:
+        """Yield the polygons, which threads share."""
+        yield self.burner
+
+
+def label_sources(
+    labels: Sequence[str],
+    images: Sequence[RasterInfo],
+    class_map: ClassMap | None,
+    label_field: str | None,
+    label_layer: str | None,
+) -> tuple[list[LabelSource], ClassHints]:
+    """Prepare the labels of every scene.
+
+    Args:
+        labels: A raster or vector file per image.
+        images: The images, in the same order.
+        class_map: What to merge; None to keep the classes as they are.
+        label_field: Attribute of vector files that holds the class.
+        label_layer: Their layer.
+
+    Returns:
+        One source per image, and the class names and colours that the files bring.
+
+    Raises:
+        UserError: A file cannot be read, does not overlap its image, has several bands or no CRS to place it by;
+            the class map names a text class that no file has.
+    """
+    vectors = [path for path in dict.fromkeys(labels) if is_vector(path)]
+    texts = _text_classes({path: read_classes(path, label_field, label_layer) for path in vectors}, class_map)
+    sources: list[LabelSource] = []
+    hints = ClassHints(names={value: text for text, value in texts.items()} if class_map is None else {})
+    for path, image in zip(labels, images, strict=True):
+        if path in vectors:
+            sources.append(_vector_source(path, image, class_map, texts, label_field, label_layer))
+        else:
+            source, found = _raster_source(path, image, class_map)
+            sources.append(source)
+            hints = hints.merged(found)
+    if class_map is not None:
+        hints = hints.merged(ClassHints(class_map.names(), class_map.colors()))
+    return sources, hints
+
+
+def _text_classes(found: dict[str, npt.NDArray[Any]], class_map: ClassMap | None) -> dict[str, int]:
+    """Return the value of every text class of the vector files: the class map's, else 1, 2, 3… by alphabet."""
+    texts = sorted({str(c) for classes in found.values() for c in classes if isinstance(c, str)})
+    if class_map is None:
+        if len(texts) > 255:
+            raise UserError(f"{', '.join(found)}: {len(texts)} text classes; 255 fit. Merge some with class_map.")
+        return {text: value for value, text in enumerate(texts, start=1)}
+    for rule in class_map.rules:
+        if rule.value and not any(isinstance(source, int) or source in texts for source in rule.merge):
+            there = ", ".join(texts) or "no text class"
+            raise UserError(
+                f"class_map merges {', '.join(map(str, rule.merge))}, which no label has; there is: {there}."
+            )
+    target = class_map.target()
+    return {text: target.get(text, 0) for text in texts}
+
+
+def _raster_source(path: str, image: RasterInfo, class_map: ClassMap | None) -> tuple[RasterLabels, ClassHints]:
+    with open_raster(path) as dataset:
+        info = info_of(dataset)
+        hints = ClassHints(category_names(dataset), value_colors(dataset)) if class_map is None else ClassHints()
+    if len(info.bands) != 1:
+        raise UserError(f"{path} has {len(info.bands)} bands; a label raster has one. Cut it out: gdal_translate -b.")
+    _check_overlap(info, image)
+    return RasterLabels(info, image, class_map), hints
+
+
+def _check_overlap(label: RasterInfo, image: RasterInfo) -> None:
+    if not _georeferenced(label) and (label.width, label.height) == (image.width, image.height):
+        return
+    if (label.crs is None) != (image.crs is None) or (label.crs is None and offset_on(label, image) is None):
+        without = label.path if label.crs is None else image.path
+        raise UserError(
+            f"{without} has no CRS, so {label.path} cannot be laid onto {image.path}; declare it: gdal_edit.py -a_srs."
+        )
+    a, b = bounds_in(label, image.crs), bounds_in(image, image.crs)
+    if a[0] >= b[2] or b[0] >= a[2] or a[1] >= b[3] or b[1] >= a[3]:
+        raise UserError(
+            f"{label.path} and {image.path} do not overlap ({_extent(a)} against {_extent(b)} in "
+            f"{crs_label(image.crs)}); give the labels of this image."
+        )
+
+
+def _vector_source(
+    path: str,
+    image: RasterInfo,
+    class_map: ClassMap | None,
+    texts: dict[str, int],
+    label_field: str | None,
+    label_layer: str | None,
+) -> VectorLabels:
+    features = read_features(path, image, label_field, label_layer)
+    if not len(features.geometries):
+        extent = _extent(bounds_in(image, image.crs))
+        raise UserError(
+            f"{path} and {image.path} do not overlap: no geometry lies within {extent} in {crs_label(image.crs)}; give "
+            "the labels of this image."
+        )
+    order = np.arange(len(features.classes))
+    if features.classes.dtype.kind in "iuf":
+        values = class_values(features.classes, None, class_map, path)
+    else:
+        values = np.array([texts[str(text)] for text in features.classes], np.uint8)
+    if class_map is not None:
+        ranks = class_map.order()
+        keys = features.classes.tolist()
+        rank = np.array([ranks.get(int(k) if isinstance(k, float) else k, -1) for k in keys])
+        order = np.argsort(rank, kind="stable")
+        order = order[rank[order] >= 0]
+    else:
+        order = order[values > 0]
+    return VectorLabels(Burner(features.geometries[order], values[order], image.transform))
+
+
+def _georeferenced(info: RasterInfo) -> bool:
+    return info.crs is not None or info.transform != (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+
+
+def _extent(bounds: tuple[float, float, float, float]) -> str:
+    return f"{bounds[0]:.7g}…{bounds[2]:.7g}, {bounds[1]:.7g}…{bounds[3]:.7g}"

@@ -1,0 +1,112 @@
+"""Which files are prepared: scenes and their labels, paired and checked against each other before a pixel is read."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Sequence
+from pathlib import Path
+
+from src.bands import as_dtype
+from src.errors import UserError
+from src.raster import RasterInfo, describe
+
+
+def resolve(given: str | Sequence[str], key: str) -> list[str]:
+    """Turn a path, a list of paths, or globs into the list of files, globs in alphabetical order.
+
+    Raises:
+        UserError: Nothing is given, or a glob matches nothing.
+    """
+    paths: list[str] = []
+    for text in [given] if isinstance(given, str) else given:
+        exists = text.startswith("/vsi") or "://" in text or Path(text).exists() or not glob.has_magic(text)
+        found = [text] if exists else sorted(glob.glob(text, recursive=True))  # noqa: PTH207 (absolute patterns)
+        if not found:
+            raise UserError(f"{key}={text} matches no file; give the path of a file, a list of paths, or a glob.")
+        paths += found
+    if not paths:
+        raise UserError(f"{key} is an empty list; give the path of a file, a list of paths, or a glob.")
+    return paths
+
+
+def pair(images: Sequence[str], labels: Sequence[str]) -> list[str]:
+    """Return the label of every image: by order, or one vector or raster file for all of them.
+
+    Raises:
+        UserError: There are neither as many labels as images nor one.
+    """
+    if len(labels) == len(images):
+        return list(labels)
+    if len(labels) == 1:
+        return [labels[0]] * len(images)
+    raise UserError(
+        f"There are {len(images)} images and {len(labels)} labels; give one label per image, in the same order, or one "
+        "for all of them."
+    )
+
+
+def describe_all(images: Sequence[str]) -> list[RasterInfo]:
+    """Describe the images of one data set.
+
+    Raises:
+        UserError: One cannot be read; two have the same name; bands, their order, or data types differ.
+    """
+    infos = [describe(path) for path in images]
+    first = infos[0]
+    names: dict[str, str] = {}
+    for info in infos:
+        if info.name in names:
+            raise UserError(
+                f"{names[info.name]} and {info.path} have the same name, and their chips would too; rename one of them."
+            )
+        names[info.name] = info.path
+        _check_same_kind(first, info)
+    return infos
+
+
+def _check_same_kind(first: RasterInfo, info: RasterInfo) -> None:
+    if len(info.bands) != len(first.bands):
+        raise UserError(
+            f"{info.path} has {len(info.bands)} bands, but {first.path} has {len(first.bands)}; the scenes of a data "
+            "set have the same bands."
+        )
+    if info.dtype != first.dtype:
+        raise UserError(
+            f"{info.path} is {info.dtype}, but {first.path} is {first.dtype}; the scenes of a data set have one data "
+            "type. Convert one with gdal_translate -ot."
+        )
+    for number, (band, expected) in enumerate(zip(info.bands, first.bands, strict=True), start=1):
+        both = band.wavelength, expected.wavelength
+        differs = abs(both[0] - both[1]) > 1 if both[0] and both[1] else band.name != expected.name
+        if differs:
+            raise UserError(
+                f"Band {number} of {info.path} is {_band(band.name, both[0])}, but that of {first.path} is "
+                f"{_band(expected.name, both[1])}; the scenes of a data set have the same bands in the same order."
+            )
+
+
+def _band(name: str, wavelength: float | None) -> str:
+    return f"{name!r} ({wavelength:g} nm)" if wavelength else repr(name)
+
+
+def scene_nodata(info: RasterInfo, override: float | None) -> tuple[float | None, ...]:
+    """Return the nodata value that counts for each band of a scene.
+
+    Args:
+        info: The scene.
+        override: Replaces what the file declares; None to keep that.
+
+    Raises:
+        UserError: The data type cannot hold the override.
+    """
+    if override is None:
+        return info.nodata
+    if info.dtype.startswith(("int", "uint")) and as_dtype(override, info.dtype) is None:
+        raise UserError(f"nodata={override:g} does not fit into {info.path}, which is {info.dtype}; give another.")
+    return (override,) * len(info.bands)
+
+
+def common_nodata(per_scene: Sequence[Sequence[float | None]]) -> float | None:
+    """Return the nodata value that all bands of all scenes share; None if they have none or differ."""
+    values = {None if value is None else repr(float(value)) for scene in per_scene for value in scene}
+    return float(values.pop() or "nan") if len(values) == 1 and None not in values else None

@@ -1,0 +1,76 @@
+"""``python prepare.py``: from the composed configuration to a data folder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from src.class_map import ClassRule
+from src.errors import UserError
+from src.preparation import Preparation, prepare
+from src.tasks.schema import ClassRuleConfig, PrepareConfig
+
+
+def run(config: DictConfig) -> None:
+    """Prepare a data folder."""
+    given: PrepareConfig = OmegaConf.to_object(config)  # type: ignore[assignment]  # it is what the schema says
+    prepare(settings(given), given.data_dir, overwrite=given.overwrite)
+
+
+def settings(given: PrepareConfig) -> Preparation:
+    """Turn the configuration into plain typed settings; raises UserError where a value is of the wrong kind."""
+    split = given.split
+    return Preparation(
+        image=_paths("image", given.image),
+        label=_paths("label", given.label),
+        chip_size=_pair("chip.size", given.chip.size),
+        chip_step=_pair("chip.step", given.chip.step),
+        min_coverage=given.chip.min_coverage,
+        compress=given.chip.compress,
+        shares=(split.train, split.validation, split.test),
+        strategy=split.strategy.value,
+        buffer=split.buffer,
+        block=split.block,
+        seed=given.seed,
+        scaler=given.scaler,
+        nodata=given.nodata,
+        class_map=None if given.class_map is None else tuple(_rule(rule) for rule in given.class_map),
+        min_class_share=given.min_class_share,
+        class_names=_named("class_names", given.class_names),
+        class_colors=_named("class_colors", given.class_colors),
+        label_field=given.label_field,
+        label_layer=given.label_layer,
+    )
+
+
+def _paths(key: str, value: Any) -> str | tuple[str, ...]:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and all(isinstance(path, str) for path in value):
+        return tuple(value)
+    raise UserError(f"{key}={value} is no path; give a path, a list of paths ({key}=[a.tif,b.tif]), or a glob.")
+
+
+def _pair(key: str, value: Any) -> tuple[int, int]:
+    numbers = value if isinstance(value, list) else [value, value]
+    if len(numbers) != 2 or not all(isinstance(n, int) and not isinstance(n, bool) for n in numbers):
+        raise UserError(f"{key}={value} is no size; give whole pixels ({key}=256) or [x,y] ({key}=[256,128]).")
+    return numbers[0], numbers[1]
+
+
+def _rule(rule: ClassRuleConfig) -> ClassRule:
+    merge = rule.merge if isinstance(rule.merge, list) else [rule.merge]
+    if not all(isinstance(source, int | str) and not isinstance(source, bool) for source in merge):
+        raise UserError(f"class_map merges {merge}; list whole numbers or text classes.")
+    return ClassRule(rule.value, tuple(merge), rule.name, rule.color)
+
+
+def _named(key: str, value: Any) -> dict[int | str, str] | tuple[str, ...] | None:
+    if value is None:
+        return None
+    if isinstance(value, dict):
+        return {name: str(entry) for name, entry in value.items()}
+    if isinstance(value, list):
+        return tuple(str(entry) for entry in value)
+    raise UserError(f"{key}={value} is no list or mapping; write {key}=[forest,water] or {key}={{1: forest}}.")

@@ -1,0 +1,155 @@
+"""Vector files: polygons with a class in, and the pixels that they cover."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyogrio
+import pyogrio.raw
+import rasterio
+import rasterio.features
+import shapely
+from pyogrio.errors import DataLayerError, DataSourceError
+
+from src.errors import UserError
+from src.grid import Window
+from src.raster import RasterInfo, bounds_in, same_crs, shifted, transform_points
+
+_DETAILED = 500
+"""Vertices above which a geometry is cut to the window before it is burnt: handing it over costs more than that."""
+
+
+def is_vector(path: str | Path) -> bool:
+    """Tell whether a file holds vector layers with geometries."""
+    try:
+        return any(kind is not None for _, kind in pyogrio.list_layers(path))
+    except DataSourceError:
+        return False
+
+
+@dataclass(frozen=True)
+class Features:
+    """Geometries of one layer, in a raster's CRS, in the file's order, with the text or number of each one's class."""
+
+    geometries: npt.NDArray[Any]
+    classes: npt.NDArray[Any]
+
+
+def read_features(path: str | Path, target: RasterInfo, field: str | None, layer: str | None) -> Features:
+    """Read the geometries that touch a raster's extent.
+
+    Args:
+        path: A GeoPackage, GeoJSON, Shapefile or whatever else GDAL reads.
+        target: The raster; geometries are transformed into its CRS.
+        field: Attribute with the class; None where there is one attribute only.
+        layer: Layer; None where there is one only.
+
+    Raises:
+        UserError: The file, layer or field does not exist or cannot be chosen; one of both has no CRS.
+    """
+    layer = _choose(path, "layer", "label_layer", layer, [str(row[0]) for row in _layers(path)])
+    info = pyogrio.read_info(path, layer=layer)
+    field = _choose(path, "field", "label_field", field, [str(name) for name in info["fields"]])
+    crs = _wkt(info["crs"])
+    if (crs is None) != (target.crs is None):
+        raise UserError(
+            f"{target.path if crs else path} has no CRS, but {path if crs else target.path} has one; they cannot be "
+            "laid on each other. Declare it (gdal_edit.py -a_srs, ogr2ogr -a_srs)."
+        )
+    _, _, wkb, columns = pyogrio.raw.read(path, layer=layer, columns=[field], bbox=bounds_in(target, crs))
+    geometries = shapely.force_2d(shapely.from_wkb(wkb))
+    classes = np.asarray(columns[0])
+    there = ~(shapely.is_missing(geometries) | shapely.is_empty(geometries) | _empty(classes))
+    geometries, classes = geometries[there], classes[there]
+    if crs is not None and target.crs is not None and not same_crs(crs, target.crs):
+        source, goal = crs, target.crs
+        geometries = shapely.transform(geometries, lambda points: transform_points(points, source, goal))
+    return Features(geometries, classes)
+
+
+def read_classes(path: str | Path, field: str | None, layer: str | None) -> npt.NDArray[Any]:
+    """Read the distinct classes of a whole layer, sorted; raises UserError like :func:`read_features`."""
+    layer = _choose(path, "layer", "label_layer", layer, [str(row[0]) for row in _layers(path)])
+    names = [str(name) for name in pyogrio.read_info(path, layer=layer)["fields"]]
+    field = _choose(path, "field", "label_field", field, names)
+    _, _, _, columns = pyogrio.raw.read(path, layer=layer, columns=[field], read_geometry=False)
+    classes = np.asarray(columns[0])
+    return np.unique(classes[~_empty(classes)])
+
+
+@dataclass(frozen=True)
+class Burner:
+    """Burns classes into windows of a raster: a pixel has the class of the last geometry that holds its centre.
+
+    Attributes:
+        geometries: In the raster's CRS, in burning order.
+        values: The class value of each, 1–255.
+        transform: The raster's affine coefficients.
+    """
+
+    geometries: npt.NDArray[Any]
+    values: npt.NDArray[np.uint8]
+    transform: tuple[float, float, float, float, float, float]
+
+    @cached_property
+    def _tree(self) -> shapely.STRtree:
+        return shapely.STRtree(self.geometries)
+
+    def read(self, window: Window) -> npt.NDArray[np.uint8]:
+        """Return a window's class values, H × W; 0 where there is no geometry."""
+        grid = rasterio.Affine(*shifted(self.transform, window))
+        corners = [grid * (x, y) for x in (-1, window.width + 1) for y in (-1, window.height + 1)]
+        box = shapely.box(*np.min(corners, axis=0), *np.max(corners, axis=0))
+        found = np.sort(self._tree.query(box))
+        shape = (window.height, window.width)
+        if not found.size:
+            return np.zeros(shape, np.uint8)
+        geometries = self.geometries[found]
+        detailed = shapely.get_num_coordinates(geometries) > _DETAILED
+        geometries[detailed] = shapely.clip_by_rect(geometries[detailed], *box.bounds)
+        burnt: npt.NDArray[np.uint8] = rasterio.features.rasterize(
+            [(g, v) for g, v in zip(geometries, self.values[found], strict=True) if not g.is_empty] or [(box, 0)],
+            out_shape=shape,
+            transform=grid,
+            dtype="uint8",
+        )
+        return burnt
+
+
+def _layers(path: str | Path) -> npt.NDArray[Any]:
+    text = os.fspath(path)
+    try:
+        layers: npt.NDArray[Any] = pyogrio.list_layers(path)
+    except (DataSourceError, DataLayerError) as error:
+        raise UserError(
+            f"{text} cannot be read as a vector file; expected a GeoPackage, GeoJSON or Shapefile."
+        ) from error
+    return layers
+
+
+def _choose(path: str | Path, what: str, key: str, given: str | None, there: Sequence[str]) -> str:
+    if given in there:
+        return str(given)
+    if given is None and len(there) == 1:
+        return there[0]
+    asked = f"no {what} {given}" if given is not None else f"several {what}s" if there else f"no {what}"
+    raise UserError(f"{path} has {asked}; give {key}=… as one of: {', '.join(there) or 'none'}.")
+
+
+def _wkt(crs: str | None) -> str | None:
+    return str(rasterio.crs.CRS.from_user_input(crs).to_wkt()) if crs else None
+
+
+def _empty(classes: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Tell which classes are null."""
+    if classes.dtype.kind == "f":
+        missing: npt.NDArray[np.bool_] = np.isnan(classes)
+        return missing
+    return np.array([c is None for c in classes], bool) if classes.dtype.kind == "O" else np.zeros(len(classes), bool)
