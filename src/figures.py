@@ -12,7 +12,8 @@ from src.atomic import whole_file
 from src.calibration import BINS, Calibration
 
 _MOST_CLASSES_WITH_NUMBERS = 24
-_INK, _ACCENT, _GREY = "#1f2933", "#1f77b4", "#9aa5b1"
+INK, ACCENT, GREY = "#1f2933", "#1f77b4", "#9aa5b1"
+"""Colours of drawings: text, what matters, what stands behind it. A report exchanges them for its own."""
 
 
 def draw_confusion(
@@ -49,7 +50,7 @@ def draw_confusion(
         for (row, column), count in np.ndenumerate(counts):
             share = shares[row, column]
             if count:
-                color = "white" if share > 0.55 else _INK
+                color = "white" if share > 0.55 else INK
                 axes.text(column, row - 0.12, f"{share:.0%}", ha="center", va="center", fontsize=9, color=color)
                 axes.text(column, row + 0.22, _short(int(count)), ha="center", va="center", fontsize=6, color=color)
     bar = figure.colorbar(image, ax=axes, fraction=0.045, pad=0.02, format=lambda value, _: f"{value:.0%}")
@@ -58,24 +59,29 @@ def draw_confusion(
 
 
 def draw_reliability(path: str | Path, calibration: Calibration) -> None:
-    """Draw accuracy against confidence, and how many pixels have which confidence, as PNG."""
+    """Draw :func:`reliability_figure` as PNG."""
+    _save(reliability_figure(calibration), path)
+
+
+def reliability_figure(calibration: Calibration) -> Figure:
+    """Draw accuracy against confidence, and how many pixels have which confidence."""
     figure = Figure(figsize=(5.2, 6), dpi=150, layout="constrained")
     upper, lower = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
     centers = (np.arange(BINS) + 0.5) / BINS
-    upper.plot([0, 1], [0, 1], color=_GREY, linestyle="--", linewidth=1, label="perfectly calibrated")
-    upper.bar(centers, np.nan_to_num(calibration.accuracy), 0.92 / BINS, color=_ACCENT, alpha=0.35, label="accuracy")
+    upper.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="perfectly calibrated")
+    upper.bar(centers, np.nan_to_num(calibration.accuracy), 0.92 / BINS, color=ACCENT, alpha=0.35, label="accuracy")
     upper.plot(
-        calibration.mean_confidence, calibration.accuracy, "o-", color=_ACCENT, label="accuracy at mean confidence"
+        calibration.mean_confidence, calibration.accuracy, "o-", color=ACCENT, label="accuracy at mean confidence"
     )
     upper.set(ylabel="share of right pixels", xlim=(0, 1), ylim=(0, 1))
     upper.set_title(f"Reliability: expected calibration error {calibration.expected_error:.4f}", fontsize=10)
     upper.legend(loc="upper left", frameon=False, fontsize=8)
     shares = calibration.pixels / max(1, calibration.pixels.sum())
-    lower.bar(centers, shares * 100, 0.92 / BINS, color=_GREY)
+    lower.bar(centers, shares * 100, 0.92 / BINS, color=GREY)
     lower.set(xlabel="confidence (probability of the predicted class)", ylabel="% of pixels")
     for axes in (upper, lower):
         axes.spines[["top", "right"]].set_visible(False)
-    _save(figure, path)
+    return figure
 
 
 def _short(count: int) -> str:

@@ -94,7 +94,8 @@ def test_the_command_scores_and_names_every_file(data: Path, checkpoint: Path, t
     assert result.stderr == ""
     lines = result.stdout.splitlines()
     named = [Path(line) for line in lines if line.startswith(str(tmp_path))]
-    assert {path.name for path in named} == FILES | {"predictions"}
+    assert {path.name for path in named} == FILES | {"predictions", "report.html"}
+    assert named[-1].name == "report.html"
     assert all(path.exists() for path in named)
     assert len(list((tmp_path / "run" / "predictions").glob("test_tile_*_0.tif"))) == 3
     table = pd.read_csv(tmp_path / "run" / "iou.csv", index_col="Class")["IoU"]
@@ -103,7 +104,7 @@ def test_the_command_scores_and_names_every_file(data: Path, checkpoint: Path, t
 
 
 def run(tmp_path: Path, **keys: Any) -> float:
-    return score(EvalConfig(**{"accelerator": "cpu", **keys}), tmp_path / "out")
+    return score(EvalConfig(**{"accelerator": "cpu", **keys}), tmp_path / "out").evaluation.pooled.mean_iou
 
 
 def test_a_list_of_chips_scores_as_the_data_folder_does(data: Path, checkpoint: Path, tmp_path: Path) -> None:

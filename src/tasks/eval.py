@@ -7,14 +7,18 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from src.bands import Band
+from src.chips import LabelledChip
 from src.datafolder import DATASET, read_data_folder, read_dataset
 from src.errors import UserError
 from src.evaluation import check_fit, chip_exporter, evaluate
@@ -22,12 +26,32 @@ from src.labels import ClassTable
 from src.models.checkpoint import find_checkpoint, load_network
 from src.models.precision import choose_device, precision_name
 from src.progress import progress
+from src.quicklook import quicklook
+from src.report.evaluation import evaluation_report
+from src.report.examples import Extremes
+from src.report.page import Report
+from src.report.provenance import Run
 from src.score_files import format_scores, write_score_files
+from src.scores import Evaluation
 from src.spec import NetworkSpec, software_versions
 from src.tables import Part, Sample, read_samples
+from src.tasks.reporting import add_report
 from src.tasks.schema import EvalConfig
 
 log = logging.getLogger(__name__)
+
+FILES = {
+    "iou.csv": "IoU per class and mean over all pixels, in SpecDeepMap’s two columns",
+    "iou_mean_over_chips.csv": "the same as the mean over chips, SpecDeepMap’s way of counting",
+    "scores.csv": "all scores as a table",
+    "scores.json": "all scores, the confusion matrix and the confidence for programs",
+    "confusion.csv": "confusion matrix in pixels",
+    "confusion_normalized.csv": "confusion matrix in shares of the label’s pixels",
+    "confusion.png": "confusion matrix as a picture",
+    "reliability.png": "confidence against hit rate as a picture",
+    "predictions": "a map of every chip as GeoTIFF",
+}
+"""What the files are that an evaluation leaves."""
 
 
 @dataclass(frozen=True)
@@ -40,16 +64,43 @@ class Chips:
     classes: ClassTable | None
 
 
+@dataclass(frozen=True)
+class Scored:
+    """What was scored, how it scored, chips to look at, and the files that say so, each with what it is."""
+
+    checkpoint: Path
+    spec: NetworkSpec
+    chips: Chips
+    evaluation: Evaluation
+    examples: Extremes
+    files: list[tuple[Path, str]]
+
+    def report(self, run: Run) -> Report:
+        """Put all of it into a report."""
+        return evaluation_report(
+            run,
+            self.evaluation,
+            title=f"Scores on {len(self.chips.samples)} chips",
+            data=self.chips.origin,
+            spec=self.spec,
+            checkpoint=self.checkpoint,
+            examples=self.examples,
+            files=self.files,
+        )
+
+
 def run(config: DictConfig) -> float:
     """Run the task; returns the mean IoU over all pixels."""
     settings = OmegaConf.to_object(config)
     assert isinstance(settings, EvalConfig)
     output = Path(settings.output_dir or HydraConfig.get().runtime.output_dir)
-    return score(settings, output)
+    scored = score(settings, output)
+    add_report(output / "report.html", "eval", config, scored.report)
+    return scored.evaluation.pooled.mean_iou
 
 
-def score(settings: EvalConfig, output: Path) -> float:
-    """Score a checkpoint, write the files, say what they are; returns the mean IoU over all pixels.
+def score(settings: EvalConfig, output: Path) -> Scored:
+    """Score a checkpoint, write the files, say what they are.
 
     Args:
         settings: The command's keys.
@@ -67,9 +118,17 @@ def score(settings: EvalConfig, output: Path) -> float:
     log.info("Network  %s, %s", _describe(spec), checkpoint)
     log.info("Chips    %d, %s", len(chips.samples), chips.origin)
     log.info("Device   %s, %s, %d chips at once", _device_name(device), precision_name(device), settings.batch_size)
+    examples = Extremes(spec.classes)
     with _predictions(output, settings.export_predictions) as folder:
         mask = settings.mask_unclassified
-        export = chip_exporter(folder, chips.samples, spec.classes, mask) if folder else None
+        exporter = chip_exporter(folder, chips.samples, spec.classes, mask) if folder else None
+
+        def export(chip: LabelledChip, values: npt.NDArray[np.uint8]) -> None:
+            path = chip.info.path
+            examples.add(Path(path).name, partial(quicklook, path, 512), chip.values, values)
+            if exporter is not None:
+                exporter(chip, values)
+
         with progress("Scoring", len(chips.samples), "chips") as advance:
             evaluation = evaluate(
                 network,
@@ -90,11 +149,12 @@ def score(settings: EvalConfig, output: Path) -> float:
     }
     for line in ("", *format_scores(evaluation), ""):
         log.info(line)
-    for path in write_score_files(output, evaluation, context):
-        log.info("%s", path)
+    files = write_score_files(output, evaluation, context)
     if settings.export_predictions:
-        log.info("%s", output / "predictions")
-    return evaluation.pooled.mean_iou
+        files.append(output / "predictions")
+    for path in files:
+        log.info("%s", path)
+    return Scored(checkpoint, spec, chips, evaluation, examples, [(path, FILES.get(path.name, "")) for path in files])
 
 
 def find_chips(data_dir: str | None, csv: str | None, split: str) -> Chips:

@@ -1,0 +1,168 @@
+"""The report of a prediction: what a map shows, how much of each class, how sure the network is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from src.areas import ClassArea
+from src.labels import UNCLASSIFIED, ClassTable
+from src.raster import describe
+from src.report.blocks import Bar, Bars, Block, Files, Legend, Pictures, Text
+from src.report.evaluation import score_sections, score_sentences
+from src.report.page import Report, Section
+from src.report.pictures import class_picture, gradient, mean_of, pixel_metres, scene_picture, uncertainty_picture
+from src.report.provenance import Run, network_fact, run_section
+from src.report.wording import THIN, decimal, grouped, listed, percent
+from src.scores import Evaluation
+from src.spec import NetworkSpec
+
+
+@dataclass(frozen=True)
+class MappedScene:
+    """One scene with what was made of it.
+
+    Attributes:
+        image: The scene.
+        output: Its class map.
+        areas: How much of the map each class covers.
+        uncertainty: Raster of uncertainty 0–1 in its first band, None for none.
+        evaluation: Scores against a ground truth, None without one.
+        files: Everything that was written, each with what it is.
+    """
+
+    image: str
+    output: Path
+    areas: Sequence[ClassArea]
+    uncertainty: Path | None = None
+    evaluation: Evaluation | None = None
+    files: Sequence[tuple[Path, str]] = ()
+
+    @property
+    def name(self) -> str:
+        """File name of the scene."""
+        return Path(self.image).name
+
+    @property
+    def classes(self) -> list[ClassArea]:
+        """The classes that the map has, largest first."""
+        found = [area for area in self.areas if area.value != UNCLASSIFIED and area.pixels]
+        return sorted(found, key=lambda area: -area.pixels)
+
+
+def prediction_report(run: Run, scenes: Sequence[MappedScene], *, spec: NetworkSpec, checkpoint: Path) -> Report:
+    """Put one or more maps into a report.
+
+    Args:
+        run: What was run.
+        scenes: What was mapped, at least one.
+        spec: The network.
+        checkpoint: Its checkpoint.
+    """
+    several = len(scenes) > 1
+    title = f"Maps of {len(scenes)} scenes" if several else f"Map of {Path(scenes[0].image).stem}"
+    sections = [section for scene in scenes for section in _scene_sections(scene, spec.classes, several)]
+    files = tuple(file for scene in scenes for file in scene.files)
+    facts = (("Scenes" if several else "Scene", "\n".join(scene.image for scene in scenes)),)
+    return Report(
+        kind="Prediction",
+        title=title,
+        subtitle=f"Mapped by {checkpoint.name} · {run.when}",
+        lead=tuple(sentence for scene in scenes for sentence in _sentences(scene)),
+        sections=(
+            *sections,
+            Section("Files", (Files(files),)),
+            run_section(run, (("Checkpoint", str(checkpoint)), network_fact(spec), *facts)),
+        ),
+    )
+
+
+def _sentences(scene: MappedScene) -> tuple[str, ...]:
+    """Say what a map shows."""
+    found = scene.classes
+    if not found:
+        return (f"{scene.name} has no measurement anywhere: its map is empty.",)
+    parts = [f"{area.name} ({percent(area.percent / 100)})" for area in found[:6]]
+    rest = [f"{len(found) - 6} more"] if len(found) > 6 else []
+    sentence = f"{scene.name} ({_extent(scene)}) is mapped as {listed(parts + rest)}."
+    if scene.evaluation is None:
+        return (sentence, "No ground truth was given, so this page cannot say how right it is.")
+    return (sentence, *score_sentences(scene.evaluation))
+
+
+def _extent(scene: MappedScene) -> str:
+    info = describe(scene.image)
+    metres = pixel_metres(info)
+    size = f"{grouped(info.width)} × {grouped(info.height)} pixels"
+    if metres is None:
+        return size
+    mapped = f", {ground(hectares)} with measurements" if (hectares := _sum(scene.classes)) is not None else ""
+    return f"{size} of {metres[0]:.3g}{THIN}m{mapped}"
+
+
+def _sum(areas: Sequence[ClassArea]) -> float | None:
+    known = [area.hectares for area in areas if area.hectares is not None]
+    return sum(known) if len(known) == len(areas) else None
+
+
+def _scene_sections(scene: MappedScene, classes: ClassTable, several: bool) -> list[Section]:
+    prefix = f"{Path(scene.image).stem}: " if several else ""
+    sections = [
+        Section(f"{prefix}map" if several else "The map", _map_blocks(scene, classes)),
+        Section(f"{prefix}areas" if several else "How much of each class", (_areas(scene, classes),)),
+    ]
+    if scene.uncertainty is not None:
+        title = f"{prefix}uncertainty" if several else "How sure the network is"
+        sections.append(Section(title, _uncertainty_blocks(scene, scene.uncertainty)))
+    if scene.evaluation is not None:
+        scored = score_sections(scene.evaluation, scene.output.stem)
+        sections += [Section(prefix + section.title, section.blocks) for section in scored]
+    return sections
+
+
+def _map_blocks(scene: MappedScene, classes: ClassTable) -> tuple[Block, ...]:
+    shown = [entry for entry in classes.classes if entry.value in {area.value for area in scene.classes}]
+    words = ", ".join(f"{area.name} {percent(area.percent / 100)}" for area in scene.classes) or "no class"
+    pictures = (
+        class_picture(str(scene.output), classes, f"Map of {scene.name}: {words}", "The map"),
+        scene_picture(scene.image, f"Image of {scene.name}", "The scene, in the bands nearest to red, green and blue"),
+    )
+    return Legend(tuple((entry.name, entry.color) for entry in shown)), Pictures(pictures)
+
+
+def _areas(scene: MappedScene, classes: ClassTable) -> Bars:
+    colors = dict(zip(classes.values, classes.colors, strict=True))
+    measured = _sum(scene.areas) is not None
+    total = max(1, sum(area.pixels for area in scene.areas))
+    largest = max([1, *(area.pixels for area in scene.areas)])
+    rows = []
+    for area in scene.areas:
+        extent = (ground(area.hectares),) if measured and area.hectares is not None else ()
+        cells = (percent(area.pixels / total, 1), *extent, grouped(area.pixels))
+        rows.append(Bar(area.name, area.pixels / largest, cells, colors.get(area.value)))
+    extent = (ground(_sum(scene.areas) or 0.0),) if measured else ()
+    rows.append(Bar("Whole scene", None, (percent(1.0, 1), *extent, grouped(total)), summary=True))
+    note = "Shares of the whole scene. Bars are drawn to the largest class."
+    missing = "" if measured else " The scene has no CRS that tells lengths, so there are no areas."
+    return Bars(note + missing, ("Class", "Share", *(("Area",) if measured else ()), "Pixels"), tuple(rows))
+
+
+def _uncertainty_blocks(scene: MappedScene, path: Path) -> tuple[Block, ...]:
+    mean = mean_of(str(path))
+    text = (
+        f"Dark is sure, bright is undecided between classes (normalised entropy of the probabilities, 0 to 1). The "
+        f"mean is {decimal(mean, 2)}. Look twice at what is bright: at class borders that is natural, over wide areas "
+        "it says that the training chips lack such places."
+    )
+    shown = uncertainty_picture(str(path), f"Uncertainty of the map of {scene.name}; mean {decimal(mean, 2)}")
+    return Text((text,)), gradient("sure", "undecided"), Pictures((shown,))
+
+
+def ground(hectares: float) -> str:
+    """An area as readers of maps write it: hectares, from 10 000 ha on square kilometres."""
+    if hectares >= 1e4:
+        return f"{grouped(hectares / 100)}{THIN}km²"
+    if hectares >= 100:
+        return f"{grouped(hectares)}{THIN}ha"
+    return f"{hectares:.{1 if hectares >= 1 else 3}f}{THIN}ha"

@@ -1,0 +1,30 @@
+"""Numbers and lists as a reader writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+THIN = "\u202f"
+"""The space between groups of three digits and before units: narrow, and no line breaks there."""
+
+
+def grouped(number: float) -> str:
+    """A whole number in groups of three digits."""
+    return f"{round(number):,}".replace(",", THIN)
+
+
+def decimal(score: float, digits: int = 3) -> str:
+    """A score, or a dash where it has no meaning."""
+    return f"{score:.{digits}f}" if np.isfinite(score) else "–"
+
+
+def percent(share: float, digits: int = 0) -> str:
+    """A share of 0–1 as percent; a dash where it has no meaning."""
+    return f"{100 * share:.{digits}f}{THIN}%" if np.isfinite(share) else "–"
+
+
+def listed(words: Sequence[str]) -> str:
+    """Words as in a sentence: ``a, b and c``."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1]))) if words else "none"

@@ -1,0 +1,61 @@
+"""How a command's run gets its report, and what happens when the report cannot be made."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from src.report.page import Report, write_report
+from src.report.provenance import Run
+from src.spec import git_revision, software_versions
+
+log = logging.getLogger(__name__)
+
+
+def add_report(path: Path, task: str, config: DictConfig, make: Callable[[Run], Report]) -> Path | None:
+    """Write a run's report and name it, after everything else of the run is whole.
+
+    A run that succeeded stays so: what goes wrong here is a warning with its reason, not an error, and no report is
+    named. With ``hydra.verbose=true`` the log has the traceback.
+
+    Args:
+        path: Where the report goes.
+        task: Which command runs.
+        config: Its composed configuration.
+        make: Makes the report, told what was run.
+
+    Returns:
+        The path, None if there is no report.
+    """
+    try:
+        write_report(path, make(current_run(task, config)))
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        log.warning(
+            "There is no report (%s); all files named above are whole. Please tell us, with the traceback that "
+            "hydra.verbose=true logs.",
+            reason,
+        )
+        log.debug("The report's traceback", exc_info=True)
+        return None
+    log.info("%s", path)
+    return path
+
+
+def current_run(task: str, config: DictConfig) -> Run:
+    """Describe the run that Hydra is in."""
+    hydra = HydraConfig.get()
+    command = shlex.join(["python", f"{task}.py", *hydra.overrides.task])
+    return Run(
+        command=command,
+        config=OmegaConf.to_yaml(config, resolve=True).rstrip(),
+        finished=datetime.now().astimezone(),
+        versions=software_versions(),
+        revision=git_revision(),
+    )

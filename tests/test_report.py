@@ -1,0 +1,381 @@
+"""Reports: a page that needs nothing but itself, whose pictures load, whose numbers are those of the run."""
+
+from __future__ import annotations
+
+import base64
+import io
+import logging
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+
+from src.bands import Band, Normalization
+from src.labels import ClassTable, LandClass
+from src.map_scores import survey
+from src.raster import RasterInfo, write_geotiff
+from src.report.blocks import Bar, Matrix
+from src.report.evaluation import evaluation_report, score_sentences
+from src.report.examples import Extremes, example_section
+from src.report.page import Report, Section, write_report
+from src.report.pictures import (
+    MAX_SIDE,
+    RIGHT,
+    WRONG,
+    class_picture,
+    difference,
+    north_up,
+    pixel_metres,
+    scale_bar,
+    scene_picture,
+)
+from src.report.prediction import MappedScene, ground, prediction_report
+from src.report.provenance import Run
+from src.report.wording import decimal, grouped, listed, percent
+from src.scores import Evaluation, ScoreCounter
+from src.spec import NetworkSpec
+from src.tasks import reporting
+from tests.browser import CHROMIUM, chromium
+
+UTM33 = "EPSG:32633"
+VOID = {"meta", "link", "img", "br", "hr", "path", "use"}
+CLASSES = ClassTable(
+    (LandClass(1, "forest", "#006400"), LandClass(4, "<b>bog & fen</b>", "#a0dc64"), LandClass(9, "water", "#1e5adc"))
+)
+SPEC = NetworkSpec(
+    "unet", "resnet18", {}, (Band("red"), Band("green"), Band("blue")), Normalization.identity(3), 0, CLASSES, (32, 32)
+)
+RUN = Run("python eval.py a='b c'", "key: <value>", datetime(2026, 3, 4, 5, 6, tzinfo=UTC), {"torch": "2"}, "abc")
+
+
+class Page(HTMLParser):
+    """A parsed page: what it shows, where it leads, and whether its tags match."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self.images: list[dict[str, str | None]] = []
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.text: list[str] = []
+        self._open: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+        self.close()
+        assert not self._open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if tag not in VOID:
+            self._open.append(tag)
+        if tag == "img":
+            self.images.append(given)
+        for name in ("href", "src", "xlink:href", "srcset", "action"):
+            if given.get(name) and tag != "img":
+                self.links.append(str(given[name]))
+        if given.get("id"):
+            self.ids.append(str(given["id"]))
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.handle_endtag(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+    @property
+    def words(self) -> str:
+        return re.sub(r"[ \n]+", " ", " ".join(self.text))
+
+
+def utm() -> str:
+    from rasterio.crs import CRS
+
+    return str(CRS.from_string(UTM33).to_wkt())
+
+
+def examples_and_scores(chips: int = 9, noise: float = 0.5) -> tuple[Extremes, Evaluation]:
+    rng = np.random.default_rng(1)
+    examples, counter = Extremes(CLASSES), ScoreCounter(CLASSES, per_chip=True)
+    for chip in range(chips):
+        target = rng.choice(np.array([0, 1, 4, 9], np.uint8), (32, 32))
+        wrong = rng.random(target.shape) < noise * chip / chips
+        mapped = np.where(wrong, rng.choice(np.array([1, 4, 9], np.uint8), target.shape), np.maximum(target, 1))
+        image = rng.integers(0, 255, (32, 32, 4), dtype=np.uint8)
+        examples.add(f"chip_{chip}.tif", lambda image=image: image, target, mapped)
+        truth, found = (torch.from_numpy(CLASSES.encode(values))[None] for values in (target, mapped))
+        counter.add(truth, found, torch.from_numpy(rng.random((1, 32, 32), np.float32)))
+    return examples, counter.result()
+
+
+def evaluation_page(folder: Path) -> Path:
+    examples, evaluation = examples_and_scores()
+    (folder / "iou 1.csv").write_text("Class,IoU\n")
+    report = evaluation_report(
+        RUN,
+        evaluation,
+        title="Scores on 9 chips",
+        spec=SPEC,
+        checkpoint=Path("best.ckpt"),
+        data="data/mine (test)",
+        examples=examples,
+        files=[(folder / "iou 1.csv", "IoU of each class"), (folder, "everything")],
+    )
+    return write_report(folder / "report.html", report)
+
+
+def mapped_scene(folder: Path, name: str, evaluation: Evaluation | None, width: int = 300) -> MappedScene:
+    rng = np.random.default_rng(2)
+    transform = (10.0, 0.0, 330_000.0, 0.0, -10.0, 5_822_040.0)
+    values = np.repeat(rng.choice(np.array([0, 1, 4], np.uint8), (4, 1), p=[0.2, 0.5, 0.3]), width, 1).repeat(50, 0)
+    image = rng.integers(1, 5000, (3, *values.shape), dtype=np.uint16)
+    scene, output, unsure = (folder / f"{name}{part}.tif" for part in ("", "_map", "_uncertainty"))
+    write_geotiff(scene, image, crs=utm(), transform=transform, nodata=0)
+    write_geotiff(output, values, crs=utm(), transform=transform, nodata=0, classes=CLASSES)
+    write_geotiff(unsure, rng.random(values.shape, np.float32), crs=utm(), transform=transform)
+    areas = survey(output, CLASSES).areas
+    return MappedScene(str(scene), output, areas, unsure, evaluation, [(output, "the map"), (unsure, "doubt")])
+
+
+def prediction_page(folder: Path) -> Path:
+    _, evaluation = examples_and_scores()
+    scenes = [mapped_scene(folder, "first", evaluation), mapped_scene(folder, "second", evaluation)]
+    return write_report(folder / "report.html", prediction_report(RUN, scenes, spec=SPEC, checkpoint=Path("best.ckpt")))
+
+
+PAGES = [evaluation_page, prediction_page]
+
+
+@pytest.mark.parametrize("make", PAGES)
+def test_every_picture_is_inside_decodes_and_says_what_it_shows(make: Callable[[Path], Path], tmp_path: Path) -> None:
+    page = Page(make(tmp_path))
+    assert len(page.images) >= 6
+    for image in page.images:
+        head, data = str(image["src"]).split(",", 1)
+        assert head == "data:image/webp;base64"
+        with Image.open(io.BytesIO(base64.b64decode(data, validate=True))) as decoded:
+            decoded.load()
+            assert decoded.size == (int(image["width"] or 0), int(image["height"] or 0))
+        assert len(image["alt"] or "") > 8
+
+
+@pytest.mark.parametrize("make", PAGES)
+def test_the_page_needs_nothing_from_elsewhere_and_its_links_lead_somewhere(
+    make: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    page = Page(make(tmp_path))
+    html = page.path.read_text(encoding="utf-8")
+    assert set(re.findall(r"https?://[^\s\"'<>]+", html)) <= {
+        "http://www.w3.org/2000/svg",
+        "http://www.w3.org/1999/xlink",
+    }
+    assert not re.search(r"@import|url\((?!#)|<script|<iframe|<object", html)
+    assert len(page.ids) == len(set(page.ids))
+    assert page.links
+    for link in page.links:
+        if link.startswith("#"):
+            assert link[1:] in page.ids
+        elif not link.startswith("data:"):
+            assert (tmp_path / unquote(link)).exists(), link
+
+
+def test_names_cannot_become_markup(tmp_path: Path) -> None:
+    page = Page(evaluation_page(tmp_path))
+    assert "<b>bog & fen</b>" in page.words
+    assert "<b>bog" not in page.path.read_text(encoding="utf-8")
+    assert "key: <value>" in page.words
+
+
+def test_an_evaluation_reports_the_run_and_its_own_numbers(tmp_path: Path) -> None:
+    _, evaluation = examples_and_scores()
+    words = Page(evaluation_page(tmp_path)).words
+    assert "python eval.py a='b c'" in words
+    assert "4 March 2026, 05:06" in words
+    assert "torch 2" in words
+    assert f"Mean IoU {decimal(evaluation.pooled.mean_iou)}" in words
+    for iou, support in zip(evaluation.pooled.iou, evaluation.pooled.support, strict=True):
+        assert decimal(iou) in words
+        assert grouped(support) in words
+
+
+def test_a_map_reports_areas_of_its_classes(tmp_path: Path) -> None:
+    scene = mapped_scene(tmp_path, "scene", None)
+    path = write_report(tmp_path / "r.html", prediction_report(RUN, [scene], spec=SPEC, checkpoint=Path("best.ckpt")))
+    words = Page(path).words
+    forest = next(area for area in scene.areas if area.name == "forest")
+    assert forest.hectares == forest.pixels / 100
+    assert f"forest {percent(forest.pixels / 60_000, 1)} {ground(forest.hectares)} {grouped(forest.pixels)}" in words
+    assert "no data" in words
+    assert "cannot say how right it is" in words
+
+
+def test_a_scene_without_crs_or_measurement_is_reported_too(tmp_path: Path) -> None:
+    write_geotiff(tmp_path / "s.tif", np.zeros((3, 8, 8), np.uint8), crs=None, transform=(2, 0, 0, 0, 2, 0), nodata=0)
+    write_geotiff(tmp_path / "m.tif", np.zeros((8, 8), np.uint8), crs=None, transform=(2, 0, 0, 0, 2, 0), nodata=0)
+    scene = MappedScene(str(tmp_path / "s.tif"), tmp_path / "m.tif", survey(tmp_path / "m.tif", CLASSES).areas)
+    path = write_report(tmp_path / "r.html", prediction_report(RUN, [scene], spec=SPEC, checkpoint=Path("best.ckpt")))
+    words = Page(path).words
+    assert "its map is empty" in words
+    assert "\u202fha" not in words
+
+
+def test_the_sentences_name_best_weakest_and_the_largest_confusion() -> None:
+    matrix = [[80, 15, 5], [1, 98, 1], [0, 0, 100]]
+    truth = torch.tensor([i for i, row in enumerate(matrix) for n in row for _ in range(n)], dtype=torch.uint8)
+    found = torch.tensor([j for row in matrix for j, n in enumerate(row) for _ in range(n)], dtype=torch.uint8)
+    counter = ScoreCounter(CLASSES)
+    counter.add(truth[None, None], found[None, None])
+    first, second = score_sentences(counter.result())
+    assert "Of the 300 labelled pixels, 93\u202f%" in first
+    assert "best is water (IoU 0.943), weakest forest (0.792)" in second
+    assert second.endswith("Most often forest is taken for <b>bog & fen</b>: 15\u202f% of its pixels.")
+
+
+def test_extremes_keep_the_best_and_the_worst_of_many_and_pictures_of_no_others() -> None:
+    rng, painted = np.random.default_rng(3), []
+    extremes, all_scores = Extremes(CLASSES, most=2), {}
+    for chip in range(40):
+        target = rng.choice(np.array([1, 9], np.uint8), (20, 20))
+        mapped = np.where(rng.random((20, 20)) < rng.random(), 10 - target, target).astype(np.uint8)
+        counter = ScoreCounter(CLASSES)
+        counter.add(*(torch.from_numpy(CLASSES.encode(v))[None] for v in (target, mapped)))
+        all_scores[str(chip)] = counter.result().pooled.mean_iou
+        extremes.add(str(chip), lambda: painted.append(1) or np.zeros((20, 20, 4), np.uint8), target, mapped)
+    order = sorted(all_scores, key=lambda name: all_scores[name])
+    assert [e.name for e in extremes.worst] == order[:2]
+    assert [e.name for e in extremes.best] == order[:-3:-1]
+    assert len(painted) < 20
+    extremes.add("empty", lambda: np.zeros((20, 20, 4), np.uint8), np.zeros((20, 20), np.uint8), mapped)
+    assert extremes.seen == 40
+
+
+def test_few_chips_are_shown_once() -> None:
+    examples, _ = examples_and_scores(chips=2)
+    titles = [block.title for block in example_section(examples).blocks if block.kind == "strips"]
+    assert titles == ["All"]
+
+
+def test_difference_is_blank_without_label_or_map() -> None:
+    painted = difference(np.array([[0, 1, 1, 1]], np.uint8), np.array([[1, 1, 2, 0]], np.uint8))
+    assert painted[0].tolist() == [[0, 0, 0, 0], list(RIGHT), list(WRONG), [0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("width", [1, 7, 300, 1024, 54_321])
+@pytest.mark.parametrize("pixel", [0.25, 10.0, 30.0])
+def test_scale_bar_is_as_long_as_it_says(width: int, pixel: float) -> None:
+    bar = scale_bar(info(width, (pixel, 0, 0, 0, -pixel, 0), utm()))
+    assert bar is not None
+    number, unit = bar.label.split("\u202f")
+    metres = float(number) * (1000 if unit == "km" else 1)
+    assert metres / (width * pixel) == pytest.approx(bar.share)
+    assert 0.1 < bar.share <= 0.3
+    assert float(f"{metres:e}".split("e")[0]) in (1, 2, 5)
+
+
+def test_scale_knows_degrees_and_feet_and_says_nothing_without_a_crs() -> None:
+    from rasterio.crs import CRS
+
+    degrees = info(100, (0.01, 0, 13, 0, -0.01, 60.5), CRS.from_epsg(4326).to_wkt())
+    assert pixel_metres(degrees) == pytest.approx((111_195 * 0.01 * 0.5, 1111.95), rel=1e-3)
+    feet = info(100, (10, 0, 0, 0, -10, 0), CRS.from_epsg(2263).to_wkt())
+    assert pixel_metres(feet) == pytest.approx((3.048, 3.048), rel=1e-4)
+    nowhere = info(100, (1, 0, 0, 0, 1, 0), None)
+    assert scale_bar(nowhere) is None
+    assert not north_up(nowhere)
+    assert north_up(feet)
+
+
+def info(width: int, transform: tuple[float, ...], crs: str | None) -> RasterInfo:
+    assert len(transform) == 6
+    return RasterInfo("scene.tif", width, 100, "uint8", crs, transform, (0,), (Band("a"),))
+
+
+def test_pictures_of_large_rasters_stay_small(tmp_path: Path) -> None:
+    scene = mapped_scene(tmp_path, "wide", None, width=5000)
+    for shown in (scene_picture(scene.image, "x", ""), class_picture(str(scene.output), CLASSES, "x", "")):
+        assert (shown.width, shown.height) == (MAX_SIDE, 48)
+
+
+def test_matrix_shades_are_shares_of_the_row() -> None:
+    rows = Matrix("c", ("a", "b"), ("#000000", "#ffffff"), np.array([[3, 1], [0, 0]])).rows
+    assert rows[0][2] == [("3", 75, True), ("1", 25, False)]
+    assert rows[1][2] == [("0", 0, False), ("0", 0, True)]
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.5, 50.0), (1.7, 100.0), (float("nan"), None), (None, None)])
+def test_bars_stay_in_their_track(share: float | None, expected: float | None) -> None:
+    assert Bar("a", share, ("x",)).percent == expected
+
+
+def test_words() -> None:
+    assert grouped(1234567) == "1\u202f234\u202f567"
+    assert listed(["a", "b", "c"]) == "a, b and c"
+    assert listed(["a"]) == "a"
+    assert [ground(hectares) for hectares in (4.9e5, 123.4567, 4.5, 0.09)] == [
+        "4\u202f900\u202fkm²",
+        "123\u202fha",
+        "4.5\u202fha",
+        "0.090\u202fha",
+    ]
+
+
+def test_a_failing_report_is_a_warning_and_leaves_no_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reporting, "current_run", lambda *_: RUN)
+
+    def fail(_: Run) -> Report:
+        raise ValueError("no such\nbrush")
+
+    with caplog.at_level(logging.DEBUG):
+        assert reporting.add_report(tmp_path / "report.html", "eval", OmegaConf.create(), fail) is None
+    assert not list(tmp_path.iterdir())
+    warning, trace = caplog.records
+    assert "ValueError: no such brush" in warning.getMessage()
+    assert warning.levelno == logging.WARNING
+    assert trace.exc_info
+
+
+def test_a_report_is_named_last(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reporting, "current_run", lambda *_: RUN)
+    with caplog.at_level(logging.INFO):
+        good = reporting.add_report(tmp_path / "r.html", "eval", OmegaConf.create(), lambda _: plain_report("a"))
+    assert good == tmp_path / "r.html"
+    assert good.is_file()
+    assert caplog.messages == [str(good)]
+
+
+def plain_report(title: str) -> Report:
+    return Report("Test", title, "", (), (Section("Empty", ()),))
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian: apt-get install chromium)")
+def test_chromium_shows_every_picture_without_a_word_and_no_page_is_wider_than_a_phone(tmp_path: Path) -> None:
+    loaded = "[...document.images].every(i => i.complete && i.naturalWidth > 0) && document.images.length"
+    paper = "getComputedStyle(document.body).backgroundColor"
+    with chromium(tmp_path / "profile") as browser:
+        for make in PAGES:
+            folder = tmp_path / make.__name__
+            folder.mkdir()
+            path = make(folder)
+            browser.show(path)
+            assert browser.evaluate(loaded) == len(Page(path).images)
+            light = browser.evaluate(paper)
+            browser.show(path, width=360, height=740, dark=True)
+            assert browser.evaluate(paper) != light
+            assert browser.evaluate("document.documentElement.scrollWidth") <= 360
+        assert not browser.complaints
