@@ -181,7 +181,7 @@ def _fingerprint(mapper: Mapper, info: RasterInfo) -> dict[str, Any]:
         "grid": [info.width, info.height, info.crs, list(info.transform), info.dtype, list(info.nodata)],
         "options": asdict(mapper.options),
         "device": mapper.device.type,
-        "precision": precision_name(mapper.device),
+        "precision": precision_name(mapper.device, mapper.network),
         "versions": software_versions(),
     }
 

@@ -21,10 +21,16 @@ class Network(nn.Module):
     std: torch.Tensor
     used: torch.Tensor
 
-    def __init__(self, architecture: nn.Module, normalization: Normalization) -> None:
-        """Wrap ``architecture`` (normalised B × C × H × W → logits B × n × H × W)."""
+    def __init__(self, architecture: nn.Module, normalization: Normalization, full_precision: bool = False) -> None:
+        """Wrap an architecture.
+
+        Args:
+            architecture: Normalised B × C × H × W → logits B × n × H × W.
+            normalization: What is done to the file's numbers first.
+            full_precision: Compute in float32 even where the surroundings ask for bfloat16.
+        """
         super().__init__()
-        self.architecture = architecture
+        self.architecture, self.full_precision = architecture, full_precision
         shape = (1, len(normalization), 1, 1)
         self.register_buffer("scale", torch.tensor(normalization.scale, dtype=torch.float32))
         self.register_buffer("mean", torch.tensor(normalization.mean, dtype=torch.float32).reshape(shape))
@@ -44,8 +50,11 @@ class Network(nn.Module):
 
     def forward(self, image: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """Return logits B × n × H × W for an image in the file's own numbers; see :meth:`normalize`."""
-        logits: torch.Tensor = self.architecture(self.normalize(image, valid))
-        return logits
+        normalized = self.normalize(image, valid)
+        if self.full_precision:
+            with torch.autocast(normalized.device.type, enabled=False):
+                return torch.as_tensor(self.architecture(normalized))
+        return torch.as_tensor(self.architecture(normalized))
 
 
 def build_network(spec: NetworkSpec) -> Network:
@@ -53,4 +62,5 @@ def build_network(spec: NetworkSpec) -> Network:
     architecture = architectures.build(
         spec.architecture, spec.encoder, len(spec.bands), len(spec.classes), spec.chip_size, **spec.options
     )
-    return Network(architecture, spec.normalization)
+    # bfloat16 keeps three digits: too few for raw numbers with nodata values like −32768 among them.
+    return Network(architecture, spec.normalization, full_precision=spec.nodata_is_data)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from src.errors import UserError
+from src.models.network import Network
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 """What the key ``accelerator`` takes; ``gpu`` is whichever the machine has, ``auto`` falls back to the CPU."""
@@ -69,6 +70,6 @@ def place(network: _Module, device: torch.device) -> _Module:
     return network
 
 
-def precision_name(device: torch.device) -> str:
-    """How a log line calls it: ``bfloat16`` or ``float32``."""
-    return "bfloat16" if prefers_bf16(device) else "float32"
+def precision_name(device: torch.device, network: Network) -> str:
+    """How a log line calls what a network computes with there: ``bfloat16`` or ``float32``."""
+    return "bfloat16" if prefers_bf16(device) and not network.full_precision else "float32"

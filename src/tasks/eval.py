@@ -117,7 +117,8 @@ def score(settings: EvalConfig, output: Path) -> Scored:
         check_fit(spec, chips.bands, chips.classes, chips.origin)
     log.info("Network  %s, %s", _describe(spec), checkpoint)
     log.info("Chips    %d, %s", len(chips.samples), chips.origin)
-    log.info("Device   %s, %s, %d chips at once", _device_name(device), precision_name(device), settings.batch_size)
+    precision = precision_name(device, network)
+    log.info("Device   %s, %s, %d chips at once", _device_name(device), precision, settings.batch_size)
     examples = Extremes(spec.classes)
     with _predictions(output, settings.export_predictions) as folder:
         mask = settings.mask_unclassified
@@ -144,7 +145,7 @@ def score(settings: EvalConfig, output: Path) -> Scored:
         "chips": chips.origin,
         "chip_count": len(chips.samples),
         "device": str(device),
-        "precision": precision_name(device),
+        "precision": precision,
         "versions": software_versions(),
     }
     for line in ("", *format_scores(evaluation), ""):

@@ -39,7 +39,7 @@ def run(config: DictConfig) -> None:
     network, spec = load_network(checkpoint)
     name = f"{spec.architecture}/{spec.encoder}"
     log.info("Network  %s, %d bands, %d classes, %s", name, len(spec.bands), len(spec.classes), checkpoint)
-    log.info("Device   %s, %s", device, precision_name(device))
+    log.info("Device   %s, %s", device, precision_name(device, network))
     mapper = Mapper(checkpoint, network, spec, device, options)
     for image, output in zip(images, outputs, strict=True):
         _map_one(mapper, image, output)

@@ -1,0 +1,210 @@
+"""SpecDeepMap's own checkpoints: converted with the same answers, and never run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+from torch import nn
+from torchvision import transforms
+from torchvision.transforms import v2
+
+from scripts.import_specdeepmap import main
+from src.errors import UserError
+from src.models.checkpoint import load_network
+from src.models.specdeepmap import import_checkpoint
+from src.tasks.eval import score
+from src.tasks.schema import EvalConfig
+
+REAL = Path(__file__).parents[2] / "shared" / "data" / "specdeepmap_enmap"
+BANDS, MEAN, STD = 3, [0.1, 0.2, 0.3], [0.5, 2.0, 4.0]
+
+
+class Justo(nn.Module):
+    """The published network in SpecDeepMap's layer names, to compare with."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        sizes = {"enc_{}1": (BANDS, 6), "enc_{}2": (6, 12), "dec_{}1": (12, 6), "dec_{}2": (6, outputs)}
+        for name, (first, last) in sizes.items():
+            self.add_module(name.format("conv"), nn.Conv2d(first, last, 3, padding=1))
+            self.add_module(name.format("bn"), nn.BatchNorm2d(last))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        parts = dict(self.named_children())
+        for stage in ("enc_{}1", "enc_{}2"):
+            x = torch.relu(parts[stage.format("bn")](parts[stage.format("conv")](x)))
+            x = nn.functional.max_pool2d(x, 2)
+        for stage in ("dec_{}1", "dec_{}2"):
+            x = nn.functional.interpolate(x, scale_factor=2)
+            x = parts[stage.format("bn")](parts[stage.format("conv")](x))
+            x = torch.relu(x) if "1" in stage else x
+        return x
+
+
+def foreign(path: Path, network: nn.Module, architecture: str, **changes: Any) -> Path:
+    """Write what SpecDeepMap's trainer writes, with the objects that it leaves in it."""
+    chips = pd.DataFrame({"image": ["images/a.tif"], "mask": ["labels/a.tif"]})
+    flips = v2.Compose([v2.RandomRotation(45), v2.RandomHorizontalFlip(p=0.5)])
+    parameters = {
+        "architecture": architecture,
+        "backbone": None,
+        "in_channels": BANDS,
+        "classes": 4,
+        "class_values": [5, 9, 200],
+        "forward_mapping": {0: 0, 5: 1, 9: 2, 200: 3},
+        "reverse_mapping": {0: 0, 1: 5, 2: 9, 3: 200},
+        "img_x": 32,
+        "img_y": 64,
+        "scaler": 10_000,
+        "preprocess": transforms.Compose([transforms.Normalize(mean=MEAN, std=STD)]),
+        "remove_background_class": "Yes",
+        "lr": 0.001,
+        "transform": flips,
+        "train_data": chips,
+    }
+    state = {f"model.{key}": value for key, value in network.state_dict().items()}
+    content = {"state_dict": state, "hyper_parameters": parameters | changes, "epoch": 49, "optimizer_states": []}
+    torch.save(content, path)
+    return path
+
+
+def random_network(network: nn.Module) -> nn.Module:
+    """Give batch norms statistics of their own, else they hide a wrong mapping of layers."""
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.normal_(layer.bias)
+            layer.running_mean = torch.randn(layer.num_features)
+            layer.running_var = torch.rand(layer.num_features) + 0.5
+    return network.eval()
+
+
+@pytest.mark.parametrize("architecture", ["JustoUNetSimple", "Unet"])
+def test_the_converted_network_gives_the_same_logits(tmp_path: Path, architecture: str) -> None:
+    torch.manual_seed(0)
+    unet = smp.Unet("resnet18", encoder_weights=None, in_channels=BANDS, classes=4)
+    theirs = Justo(4) if architecture == "JustoUNetSimple" else unet
+    backbone = None if architecture == "JustoUNetSimple" else "resnet18"
+    source = foreign(tmp_path / "theirs.ckpt", random_network(theirs), architecture, backbone=backbone)
+    main([str(source), str(tmp_path / "ours.ckpt")])
+    ours, spec = load_network(tmp_path / "ours.ckpt")
+    image = torch.randint(0, 10_000, (2, BANDS, 64, 32)).float()
+    image[0, :, :5] = -32768.0  # goes through as data
+    with torch.inference_mode():
+        prepared = transforms.Normalize(MEAN, STD)(image / 10_000)
+        expected = theirs(prepared)[:, 1:]
+        with torch.autocast("cpu", torch.bfloat16):  # which must not reach it
+            found = ours(image, torch.ones(2, 64, 32, dtype=torch.bool))
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+    assert spec.classes.values == (5, 9, 200)
+    assert spec.chip_size == (32, 64)
+    assert spec.nodata_is_data
+
+
+def test_what_is_kept_and_dropped_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main([str(foreign(tmp_path / "a.ckpt", Justo(4), "JustoUNetSimple")), str(tmp_path / "new" / "b.ckpt")])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "Kept     justo_unet_simple, 3 bands, chips of 32 × 64 px, class values 5, 9, 200"
+    assert lines[1] == "         scaler 10000, normalised, nodata as data"
+    assert "epoch, optimizer_states" in lines[2]
+    assert "lr, train_data, transform" in lines[3]
+    assert "class value 0" in lines[4]
+    assert lines[5] == str(tmp_path / "new" / "b.ckpt")
+
+
+def test_without_scaler_normalisation_and_class_0_all_outputs_are_classes(tmp_path: Path) -> None:
+    changes = {"scaler": None, "preprocess": None, "reverse_mapping": {0: 2, 1: 4}, "remove_background_class": "No"}
+    imported = import_checkpoint(foreign(tmp_path / "a.ckpt", Justo(2), "JustoUNetSimple", **changes))
+    assert imported.spec.classes.values == (2, 4)
+    assert imported.spec.normalization.scale == 1.0
+    assert set(imported.spec.normalization.std) == {1.0}
+    assert not any("class value 0" in words for words in imported.dropped)
+
+
+def test_sentinels_one_number_for_all_bands(tmp_path: Path) -> None:
+    scaling = transforms.Compose([transforms.Normalize(mean=0, std=10_000)])
+    imported = import_checkpoint(foreign(tmp_path / "a.ckpt", Justo(4), "JustoUNetSimple", preprocess=scaling))
+    assert imported.spec.normalization.std == (10_000.0,) * BANDS
+
+
+class Gadget:
+    """Runs a command when it is unpickled in the ordinary way."""
+
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return self.function, self.arguments
+
+
+@pytest.mark.parametrize("kind", ["system", "eval", "exec", "popen", "getattr"])
+def test_code_in_a_checkpoint_does_not_run(tmp_path: Path, kind: str) -> None:
+    proof = tmp_path / "ran"
+    code = f"open({str(proof)!r}, 'w')"
+    gadget = {
+        "system": Gadget(os.system, f"touch '{proof}'"),
+        "eval": Gadget(eval, code),
+        "exec": Gadget(exec, code),
+        "popen": Gadget(subprocess.Popen, ["touch", str(proof)]),
+        "getattr": Gadget(getattr, Gadget(__import__, "os"), "system"),
+    }[kind]
+    source = foreign(tmp_path / "a.ckpt", Justo(4), "JustoUNetSimple", preprocess=None, train_data=gadget)
+    try:
+        import_checkpoint(source)
+    except UserError as error:
+        assert "cannot be read as a checkpoint without running what is in it" in str(error)  # noqa: PT017
+    assert not proof.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"architecture": "Mamba"}, "architecture Mamba is not known here; expected one of Unet"),
+        ({"in_channels": "many"}, "lacks a hyper-parameter or has an odd one"),
+        ({"in_channels": 5, "preprocess": None}, "has other layers than its JustoUNetSimple"),
+        ({"preprocess": transforms.Compose([])}, "preprocess is no normalisation"),
+        ({"architecture": "Unet", "backbone": "resnet18"}, "has other layers than its Unet"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    source = foreign(tmp_path / "a.ckpt", Justo(4), "JustoUNetSimple")
+    content = torch.load(source, weights_only=False)
+    content["hyper_parameters"] |= changes
+    torch.save(content, source)
+    with pytest.raises(UserError, match=message):
+        import_checkpoint(source)
+
+
+def test_files_that_are_no_checkpoints_of_specdeepmap_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"There is no checkpoint .*none\.ckpt"):
+        import_checkpoint(tmp_path / "none.ckpt")
+    (tmp_path / "text.ckpt").write_text("no checkpoint")
+    with pytest.raises(UserError, match="cannot be read as a checkpoint"):
+        import_checkpoint(tmp_path / "text.ckpt")
+    torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+    with pytest.raises(UserError, match="does not describe SpecDeepMap's network"):
+        import_checkpoint(tmp_path / "other.ckpt")
+
+
+def test_the_source_is_not_overwritten(tmp_path: Path) -> None:
+    source = foreign(tmp_path / "a.ckpt", Justo(4), "JustoUNetSimple")
+    before = source.read_bytes()
+    with pytest.raises(SystemExit, match="give another name for the result"):
+        main([str(source), str(tmp_path / "." / "a.ckpt")])
+    assert source.read_bytes() == before
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="needs SpecDeepMap's own checkpoint and chips")
+def test_specdeepmaps_own_checkpoint_scores_as_in_specdeepmap(tmp_path: Path) -> None:
+    main([str(next(REAL.glob("*.ckpt"))), str(tmp_path / "ours.ckpt")])
+    settings = EvalConfig(checkpoint=str(tmp_path / "ours.ckpt"), data_dir=str(REAL), accelerator="cpu")
+    means = score(settings, tmp_path / "out").evaluation.chip_means
+    assert means is not None
+    assert means.mean_iou == pytest.approx(0.2817, abs=5e-5)
+    assert means.iou[:5] == pytest.approx([0.130, 0.371, 0.479, 0.429, 0.0], abs=5e-4)
