@@ -102,6 +102,7 @@ def make_scene(
     origin: tuple[float, float] = (330_000.0, 5_822_040.0),
     polygons: bool = False,
     seed: int = 0,
+    spectra_seed: int | None = None,
 ) -> SceneFiles:
     """Write ``<name>_image.tif`` and ``<name>_label.tif``, and ``<name>_polygons.gpkg`` if asked for.
 
@@ -126,6 +127,7 @@ def make_scene(
         origin: x and y of the upper left corner, in units of the CRS.
         polygons: Also write the label's regions as polygons with the class's name in the field ``fclass``.
         seed: Another seed is another scene.
+        spectra_seed: Scenes of one ``spectra_seed`` show the same classes; without, each has spectra of its own.
 
     Returns:
         The paths of what was written.
@@ -140,7 +142,9 @@ def make_scene(
     colors = tuple(class_colors or default_colors(len(values)))
     has_polygons = folder / f"{name}_polygons.gpkg" if polygons else None
     files = SceneFiles(folder / f"{name}_image.tif", folder / f"{name}_label.tif", has_polygons)
-    landscape = _Landscape.draw(seed, height, width, len(values), bands, feature_size, unclassified_share)
+    landscape = _Landscape.draw(
+        seed, height, width, len(values), bands, feature_size, unclassified_share, spectra_seed=spectra_seed
+    )
     transform = from_origin(*origin, pixel_size, pixel_size)
     grid = {"width": width, "height": height, "crs": crs, "transform": transform}
     layout = {"driver": "GTiff", "compress": "deflate", "tiled": True, "blockxsize": 128, "blockysize": 128}
@@ -198,6 +202,8 @@ class _Landscape:
         bands: int,
         feature_size: float | None,
         unclassified_share: float,
+        *,
+        spectra_seed: int | None,
     ) -> _Landscape:
         rng = np.random.default_rng(seed)
         size = feature_size or max(4.0, min(height, width) / 6)
@@ -213,7 +219,7 @@ class _Landscape:
             clearing_level=float(np.quantile(sample, unclassified_share)) if unclassified_share else -np.inf,
             shade=SmoothField.draw(rng, height, width, size * 2),
             texture=SmoothField.draw(rng, height, width, 3.0),
-            spectra=draw_spectra(rng, classes, bands),
+            spectra=draw_spectra(rng if spectra_seed is None else np.random.default_rng(spectra_seed), classes, bands),
         )
 
     def classes(self, rows: npt.NDArray[Any]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:

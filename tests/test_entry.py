@@ -46,3 +46,33 @@ def test_a_mistake_on_the_command_line_is_one_line_and_leaves_nothing(
     for word in words:
         assert word in lines[0]
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("task", ["prepare", "train", "eval", "predict"])
+def test_help_names_every_group_and_ten_keys(task: str, tmp_path: Path) -> None:
+    text = command(f"{task}.py", "--help", cwd=tmp_path).stdout
+    groups = {path.parent.name for path in (ROOT / "configs" / task).glob("*/*.yaml")}
+    if task == "train":
+        hidden = {"hydra", "paths", "job_logging", "hydra_logging", "help", "prepare", "eval", "predict"}
+        groups |= {path.parent.name for path in (ROOT / "configs").glob("*/*.yaml")} - hidden
+    for group in groups:
+        assert f"\n  {group} " in text, f"{task}.py --help does not name the group {group}"
+    composed = command(f"{task}.py", "--cfg", "job", cwd=tmp_path).stdout
+    keys = text.split("Keys most used")[1].split("\n\n")[1]
+    named = [word for line in keys.splitlines() for word in line.split("  ")[1].split()]
+    assert len(named) >= 8
+    for key in named:
+        assert f"{key.split('.')[-1]}:" in composed, f"{task}.py has no key {key}"
+
+
+def test_help_imports_no_torch(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-X", "importtime", str(ROOT / "train.py"), "--cfg", "job"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    imported = {line.rsplit("|", 1)[-1].strip() for line in result.stderr.splitlines()}
+    assert not imported & {"torch", "lightning", "rasterio", "pandas", "torchgeo", "matplotlib"}
