@@ -274,7 +274,7 @@ class BandStatistics:
                 mean = deviations.mean()
                 deviations -= mean
                 added.count[band], added._mean[band] = chosen.size, mean
-                added._m2[band] = deviations @ deviations
+                added._m2[band] = np.einsum("i,i", deviations, deviations)  # BLAS would start threads of its own
         self.merge(added)
 
     def merge(self, other: BandStatistics) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import queue
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -33,6 +33,9 @@ from src.raster import (
 
 Fate = Literal["kept", "without measurement", "without label", "below the coverage"]
 """What becomes of a window, and why."""
+
+Seen = Callable[[Window, npt.NDArray[Any], npt.NDArray[np.bool_]], None]
+"""Takes a window, its image C × H × W, and where it has measurements, H × W."""
 
 _IN_FLIGHT = 96 * 2**20
 """Bytes of images that all threads together hold at a time."""
@@ -110,7 +113,12 @@ def chip_name(scene: str, window: Window) -> str:
 
 
 def cut_scene(
-    index: int, scene: Scene, chip_format: ChipFormat, folder: Path, workers: int | None = None
+    index: int,
+    scene: Scene,
+    chip_format: ChipFormat,
+    folder: Path,
+    seen: Seen | None = None,
+    workers: int | None = None,
 ) -> Iterator[Chip]:
     """Cut a scene into chips, written to ``images/`` and ``labels/`` of a folder that has both.
 
@@ -121,6 +129,7 @@ def cut_scene(
         scene: Image and labels.
         chip_format: What chips look like.
         folder: Where to write.
+        seen: Is given everything that is read; called from several threads.
         workers: Threads; None for one per core.
 
     Yields:
@@ -131,7 +140,7 @@ def cut_scene(
         OSError: A chip cannot be written.
     """
     workers = workers or cores()
-    cutter = _Cutter(index, scene, chip_format, folder)
+    cutter = _Cutter(index, scene, chip_format, folder, seen)
     with block_cache(_BLOCK_CACHE), _readers(scene, workers) as idle, ThreadPoolExecutor(workers) as pool:
 
         def cut(group: WindowGroup) -> list[Chip]:
@@ -185,12 +194,15 @@ class _Cutter:
     scene: Scene
     format: ChipFormat
     folder: Path
+    seen: Seen | None
 
     def cut(self, reader: _Reader, group: WindowGroup) -> Iterator[Chip]:
         extent = group.extent
         with reading(self.scene.info.path):
             image = read_window(reader.image, extent, self.format.fill)
             valid = read_valid(reader.image, extent, image, self.scene.nodata, self.format.used)
+        if self.seen is not None:
+            self.seen(extent, image, valid)
         labels = np.where(valid, reader.labels.read(extent), np.uint8(UNCLASSIFIED))
         for window in group.windows:
             row, column = window.row - extent.row, window.column - extent.column

@@ -272,6 +272,12 @@ def _decimation(
     return RasterioWindow(part.column, part.row, part.width, part.height), shape
 
 
+def apply_transform(transform: Sequence[float], points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Turn n × 2 positions (column, row) into coordinates by affine coefficients."""
+    a, b, c, d, e, f = transform
+    return np.asarray(points @ np.array([[a, d], [b, e]]) + np.array([c, f]))
+
+
 def offset_on(source: RasterInfo, target: RasterInfo) -> tuple[int, int] | None:
     """Return (row, column) of the target's upper left pixel in the source, if both lie on one pixel grid.
 

@@ -8,7 +8,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.class_map import ClassRule
 from src.errors import UserError
-from src.preparation import Preparation, prepare
+from src.preparation import prepare
+from src.prepare_settings import Preparation
 from src.tasks.schema import ClassRuleConfig, PrepareConfig
 
 

@@ -1,0 +1,232 @@
+"""What goes into a data folder: chips are cut, split, measured, listed and drawn."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from src.balance import Counts
+from src.bands import BandStatistics
+from src.class_choice import class_table, merge_rare
+from src.cutting import Chip, ChipFormat, Fate, Scene, bands_with_measurements, cut_scene
+from src.datafolder import DATASET, write_dataset
+from src.errors import UserError
+from src.grid import chip_windows
+from src.ground import Places
+from src.label_sources import ClassHints
+from src.labels import UNCLASSIFIED, ClassTable
+from src.overview import Overview, Thumbnail
+from src.prepare_settings import Preparation
+from src.progress import progress
+from src.raster import recode
+from src.scene_files import common_nodata
+from src.spec import DatasetSpec, software_versions
+from src.split_summary import summary_lines
+from src.splits import Parts, Split, split_chips
+from src.tables import (
+    PARTS,
+    STATISTICS,
+    SUMMARY,
+    BandTable,
+    ClassRow,
+    Summary,
+    class_weights,
+    list_name,
+    write_samples,
+    write_statistics,
+    write_summary,
+)
+
+log = logging.getLogger(__name__)
+
+OVERVIEW = "overview.png"
+FILES = ("images", "labels", *map(list_name, PARTS), SUMMARY, STATISTICS, OVERVIEW, DATASET)
+"""Everything that a data folder has."""
+
+
+def fill(
+    settings: Preparation, scenes: Sequence[Scene], hints: ClassHints, folder: Path, config: dict[str, Any]
+) -> tuple[DatasetSpec, list[str]]:
+    """Fill an empty folder with a data folder's contents.
+
+    Args:
+        settings: What to make.
+        scenes: Images and labels.
+        hints: Names and colours that the labels bring.
+        folder: An empty folder.
+        config: What ``dataset.json`` is to say of the settings.
+
+    Returns:
+        What ``dataset.json`` says, and a summary in lines.
+
+    Raises:
+        UserError: No chip is left, or fewer than there are parts.
+    """
+    chip_format = choose_format(settings, scenes)
+    for name in ("images", "labels"):
+        (folder / name).mkdir()
+    thumbnails = [Thumbnail(scene.info) for scene in scenes]
+    seen = list(_cut(scenes, chip_format, folder, thumbnails))
+    chips = [chip for chip in seen if chip.fate == "kept"]
+    fates = Counter(chip.fate for chip in seen)
+    if len(chips) < sum(share > 0 for share in settings.shares):
+        raise UserError(_too_few(len(chips), fates, settings))
+    hints, counts = _classify(settings, hints, chips, folder)
+    values = np.flatnonzero(counts.any(0))[1:] if counts[:, UNCLASSIFIED].any() else np.flatnonzero(counts.any(0))
+    if not len(values):
+        raise UserError("The labels have no class within the scenes: every pixel is 0 (unclassified). Check label=….")
+    at = [(chip.scene, chip.window) for chip in chips]
+    infos = [scene.info for scene in scenes]
+    places = Places.of(at, infos, settings.chip_size, settings.chip_step, settings.buffer)
+    split = split_chips(
+        counts[:, values],
+        places,
+        settings.shares,
+        settings.strategy,
+        settings.seed,
+        settings.buffer,
+        settings.block,
+    )
+    chips, counts, split = _keep_assigned(chips, counts, split, folder)
+    values = values[counts[:, values].any(0)]
+    classes = class_table(values.tolist(), hints, settings.class_names, settings.class_colors)
+    spec = _describe(settings, scenes, chip_format, classes, split, config)
+    _write_tables(folder, chips, counts, spec, split)
+    at = [(chip.scene, chip.window) for chip in chips]
+    Overview(thumbnails, at, split.parts, counts[:, values], classes, split.imbalance).draw(folder / OVERVIEW)
+    write_dataset(folder / DATASET, spec)
+    return spec, summary_lines(spec, fates, split, counts[:, values])
+
+
+def _classify(
+    settings: Preparation, hints: ClassHints, chips: Sequence[Chip], folder: Path
+) -> tuple[ClassHints, Counts]:
+    """Merge rare classes, in the label chips too; return hints and the pixels of each value in each chip."""
+    counts = np.array([chip.counts for chip in chips])
+    lookup, hints = merge_rare(counts.sum(0), settings.min_class_share, hints)
+    moved = np.flatnonzero(lookup != np.arange(256))
+    for index in np.flatnonzero(counts[:, moved].any(1)).tolist():
+        recode(folder / "labels" / chips[index].name, lookup)
+    for value in moved.tolist():
+        counts[:, lookup[value]] += counts[:, value]
+        counts[:, value] = 0
+    return hints, counts
+
+
+def _keep_assigned(
+    chips: Sequence[Chip], counts: Counts, split: Split, folder: Path
+) -> tuple[list[Chip], Counts, Split]:
+    """Remove the files of chips that are in no part."""
+    assigned = split.parts >= 0
+    for index in np.flatnonzero(~assigned).tolist():
+        (folder / "images" / chips[index].name).unlink()
+        (folder / "labels" / chips[index].name).unlink()
+    kept = [chips[index] for index in np.flatnonzero(assigned).tolist()]
+    return kept, counts[assigned], replace(split, parts=split.parts[assigned])
+
+
+def choose_format(settings: Preparation, scenes: Sequence[Scene]) -> ChipFormat:
+    """Decide what chips look like, and name the bands that are not used."""
+    bands = scenes[0].info.bands
+    measured = bands_with_measurements(scenes, settings.chip_size)
+    bad = [any(scene.info.bands[band].bad for scene in scenes) for band in range(len(bands))]
+    for what, unused in (("without any measurement", np.logical_not(measured)), ("marked bad", np.array(bad))):
+        if unused.any():
+            names = ", ".join(f"{index + 1} ({bands[index].name})" for index in np.flatnonzero(unused))
+            log.info("Bands %s are not used: %s.", what, names)
+    used = tuple(m and not b for m, b in zip(measured, bad, strict=True))
+    if not any(used):
+        raise UserError(f"No band of {scenes[0].info.path} has a measurement; check nodata=… and the file.")
+    return ChipFormat(
+        size=settings.chip_size,
+        step=settings.chip_step,
+        min_coverage=settings.min_coverage,
+        nodata=common_nodata([scene.nodata for scene in scenes]),
+        used=used,
+        compress=settings.compress,
+    )
+
+
+def _cut(
+    scenes: Sequence[Scene], chip_format: ChipFormat, folder: Path, thumbnails: Sequence[Thumbnail]
+) -> Iterator[Chip]:
+    sizes = [(scene.info.height, scene.info.width) for scene in scenes]
+    total = sum(sum(1 for _ in chip_windows(*size, chip_format.size, chip_format.step)) for size in sizes)
+    with progress("Cutting", total, "chips") as advance:
+        for index, scene in enumerate(scenes):
+            for chip in cut_scene(index, scene, chip_format, folder, thumbnails[index].add):
+                advance(1)
+                yield chip
+
+
+def _too_few(kept: int, fates: Counter[Fate], settings: Preparation) -> str:
+    dropped = ", ".join(f"{count} {fate}" for fate, count in fates.items() if fate != "kept" and count)
+    parts = sum(share > 0 for share in settings.shares)
+    return (
+        f"{kept or 'No'} chip{'s are' if kept != 1 else ' is'} left for {parts} parts (dropped: {dropped or 'none'}, "
+        f"of {sum(fates.values())}); lower chip.min_coverage ({settings.min_coverage:g}) or chip.size "
+        f"({settings.chip_size[0]} × {settings.chip_size[1]}), or label more."
+    )
+
+
+def _statistics(chips: Sequence[Chip], parts: Parts, bands: int, scaler: float | None) -> BandTable:
+    """Merge the training chips' statistics."""
+    total = BandStatistics(bands)
+    for chip, part in zip(chips, parts, strict=True):
+        if part == 0 and chip.statistics is not None:
+            total.merge(chip.statistics)
+    scale = scaler if scaler is not None else 1.0
+    return BandTable(tuple((total.mean / scale).tolist()), tuple((total.std / scale).tolist()))
+
+
+def _describe(
+    settings: Preparation,
+    scenes: Sequence[Scene],
+    chip_format: ChipFormat,
+    classes: ClassTable,
+    split: Split,
+    config: dict[str, Any],
+) -> DatasetSpec:
+    first = scenes[0].info
+    return DatasetSpec(
+        scenes=tuple(scene.info.scene() for scene in scenes),
+        bands=first.bands,
+        used=chip_format.used,
+        nodata=chip_format.nodata,
+        dtype=first.dtype,
+        chip_size=chip_format.size,
+        chip_step=chip_format.step,
+        classes=classes,
+        split={
+            "strategy": settings.strategy,
+            "shares": dict(zip(PARTS, settings.shares, strict=True)),
+            "buffer": settings.buffer,
+            "chips": {part: int((split.parts == index).sum()) for index, part in enumerate(PARTS)},
+            "imbalance": split.imbalance,
+            "straddling": split.straddling,
+        },
+        scaler=settings.scaler,
+        seed=settings.seed,
+        versions=software_versions(),
+        config=config,
+    )
+
+
+def _write_tables(folder: Path, chips: Sequence[Chip], counts: Counts, spec: DatasetSpec, split: Split) -> None:
+    for index, part in enumerate(PARTS):
+        names = [chip.name for chip, assigned in zip(chips, split.parts, strict=True) if assigned == index]
+        write_samples(folder / list_name(part), [(f"images/{name}", f"labels/{name}") for name in names])
+    train, validation, test = (counts[split.parts == index].sum(0) for index in range(len(PARTS)))
+    values = spec.classes.values
+    rows = tuple(
+        ClassRow(value, (int(train[value]), int(validation[value]), int(test[value])), weight)
+        for value, weight in zip(values, class_weights(train[list(values)].tolist()), strict=True)
+    )
+    write_summary(folder / SUMMARY, Summary(rows, spec.scaler, bool(counts[:, UNCLASSIFIED].any())))
+    write_statistics(folder / STATISTICS, _statistics(chips, split.parts, len(spec.bands), spec.scaler), spec.scaler)

@@ -1,0 +1,74 @@
+"""Which classes a data folder has, what they are called, and how they are painted."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from src.balance import Counts
+from src.class_map import free_value, rare_values
+from src.errors import UserError
+from src.label_sources import ClassHints
+from src.labels import ClassTable
+
+log = logging.getLogger(__name__)
+
+Named = Mapping[int | str, str] | Sequence[str]
+"""Something for each class: in the order of their values, or by value."""
+
+
+def merge_rare(total: Counts, min_share: float, hints: ClassHints) -> tuple[npt.NDArray[np.uint8], ClassHints]:
+    """Put classes with few pixels into one called ``other``, and say which.
+
+    Args:
+        total: Pixels of each value 0–255.
+        min_share: Percent of the labelled pixels that a class has at least.
+        hints: Names and colours of the labels.
+
+    Returns:
+        What becomes of each value 0–255, and names and colours that know ``other``.
+    """
+    lookup = np.arange(256, dtype=np.uint8)
+    rare = rare_values(total, min_share)
+    if not rare:
+        return lookup, hints
+    other = free_value(np.flatnonzero(total).tolist(), rare[0])
+    lookup[list(rare)] = other
+    labelled = int(total[1:].sum())
+    named = ", ".join(f"{hints.names.get(v, f'class_{v}')} ({100 * total[v] / labelled:.2g} %)" for v in rare)
+    log.info("Below min_class_share=%g %%, hence in class %d (other): %s.", min_share, other, named)
+    names = {value: name for value, name in hints.names.items() if value not in rare} | {other: "other"}
+    colors = {value: color for value, color in hints.colors.items() if value not in rare and value != other}
+    return lookup, ClassHints(names, colors)
+
+
+def class_table(
+    values: Sequence[int], hints: ClassHints, class_names: Named | None, class_colors: Named | None
+) -> ClassTable:
+    """Name and colour classes: as the user says, else as the labels do, else ``class_3`` and a palette.
+
+    Raises:
+        UserError: A list of names or colours is not as long as that of the classes, or a key is no class value.
+    """
+    names = hints.names | _by_value("class_names", class_names, values)
+    return ClassTable.build(values, names, hints.colors | _by_value("class_colors", class_colors, values))
+
+
+def _by_value(key: str, given: Named | None, values: Sequence[int]) -> dict[int, str]:
+    """Return what a user gave for each class value."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        if len(given) != len(values):
+            raise UserError(
+                f"{key} has {len(given)} entries for {len(values)} classes ({', '.join(map(str, values))}); give one "
+                f"for each in this order, or by value: {key}={{{values[0]}: …}}."
+            )
+        return dict(zip(values, given, strict=True))
+    try:
+        return {int(value): str(entry) for value, entry in given.items()}
+    except ValueError as error:
+        raise UserError(f"{key} has a key that is no class value ({error}); write {key}={{{values[0]}: …}}.") from error

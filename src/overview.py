@@ -1,0 +1,173 @@
+"""The picture of a data folder: where the chips of each part lie, and which classes they hold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.collections import PatchCollection
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+
+from src.grid import Window
+from src.labels import ClassTable
+from src.quicklook import rgb_bands, stretch
+from src.raster import RasterInfo
+from src.tables import PARTS
+
+PART_COLORS = ("#3b82f6", "#f59e0b", "#ec4899")
+"""Training, validation, test: told apart on vegetation, water and soil, and by the colour-blind."""
+_SIDE = 1000
+_MOST_SCENES = 6
+_MOST_OUTLINES = 4000
+_INK = "#1f2933"
+
+
+class Thumbnail:
+    """A small picture of a scene, put together from windows while they are read: no pixel is read for it alone."""
+
+    def __init__(self, info: RasterInfo) -> None:
+        """Start empty for one scene."""
+        self.info = info
+        self.factor = math.ceil(max(info.height, info.width) / _SIDE)
+        shape = math.ceil(info.height / self.factor), math.ceil(info.width / self.factor)
+        self._bands = list(rgb_bands(info.bands))
+        self._image = np.zeros((3, *shape), info.dtype)
+        self._valid = np.zeros(shape, bool)
+
+    def add(self, window: Window, image: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> None:
+        """Take every n-th pixel of a window; windows may come in any order and from any thread.
+
+        Args:
+            window: In the scene; may reach over its edge.
+            image: C × H × W, all bands.
+            valid: H × W.
+        """
+        inside = window.intersection(self.info.window)
+        top, left = -inside.row % self.factor, -inside.column % self.factor
+        here = np.s_[top : inside.height : self.factor, left : inside.width : self.factor]
+        part = valid[here]
+        row, column = -(-inside.row // self.factor), -(-inside.column // self.factor)
+        there = np.s_[row : row + part.shape[0], column : column + part.shape[1]]
+        self._valid[there] = part
+        self._image[:, *there] = image[self._bands][:, *here]
+
+    def picture(self) -> npt.NDArray[np.uint8]:
+        """Return it as H × W × 4."""
+        return stretch(self._image, self._valid)
+
+
+@dataclass(frozen=True)
+class Overview:
+    """What the picture shows.
+
+    Attributes:
+        thumbnails: One per scene.
+        chips: Scene and window of each chip.
+        parts: Part of each chip, −1 for none.
+        counts: n × k pixels of each class in each chip.
+        classes: The class table.
+        imbalance: See :func:`src.splits.imbalance`.
+    """
+
+    thumbnails: Sequence[Thumbnail]
+    chips: Sequence[tuple[int, Window]]
+    parts: npt.NDArray[np.int64]
+    counts: npt.NDArray[np.int64]
+    classes: ClassTable
+    imbalance: float
+
+    def draw(self, path: Path) -> None:
+        """Write it as PNG."""
+        shown = list(range(len(self.thumbnails)))[:_MOST_SCENES]
+        columns = math.ceil(math.sqrt(len(shown)))
+        rows = math.ceil(len(shown) / columns)
+        classes = len(self.classes)
+        figure = Figure(figsize=(13, max(5.5, 1.2 + 0.42 * classes)), dpi=120, layout="constrained")
+        grid = figure.add_gridspec(1, 2, width_ratios=(1.45, 1))
+        left, right = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
+        for position, scene in enumerate(shown):
+            self._draw_scene(left.add_subplot(rows, columns, position + 1), scene)
+        left.legend(handles=self._legend(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+        if len(shown) < len(self.thumbnails):
+            left.suptitle(f"{len(shown)} of {len(self.thumbnails)} scenes", fontsize=10, color=_INK)
+        self._draw_classes(right.add_subplot())
+        figure.savefig(path, metadata={"Software": None})  # matplotlib's version would make the bytes differ
+
+    def _legend(self) -> list[Patch]:
+        sizes = [int((self.parts == part).sum()) for part in range(len(PARTS))]
+        return [
+            Patch(color=color, alpha=0.8, label=f"{name}: {size:,} chips")
+            for name, color, size in zip(PARTS, PART_COLORS, sizes, strict=True)
+        ]
+
+    def _draw_scene(self, axes: Axes, scene: int) -> None:
+        thumbnail = self.thumbnails[scene]
+        info = thumbnail.info
+        extent = (0.0, float(info.width), float(info.height), 0.0)
+        axes.set_facecolor("#d5d9de")
+        axes.imshow(thumbnail.picture(), extent=extent, interpolation="nearest")
+        for part, color in enumerate(PART_COLORS):
+            windows = [w for (s, w), p in zip(self.chips, self.parts, strict=True) if s == scene and p == part]
+            axes.imshow(self._tint(thumbnail, windows, color), extent=extent, interpolation="nearest")
+            if len(self.chips) <= _MOST_OUTLINES:
+                outlines = [Rectangle((w.column, w.row), w.width, w.height) for w in windows]
+                axes.add_collection(PatchCollection(outlines, facecolor="none", edgecolor=color, linewidth=0.7))
+        axes.set_xlim(0, max([info.width, *(w.column_stop for s, w in self.chips if s == scene)]))
+        axes.set_ylim(max([info.height, *(w.row_stop for s, w in self.chips if s == scene)]), 0)
+        axes.set_title(f"{info.name}, {info.width} × {info.height} px", fontsize=9, color=_INK)
+        axes.tick_params(labelsize=7, colors="#616e7c")
+
+    @staticmethod
+    def _tint(thumbnail: Thumbnail, windows: Sequence[Window], color: str) -> npt.NDArray[np.float64]:
+        """Return a see-through picture of the ground that chips cover; where they overlap it is no darker."""
+        factor = thumbnail.factor
+        height, width = math.ceil(thumbnail.info.height / factor), math.ceil(thumbnail.info.width / factor)
+        tint = np.zeros((height, width, 4))
+        tint[..., :3] = to_rgb(color)
+        for window in windows:
+            rows = slice(round(window.row / factor), round(window.row_stop / factor))
+            tint[rows, round(window.column / factor) : round(window.column_stop / factor), 3] = 0.3
+        return tint
+
+    def _draw_classes(self, axes: Axes) -> None:
+        """Draw the share of each class in each part as three bars under each other."""
+        places = np.arange(len(self.classes))
+        height = 0.26
+        for part, color in enumerate(PART_COLORS):
+            pixels = self.counts[self.parts == part].sum(0)
+            shares = 100 * pixels / max(pixels.sum(), 1)
+            bars = axes.barh(places + (part - 1) * height, shares, height * 0.9, color=color, label=PARTS[part])
+            axes.bar_label(bars, [f"{share:.1f}" for share in shares], padding=2, fontsize=7, color="#616e7c")
+        axes.set_yticks(places, [f"{c.name} ({c.value})" for c in self.classes.classes], fontsize=9, color=_INK)
+        beside = axes.get_yaxis_transform()
+        for place, entry in zip(places, self.classes.classes, strict=True):
+            axes.add_patch(
+                Rectangle(
+                    (-0.022, place - 0.4),
+                    0.014,
+                    0.8,
+                    color=entry.color,
+                    transform=beside,
+                    clip_on=False,
+                )
+            )
+        axes.tick_params(axis="y", length=0, pad=12)
+        axes.tick_params(axis="x", labelsize=8, colors="#616e7c")
+        axes.invert_yaxis()
+        axes.margins(x=0.1)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.set_xlabel("share of the part's labelled pixels, %", fontsize=9, color=_INK)
+        axes.set_title(
+            f"Classes of the parts: imbalance {self.imbalance:.4f}\n"
+            "(mean total variation distance, 0 = alike, 1 = apart)",
+            fontsize=10,
+            color=_INK,
+        )
