@@ -8,25 +8,36 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from src.atomic import write_text
 from src.cog import Layer, write_cog
 from src.errors import UserError
 from src.grid import Blend
 from src.inference import Predictor
-from src.map_plan import MapPlan, check_window, halo_pixels
+from src.map_plan import MapPlan
+from src.map_processes import StripJob, map_in_processes
+from src.map_scores import row_blocks
 from src.models.network import Network
 from src.models.precision import precision_name
-from src.raster import RasterInfo
+from src.polygons import map_polygons, write_polygons
+from src.raster import RasterInfo, block_cache
 from src.scene_reader import SceneReader, open_scene
 from src.spec import NetworkSpec, software_versions
-from src.strip_mapping import CLASSES, Probabilities, map_layers, map_strips
+from src.strip_mapping import CLASSES, PROBABILITIES, Probabilities, map_layers, map_strips
 from src.strip_store import StripStore, finished_strips, read_plan, start_store
+from src.styles import polygon_style, raster_style, share_style
+from src.vector import sieve
+from src.window_choice import WindowRequest, choose_plan
 
 log = logging.getLogger(__name__)
+
+CACHE_MEGABYTES = 64
+"""Decoded blocks that GDAL keeps: enough for the tiles that neighbouring windows share."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,9 @@ class MapOptions:
         batch_size: Windows that go through the network together; None for a good number.
         average_turns: Average over the eight flips and rotations.
         probabilities: Store probabilities and uncertainty, and how.
+        polygons: Also write polygons.
+        min_pixels: Polygons with fewer pixels join their largest neighbour.
+        processes: Between how many processes the strips are divided, each with a GPU of its own where there are.
     """
 
     overlap: float = 20.0
@@ -48,6 +62,15 @@ class MapOptions:
     batch_size: int | None = None
     average_turns: bool = False
     probabilities: Probabilities | None = None
+    polygons: bool = False
+    min_pixels: int = 0
+    processes: int = 1
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """Those that the map's numbers depend on."""
+        others = ("polygons", "min_pixels", "processes")
+        return {key: value for key, value in asdict(self).items() if key not in others}
 
 
 @dataclass(frozen=True)
@@ -75,98 +98,131 @@ class SceneMap:
 
     Attributes:
         path: The class map.
-        layers: All rasters, by the name of the layer.
+        files: Every file that was written, the class map first.
+        uncertainty: The uncertainty raster if it was asked for.
         grid: The scene.
         plan: The windows that were used.
     """
 
     path: Path
-    layers: dict[str, Path]
+    files: tuple[Path, ...]
+    uncertainty: Path | None
     grid: RasterInfo
     plan: MapPlan
 
 
 def layer_path(output: Path, layer: str) -> Path:
-    """Name a map's further files: ``map.tif`` → ``map_probabilities.tif``."""
+    """Name a map's further rasters: ``map.tif`` → ``map_probabilities.tif``."""
     return output if layer == CLASSES else output.with_name(f"{output.stem}_{layer}{output.suffix}")
 
 
+def polygons_path(output: Path) -> Path:
+    """Name a map's polygons: ``map.tif`` → ``map_polygons.gpkg``, since QGIS takes ``map.qml`` for the raster's."""
+    return output.with_name(f"{output.stem}_polygons.gpkg")
+
+
 def map_scene(mapper: Mapper, image: str, output: Path, advance: Callable[[int], None] = lambda _: None) -> SceneMap:
-    """Map a scene into a Cloud Optimized GeoTIFF, and further ones if asked for.
+    """Map a scene into a Cloud Optimized GeoTIFF, and further files if asked for.
 
     What is finished is kept in a folder beside the output until the map is whole; the same call goes on from there.
 
     Args:
         mapper: The network and how it maps.
         image: The scene.
-        output: The class map to write; other layers are named after it.
+        output: The class map to write; other files are named after it.
         advance: Called with the number of pixels that have been mapped since its last call.
 
     Raises:
         UserError: The scene cannot be read or does not fit, an option is impossible, the output cannot be written.
     """
-    options = mapper.options
     output.parent.mkdir(parents=True, exist_ok=True)
     folder = output.with_name(f".{output.name}.partial")
-    layers = map_layers(mapper.spec.classes, options.probabilities)
-    with open_scene(image, mapper.spec) as reader:
-        grid = reader.info
-        plan = _plan(mapper, reader, folder, layers)
-        store = StripStore(folder, layers, grid.height, grid.width)
-        try:
-            todo = sorted(set(range(len(plan.rows))) - store.done())
-            advance(grid.window.pixels - sum(plan.rows[i].final - plan.rows[i].first for i in todo) * grid.width)
-            predictor = Predictor(mapper.network, mapper.device, options.average_turns)
-            map_strips(
-                reader,
-                predictor,
-                plan,
-                todo,
-                store,
-                classes=mapper.spec.classes,
-                probabilities=options.probabilities,
-                advance=advance,
-            )
-        finally:
-            store.close()
-    paths = {layer.name: layer_path(output, layer.name) for layer in layers}
-    for layer in layers:
-        write_cog(folder / f"{layer.name}.raw", folder / paths[layer.name].name, layer, grid)
-    for layer in reversed(layers):
-        _publish(folder / paths[layer.name].name, paths[layer.name])
+    layers = map_layers(mapper.spec.classes, mapper.options.probabilities)
+    with block_cache(CACHE_MEGABYTES):
+        with open_scene(image, mapper.spec) as reader:
+            grid, plan = reader.info, _map(mapper, reader, folder, layers, advance)
+        whole = folder / "whole"
+        shutil.rmtree(whole, ignore_errors=True)
+        whole.mkdir()
+        for layer in layers:
+            write_cog(folder / f"{layer.name}.raw", layer_path(whole / output.name, layer.name), layer, grid)
+        if mapper.options.polygons:
+            _write_polygons(mapper, whole / output.name, grid)
+    _write_styles(mapper, whole / output.name, layers)
+    files = _publish(whole, output)
     shutil.rmtree(folder, ignore_errors=True)
-    return SceneMap(output, paths, grid, plan)
+    uncertain = layer_path(output, "uncertainty") if mapper.options.probabilities else None
+    return SceneMap(output, files, uncertain, grid, plan)
 
 
-def _plan(mapper: Mapper, reader: SceneReader, folder: Path, layers: list[Layer]) -> MapPlan:
+def _map(
+    mapper: Mapper, reader: SceneReader, folder: Path, layers: list[Layer], advance: Callable[[int], None]
+) -> MapPlan:
+    """Map the strips that are not done yet; return the plan."""
+    predictor = Predictor(mapper.network, mapper.device, mapper.options.average_turns)
+    plan = _plan(mapper, predictor, reader, folder, layers)
+    todo = sorted(set(range(len(plan.rows))) - finished_strips(folder))
+    rows = sum(plan.rows[strip].final - plan.rows[strip].first for strip in todo)
+    advance((plan.height - rows) * plan.width)
+    options = mapper.options
+    if options.processes > 1 and len(todo) > 1:
+        job = StripJob(
+            mapper.checkpoint,
+            reader.info.path,
+            plan,
+            folder,
+            mapper.device.type,
+            options.average_turns,
+            options.probabilities,
+            CACHE_MEGABYTES,
+        )
+        map_in_processes(job, todo, options.processes, advance)
+        return plan
+    with StripStore(folder, layers, plan.height, plan.width) as store:
+        map_strips(
+            reader,
+            predictor,
+            plan,
+            todo,
+            store,
+            classes=mapper.spec.classes,
+            probabilities=options.probabilities,
+            advance=advance,
+        )
+    return plan
+
+
+def _plan(mapper: Mapper, predictor: Predictor, reader: SceneReader, folder: Path, layers: list[Layer]) -> MapPlan:
     """Return the plan of the run that was broken off if it was the same, else make one and start a store."""
     fingerprint = _fingerprint(mapper, reader.info)
     before = read_plan(folder, fingerprint)
     if before is not None:
         plan = MapPlan.from_dict(before)
         done = len(finished_strips(folder))
-        log.info("Going on with a run that was broken off: %d of %d strips are done.", done, len(plan.rows))
+        log.info("Windows  %s, as before the break: %d of %d strips are done", _describe(plan), done, len(plan.rows))
         return plan
-    plan = _make_plan(mapper, reader)
-    needed = reader.info.window.pixels * sum(layer.pixel_bytes for layer in layers)
+    options = mapper.options
+    request = WindowRequest(options.overlap, options.window, options.blend, options.batch_size)
+    choice = choose_plan(request, predictor, mapper.spec, reader)
+    log.info("Windows  %s; %s", _describe(choice.plan), choice.reason)
+    _check_room(reader.info, folder, layers)
+    start_store(folder, fingerprint, choice.plan.to_dict())
+    return choice.plan
+
+
+def _describe(plan: MapPlan) -> str:
+    (height, width), (down, across) = plan.window, plan.halo
+    return f"{width} × {height} px sharing {across} × {down} px on each side, {plan.batch} at once"
+
+
+def _check_room(info: RasterInfo, folder: Path, layers: list[Layer]) -> None:
+    needed = info.window.pixels * sum(layer.pixel_bytes for layer in layers)
     free = shutil.disk_usage(folder.parent).free
     if free < needed:
         raise UserError(
-            f"{folder.parent} has {free / 1e9:.1f} GB free; mapping {reader.info.path} needs at least "
-            f"{needed / 1e9:.1f} GB there until the map is compressed. Free some space or write elsewhere."
+            f"{folder.parent} has {free / 1e9:.1f} GB free; mapping {info.path} needs at least {needed / 1e9:.1f} GB "
+            "there until the map is compressed. Free some space or write elsewhere."
         )
-    start_store(folder, fingerprint, plan.to_dict())
-    return plan
-
-
-def _make_plan(mapper: Mapper, reader: SceneReader) -> MapPlan:
-    options, info = mapper.options, reader.info
-    halo = halo_pixels(mapper.spec.chip_size, options.overlap)
-    side = options.window or 512
-    window = (side, side)
-    check_window(window, halo, options.overlap)
-    batch = options.batch_size or max(1, 2**19 // (side * side))
-    return MapPlan(info.height, info.width, window, halo, options.blend, batch)
 
 
 def _fingerprint(mapper: Mapper, info: RasterInfo) -> dict[str, Any]:
@@ -178,21 +234,44 @@ def _fingerprint(mapper: Mapper, info: RasterInfo) -> dict[str, Any]:
         "image": str(file.resolve()) if stat else info.path,
         "image_bytes": stat.st_size if stat else None,
         "image_changed": stat.st_mtime_ns if stat else None,
-        "grid": [info.width, info.height, info.crs, list(info.transform), info.dtype, list(info.nodata)],
-        "options": asdict(mapper.options),
+        "grid": [info.width, info.height, info.crs, list(info.transform), info.dtype, str(info.nodata)],
+        "options": mapper.options.numbers,
         "device": mapper.device.type,
         "precision": precision_name(mapper.device, mapper.network),
         "versions": software_versions(),
     }
 
 
-def _publish(written: Path, path: Path) -> None:
-    """Give a whole file its name, and what GDAL wrote beside it."""
-    beside = Path(f"{written}.aux.xml")
-    with written.open("rb") as file:
-        os.fsync(file.fileno())
-    if beside.exists():
-        beside.replace(f"{path}.aux.xml")
-    else:
-        Path(f"{path}.aux.xml").unlink(missing_ok=True)
-    written.replace(path)
+def _write_polygons(mapper: Mapper, classes: Path, grid: RasterInfo) -> None:
+    """Write the polygons of the class map beside it, sieved if asked for."""
+    source = classes
+    if mapper.options.min_pixels > 1:
+        source = classes.parent.with_name("sieved.raw")
+        sieve(classes, source, mapper.options.min_pixels)
+    file = Path(grid.path)
+    changed = datetime.fromtimestamp(file.stat().st_mtime if file.is_file() else 0, UTC)
+    strips = (values for _, _, values in row_blocks(source))
+    stamp = changed.strftime("%Y-%m-%dT%H:%M:%S.000Z")
+    write_polygons(polygons_path(classes), map_polygons(strips, grid.width), grid, mapper.spec.classes, stamp)
+
+
+def _write_styles(mapper: Mapper, output: Path, layers: list[Layer]) -> None:
+    classes = mapper.spec.classes
+    for layer in layers:
+        style = raster_style(classes) if layer.classes else share_style(layer.name == PROBABILITIES)
+        write_text(layer_path(output, layer.name).with_suffix(".qml"), style)
+    if mapper.options.polygons:
+        write_text(polygons_path(output).with_suffix(".qml"), polygon_style(classes))
+
+
+def _publish(whole: Path, output: Path) -> tuple[Path, ...]:
+    """Move whole files to where they belong, the class map last; return them, without what GDAL put beside them."""
+    others = sorted(path for path in whole.iterdir() if path.name != output.name)
+    for path in [*others, whole / output.name]:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        beside = path.with_name(f"{path.name}.aux.xml")
+        if path.suffix != ".xml" and beside not in others:
+            output.with_name(beside.name).unlink(missing_ok=True)
+        path.replace(output.with_name(path.name))
+    return (output, *(output.with_name(path.name) for path in others if path.suffix != ".xml"))

@@ -8,7 +8,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 log = logging.getLogger(__name__)
 
@@ -48,5 +58,67 @@ def _line_now_and_then(what: str, total: int, unit: str) -> Callable[[int], None
         if time.monotonic() - spoke >= QUIET_SECONDS:
             spoke = time.monotonic()
             log.info("%s: %d of %d %s", what, done, total, unit)
+
+    return advance
+
+
+class PixelsColumn(ProgressColumn):
+    """Megapixels that are done, of how many, and how many in a second."""
+
+    def render(self, task: Task) -> Text:
+        """Return the column's text."""
+        rate = f"{task.speed / 1e6:.2f} Mpx/s" if task.speed else ""
+        return Text(f"{task.completed / 1e6:.1f} of {(task.total or 0) / 1e6:.1f} Mpx  {rate}")
+
+
+@contextmanager
+def pixel_progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show the progress over a scene on stderr: megapixels, megapixels per second, time left.
+
+    Args:
+        what: Verb: ``Mapping``.
+        total: Pixels of the scene.
+
+    Yields:
+        A function that takes how many pixels are done: the first time those that an earlier run did, which say
+        nothing about the speed, then those since its last call.
+    """
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _pixel_lines(what, total)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), PixelsColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
+        task = bar.add_task(what, total=total, start=False)
+        begun = False
+
+        def advance(pixels: int) -> None:
+            nonlocal begun
+            if begun:
+                bar.advance(task, pixels)
+            else:
+                begun = True
+                bar.reset(task, completed=pixels)
+
+        yield advance
+
+
+def _pixel_lines(what: str, total: int) -> Callable[[int], None]:
+    began = spoke = time.monotonic()
+    before: int | None = None
+    done = 0
+
+    def advance(pixels: int) -> None:
+        nonlocal began, before, done, spoke
+        done += pixels
+        now = time.monotonic()
+        if before is None:
+            before, began, spoke = done, now, now
+        elif now - spoke >= QUIET_SECONDS:
+            spoke = now
+            rate = (done - before) / (now - began)
+            left = round((total - done) / rate)
+            clock = f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}"
+            log.info("%s: %.1f of %.1f Mpx, %.2f Mpx/s, %s left", what, done / 1e6, total / 1e6, rate / 1e6, clock)
 
     return advance

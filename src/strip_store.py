@@ -80,9 +80,12 @@ class StripStore:
         os.write(descriptor, data)  # a few bytes in one call: processes that append do not mix
         os.fsync(descriptor)
 
-    def done(self) -> set[int]:
-        """Return the strips that are whole; a line that was cut off does not count."""
-        return finished_strips(self.folder)
+    def __enter__(self) -> StripStore:
+        """Give itself; leaving closes the files."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Close the files; they stay."""

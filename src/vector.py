@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ import pyogrio.raw
 import rasterio
 import rasterio.features
 import shapely
+import shapely.geometry
 from pyogrio.errors import DataLayerError, DataSourceError
 
 from src.errors import UserError
@@ -153,3 +155,37 @@ def _empty(classes: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         missing: npt.NDArray[np.bool_] = np.isnan(classes)
         return missing
     return np.array([c is None for c in classes], bool) if classes.dtype.kind == "O" else np.zeros(len(classes), bool)
+
+
+def outline(values: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[Any], npt.NDArray[np.uint8]]:
+    """Turn the regions of equal value in an array, 4-connected, into polygons.
+
+    Args:
+        values: H × W; 0 has no polygons.
+
+    Returns:
+        Polygons in pixel coordinates (x = column, y = row), and the value of each.
+    """
+    found = [(shapely.geometry.shape(shape), value) for shape, value in rasterio.features.shapes(values, values > 0)]
+    polygons = np.empty(len(found), object)
+    polygons[:] = [polygon for polygon, _ in found]
+    return polygons, np.array([value for _, value in found], np.uint8)
+
+
+def sieve(source: str | Path, target: str | Path, pixels: int) -> None:
+    """Write a class map in which regions below a size have joined their largest neighbour; 0 stays as it is.
+
+    GDAL goes through the file line by line, so memory grows with the number of regions and not with the raster.
+
+    Args:
+        source: A one-band uint8 raster.
+        target: The GeoTIFF to write.
+        pixels: Regions (4-connected) with fewer pixels join.
+    """
+    with rasterio.open(source) as before:
+        profile = {"driver": "GTiff", "tiled": True, "count": 1, "dtype": "uint8", "BIGTIFF": "IF_SAFER"}
+        with rasterio.open(target, "w+", width=before.width, height=before.height, **profile) as after:
+            band, into = rasterio.band(before, 1), rasterio.band(after, 1)
+            # rasterio hands the file's band to GDAL, which fills it, and then cannot return it as an array.
+            with suppress(TypeError):
+                rasterio.features.sieve(band, min(pixels, before.width * before.height), out=into, mask=band)

@@ -6,91 +6,107 @@ import glob
 import logging
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from src.areas import format_areas
+from src.class_map import ClassMap
 from src.errors import UserError
 from src.grid import Blend
-from src.map_scores import survey
+from src.ground_truth import LabelOptions, ground_truth
+from src.label_sources import LabelSource
+from src.map_processes import check_processes
+from src.map_scores import MapSurvey, survey
 from src.mapping import MapOptions, Mapper, SceneMap, map_scene
 from src.models.checkpoint import find_checkpoint, load_network
 from src.models.precision import choose_device, precision_name
-from src.progress import progress
-from src.raster import describe
+from src.progress import pixel_progress
+from src.raster import RasterInfo, crs_label, describe
+from src.report.prediction import MappedScene, prediction_report
+from src.score_files import format_scores, write_score_files
+from src.spec import software_versions
 from src.strip_mapping import Probabilities
+from src.tasks.prepare import class_rule
+from src.tasks.reporting import add_report
 from src.tasks.schema import PredictConfig
 
 log = logging.getLogger(__name__)
 
+RASTERS = {".tif", ".tiff"}
+"""Suffixes by which ``output`` is known to be a file."""
+FILES = {
+    "_probabilities": "Probability of each class",
+    "_uncertainty": "Uncertainty: normalised entropy of the probabilities",
+    "_polygons": "Polygons with class value and name",
+}
+"""What the files beside a map are, by the end of their names."""
 
-def run(config: DictConfig) -> None:
-    """Run the task."""
+
+def run(config: DictConfig) -> float | None:
+    """Run the task; returns the mean IoU over all scenes, None without labels."""
     settings = OmegaConf.to_object(config)
     assert isinstance(settings, PredictConfig)
+    run_folder = Path(HydraConfig.get().runtime.output_dir)
     images = find_images(settings.image)
-    outputs = choose_outputs(images, settings.output, Path(HydraConfig.get().runtime.output_dir))
+    labels = find_labels(settings.label, len(images))
+    outputs = choose_outputs(images, settings.output, run_folder)
+    mapper = load_mapper(settings)
+    sources = [_label(mapper, image, label, settings) for image, label in zip(images, labels, strict=True)]
+    scenes = [
+        _map_one(mapper, image, output, source, label)
+        for image, output, source, label in zip(images, outputs, sources, labels, strict=True)
+    ]
+    make = partial(prediction_report, scenes=scenes, spec=mapper.spec, checkpoint=mapper.checkpoint)
+    add_report(run_folder / "report.html", "predict", config, make)
+    scored = [scene.evaluation.pooled.mean_iou for scene in scenes if scene.evaluation]
+    return sum(scored) / len(scored) if scored else None
+
+
+def load_mapper(settings: PredictConfig) -> Mapper:
+    """Load the network once for all scenes; raises UserError for what cannot be used."""
+    options = map_options(settings)
     checkpoint = find_checkpoint(settings.checkpoint)
     device = choose_device(settings.accelerator)
-    options = map_options(settings)
+    check_processes(settings.devices, device)
     network, spec = load_network(checkpoint)
     name = f"{spec.architecture}/{spec.encoder}"
     log.info("Network  %s, %d bands, %d classes, %s", name, len(spec.bands), len(spec.classes), checkpoint)
-    log.info("Device   %s, %s", device, precision_name(device, network))
-    mapper = Mapper(checkpoint, network, spec, device, options)
-    for image, output in zip(images, outputs, strict=True):
-        _map_one(mapper, image, output)
-
-
-def _map_one(mapper: Mapper, image: str, output: Path) -> None:
-    info = describe(image)
-    log.info("Scene    %s, %d × %d px, %s", image, info.width, info.height, info.dtype)
-    if info.crs is None:
-        log.info("         It has no CRS: the map has none either, and areas are in pixels.")
-    began = time.monotonic()
-    with progress("Mapping", info.window.pixels, "px") as advance:
-        scene = map_scene(mapper, image, output, advance)
-    seconds = time.monotonic() - began
-    log.info(
-        "Mapped   %.1f Mpx in %.1f s, %.2f Mpx/s", info.window.pixels / 1e6, seconds, info.window.pixels / 1e6 / seconds
-    )
-    found = survey(scene.path, mapper.spec.classes)
-    for line in ("", *format_areas(found.areas), ""):
-        log.info(line)
-    _name_files(scene)
-
-
-def _name_files(scene: SceneMap) -> None:
-    for path in scene.layers.values():
-        log.info("%s  %.1f MB", path, path.stat().st_size / 1e6)
+    several = f"{settings.devices} processes, " if settings.devices > 1 else ""
+    log.info("Device   %s%s, %s", several, device, precision_name(device, network))
+    return Mapper(checkpoint, network, spec, device, options)
 
 
 def map_options(settings: PredictConfig) -> MapOptions:
     """Check and type the options; raises UserError for one that is none of its choices."""
     blends: dict[str, Blend] = {blend: blend for blend in get_args(Blend)}
     if settings.blend not in blends:
-        raise UserError(
-            f"blend={settings.blend} is not known; expected one of {', '.join(blends)}. cosine is smoother."
-        )
+        raise UserError(f"blend={settings.blend} is not known; expected one of {', '.join(blends)}. Take cosine.")
     storages: dict[object, Probabilities | None] = {False: None, True: "uint8", "uint8": "uint8", "float16": "float16"}
-    if settings.probabilities not in storages:
-        raise UserError(
-            f"probabilities={settings.probabilities} is not known; expected true, false, uint8 or float16. Take true."
-        )
+    wanted = settings.probabilities
+    if wanted not in storages:
+        raise UserError(f"probabilities={wanted} is not known; expected true, false, uint8 or float16. Take true.")
+    if settings.sieve < 0:
+        raise UserError(f"sieve={settings.sieve} is no number of pixels; expected 0 (keep all) or more.")
+    if settings.sieve and not settings.vector:
+        raise UserError(f"sieve={settings.sieve} is for polygons, which are not asked for. Add vector=true.")
     return MapOptions(
-        settings.overlap,
-        settings.window,
-        blends[settings.blend],
-        settings.batch_size,
-        settings.tta,
-        storages[settings.probabilities],
+        overlap=settings.overlap,
+        window=settings.window,
+        blend=blends[settings.blend],
+        batch_size=settings.batch_size,
+        average_turns=settings.tta,
+        probabilities=storages[wanted],
+        polygons=settings.vector,
+        min_pixels=settings.sieve,
+        processes=settings.devices,
     )
 
 
-def find_images(given: object) -> list[str]:
+def find_images(given: Any) -> list[str]:
     """Return the scenes that a path, a glob or a list of both stands for; raises UserError if there is none."""
     images: list[str] = []
     for entry in given if isinstance(given, list) else [given]:
@@ -102,6 +118,20 @@ def find_images(given: object) -> list[str]:
     if not images:
         raise UserError("image is an empty list; expected at least one raster. Add image=… to the command.")
     return images
+
+
+def find_labels(given: Any, count: int) -> list[str | None]:
+    """Return a label file for every scene; one is for all of them. Raises UserError if their number is another."""
+    if given is None:
+        return [None] * count
+    labels: list[str | None]
+    labels = [*(str(entry) for entry in given)] if isinstance(given, list) else [*_matches(str(given))]
+    labels = labels or [str(given)]
+    if len(labels) == 1:
+        return labels * count
+    if len(labels) != count:
+        raise UserError(f"label has {len(labels)} files for {count} scenes; expected one for each, or one for all.")
+    return labels
 
 
 def _matches(pattern: str) -> list[str]:
@@ -117,17 +147,94 @@ def choose_outputs(images: Sequence[str], output: str | None, run_folder: Path) 
     Raises:
         UserError: A file is given for several maps, or a map would take the place of a scene.
     """
-    if len(images) == 1 and (output is None or Path(output).suffix.lower() in {".tif", ".tiff"}):
+    if len(images) == 1 and (output is None or Path(output).suffix.lower() in RASTERS):
         outputs = [Path(output) if output else run_folder / "map.tif"]
     else:
         folder = Path(output) if output else run_folder
-        if folder.suffix.lower() in {".tif", ".tiff"}:
-            raise UserError(
-                f"output={output} is one file for {len(images)} scenes; expected a folder. Give output=maps."
-            )
+        if folder.suffix.lower() in RASTERS:
+            raise UserError(f"output={output} is one file for {len(images)} scenes; expected a folder. Name one.")
         stems = [Path(image).stem for image in images]
         numbers = [stems[:i].count(stem) for i, stem in enumerate(stems)]
         outputs = [folder / f"{s}_map{f'_{n + 1}' if n else ''}.tif" for s, n in zip(stems, numbers, strict=True)]
     if clash := {p.resolve() for p in outputs} & {Path(image).resolve() for image in images}:
         raise UserError(f"output={clash.pop()} is the scene itself; expected another file. Choose another name.")
     return outputs
+
+
+def _label(mapper: Mapper, image: str, label: str | None, settings: PredictConfig) -> LabelSource | None:
+    """Open what a scene is scored against before hours are spent on mapping it."""
+    if label is None:
+        return None
+    rules = None if settings.class_map is None else ClassMap(tuple(class_rule(rule) for rule in settings.class_map))
+    options = LabelOptions(rules, settings.label_field, settings.label_layer)
+    return ground_truth(label, describe(image), mapper.spec.classes, options)
+
+
+def _map_one(mapper: Mapper, image: str, output: Path, source: LabelSource | None, label: str | None) -> MappedScene:
+    info = describe(image)
+    log.info("")
+    log.info("Scene    %s, %d × %d px, %s, %s", image, info.width, info.height, info.dtype, crs_label(info.crs))
+    if info.crs is None:
+        log.info("         Without a CRS the map lies where the scene lies in rows and columns; areas are in pixels.")
+    if source is not None and source.note:
+        log.info("Label    %s", source.note)
+    began = time.monotonic()
+    with pixel_progress("Mapping", info.window.pixels) as advance:
+        scene = map_scene(mapper, image, output, advance)
+    seconds, megapixels = time.monotonic() - began, info.window.pixels / 1e6
+    log.info("Mapped   %.1f Mpx in %.1f s, %.2f Mpx/s", megapixels, seconds, megapixels / seconds)
+    found = _survey(mapper, scene, source)
+    files = list(scene.files)
+    for line in ("", *format_areas(found.areas)):
+        log.info(line)
+    if found.scores is not None:
+        prefix = "" if output.stem == "map" else f"{output.stem}_"
+        files += write_score_files(output.parent, found.scores, _context(mapper, scene, image, label), prefix)
+        for line in ("", f"Against {label}, on {found.scores.pooled.matrix.sum():,} labelled pixels:", ""):
+            log.info(line)
+        for line in format_scores(found.scores):
+            log.info(line)
+    log.info("")
+    for path in files:
+        log.info("%s  %s", path, _size(path, info))
+    named = [(path, _meaning(path, output)) for path in files]
+    return MappedScene(image, output, found.areas, scene.uncertainty, found.scores, named)
+
+
+def _survey(mapper: Mapper, scene: SceneMap, source: LabelSource | None) -> MapSurvey:
+    if source is None:
+        return survey(scene.path, mapper.spec.classes)
+    with source.open() as label:
+        found = survey(scene.path, mapper.spec.classes, label)
+    if found.unknown:
+        values = ", ".join(map(str, found.unknown))
+        log.info("Label    has pixels of %s, which the checkpoint does not know; they do not count.", values)
+    return found
+
+
+def _context(mapper: Mapper, scene: SceneMap, image: str, label: str | None) -> dict[str, Any]:
+    return {
+        "checkpoint": str(mapper.checkpoint),
+        "image": image,
+        "label": label,
+        "map": str(scene.path),
+        "plan": scene.plan.to_dict(),
+        "device": str(mapper.device),
+        "precision": precision_name(mapper.device, mapper.network),
+        "versions": software_versions(),
+    }
+
+
+def _size(path: Path, info: RasterInfo) -> str:
+    megabytes = path.stat().st_size / 1e6
+    size = f"{megabytes:.1f} MB" if megabytes >= 0.1 else f"{megabytes * 1000:.1f} kB"
+    return f"{info.width} × {info.height} px, {size}" if path.suffix.lower() in RASTERS else size
+
+
+def _meaning(path: Path, output: Path) -> str:
+    """Say in a few words what a file is."""
+    if path == output:
+        return "The map: class values with names and colours"
+    if path.suffix == ".qml":
+        return f"How QGIS shows {path.stem}"
+    return next((words for end, words in FILES.items() if path.stem.endswith(end)), "")

@@ -36,7 +36,7 @@ def settings(given: PrepareConfig) -> Preparation:
         seed=given.seed,
         scaler=given.scaler,
         nodata=given.nodata,
-        class_map=None if given.class_map is None else tuple(_rule(rule) for rule in given.class_map),
+        class_map=None if given.class_map is None else tuple(class_rule(rule) for rule in given.class_map),
         min_class_share=given.min_class_share,
         class_names=_named("class_names", given.class_names),
         class_colors=_named("class_colors", given.class_colors),
@@ -60,7 +60,8 @@ def _pair(key: str, value: Any) -> tuple[int, int]:
     return numbers[0], numbers[1]
 
 
-def _rule(rule: ClassRuleConfig) -> ClassRule:
+def class_rule(rule: ClassRuleConfig) -> ClassRule:
+    """Turn an entry of ``class_map`` into a rule; raises UserError if it merges something else than classes."""
     merge = rule.merge if isinstance(rule.merge, list) else [rule.merge]
     if not all(isinstance(source, int | str) and not isinstance(source, bool) for source in merge):
         raise UserError(f"class_map merges {merge}; list whole numbers or text classes.")

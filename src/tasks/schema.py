@@ -130,14 +130,18 @@ class PredictConfig:
 
     checkpoint: str = MISSING
     image: Any = MISSING
-    label: Any = None
     output: str | None = None
     overlap: float = 20.0
     window: int | None = None
     blend: str = "cosine"
-    vector: bool = False
-    probabilities: Any = False
     tta: bool = False
+    probabilities: Any = False
+    vector: bool = False
+    sieve: int = 0
+    label: Any = None
+    label_field: str | None = None
+    label_layer: str | None = None
+    class_map: list[ClassRuleConfig] | None = None
     batch_size: int | None = None
     accelerator: str = "auto"
     devices: int = 1

@@ -1,0 +1,59 @@
+"""The ground truth of a map: rasters on any grid and vector files, in the classes that the network knows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from src.class_map import ClassMap, ClassRule
+from src.errors import UserError
+from src.label_sources import LabelSource, label_sources
+from src.labels import ClassTable
+from src.raster import RasterInfo
+from src.vector import is_vector, read_classes
+
+
+@dataclass(frozen=True)
+class LabelOptions:
+    """How labels are read, as in preparation.
+
+    Attributes:
+        class_map: What to merge; None to take values as they are, and text classes by the classes' names.
+        field: Attribute of vector files with the class.
+        layer: Layer of vector files.
+    """
+
+    class_map: ClassMap | None = None
+    field: str | None = None
+    layer: str | None = None
+
+
+def ground_truth(path: str, image: RasterInfo, classes: ClassTable, options: LabelOptions) -> LabelSource:
+    """Prepare the labels of a scene.
+
+    Raises:
+        UserError: The file cannot be read, does not overlap the image, or none of its text classes has the name of
+            one of the network's.
+    """
+    class_map = options.class_map
+    if class_map is None and is_vector(path):
+        class_map = _by_name(path, classes, options)
+    sources, _ = label_sources([path], [image], class_map, options.field, options.layer)
+    return sources[0]
+
+
+def _by_name(path: str, classes: ClassTable, options: LabelOptions) -> ClassMap | None:
+    """Match text classes with the names of the classes; None for numbers."""
+    texts = [str(entry) for entry in read_classes(path, options.field, options.layer) if isinstance(entry, str)]
+    if not texts:
+        return None
+    rules = [
+        ClassRule(entry.value, same)
+        for entry in classes.classes
+        if (same := tuple(text for text in texts if text.strip().casefold() == entry.name.strip().casefold()))
+    ]
+    if not rules:
+        raise UserError(
+            f"{path} has the classes {', '.join(texts)}; the checkpoint knows {', '.join(classes.names)}. Say with "
+            "class_map which become which, as for prepare.py."
+        )
+    return ClassMap(tuple(rules))

@@ -1,0 +1,144 @@
+"""The strips of one scene divided between processes, each with a network and, where there are, a GPU of its own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from src.errors import UserError
+from src.inference import Predictor
+from src.map_plan import MapPlan
+from src.models.checkpoint import load_network
+from src.raster import block_cache
+from src.scene_reader import open_scene
+from src.strip_mapping import Probabilities, map_layers, map_strips
+from src.strip_store import StripStore
+
+
+@dataclass(frozen=True)
+class StripJob:
+    """What a process needs to map strips.
+
+    Attributes:
+        checkpoint: The network.
+        image: The scene.
+        plan: Windows and strips.
+        folder: The store's folder.
+        device: ``cpu``, ``cuda`` or ``mps``.
+        average_turns: Average over flips and rotations.
+        probabilities: How to store probabilities; None not to.
+        cache_megabytes: For GDAL's blocks.
+    """
+
+    checkpoint: Path
+    image: str
+    plan: MapPlan
+    folder: Path
+    device: str
+    average_turns: bool
+    probabilities: Probabilities | None
+    cache_megabytes: int
+
+
+def check_processes(count: int, device: torch.device) -> None:
+    """Raise UserError if there are not as many processes possible on this kind of device."""
+    if count < 1:
+        raise UserError(f"devices={count} is no number of processes; expected 1 or more.")
+    if device.type == "cuda" and count > torch.cuda.device_count():
+        raise UserError(
+            f"devices={count}, but this machine has {torch.cuda.device_count()} GPUs; expected at most as many. Lower "
+            "devices, or use accelerator=cpu."
+        )
+
+
+def map_in_processes(
+    job: StripJob, strips: Sequence[int], count: int, advance: Callable[[int], None] = lambda _: None
+) -> None:
+    """Map strips in several processes, a run of neighbouring ones in each; the result is that of one process.
+
+    Raises:
+        UserError: What a process raised; the others are stopped then.
+    """
+    context = multiprocessing.get_context("spawn")
+    news: Any = context.Queue()
+    threads = max(1, torch.get_num_threads() // count)
+    shares = [part.tolist() for part in np.array_split(np.array(strips), count) if len(part)]
+    workers = [
+        context.Process(target=_work, args=(job, share, rank, threads, news), daemon=True)
+        for rank, share in enumerate(shares)
+    ]
+    for worker in workers:
+        worker.start()
+    try:
+        _listen(workers, news, advance)
+    finally:
+        for worker in workers:
+            worker.terminate()
+            worker.join()
+
+
+def _listen(workers: Sequence[Any], news: Any, advance: Callable[[int], None]) -> None:
+    """Pass on what the processes say until all are done."""
+    running = len(workers)
+    while running:
+        try:
+            kind, content = news.get(timeout=1.0)
+        except queue.Empty:
+            if any(worker.exitcode not in {None, 0} for worker in workers):
+                raise UserError(
+                    "A process that maps strips was killed, which the system does when memory runs out; expected it "
+                    "to end well. Use fewer devices or a smaller window; finished strips are kept."
+                ) from None
+            continue
+        if kind == "pixels":
+            advance(content)
+        elif kind == "done":
+            running -= 1
+        else:
+            raise content
+
+
+def _work(job: StripJob, strips: list[int], rank: int, threads: int, news: Any) -> None:
+    """Map strips in a process of its own."""
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    try:
+        torch.set_num_threads(threads)
+        device = torch.device(job.device, rank) if job.device == "cuda" else torch.device(job.device)
+        network, spec = load_network(job.checkpoint)
+        layers = map_layers(spec.classes, job.probabilities)
+        with (
+            block_cache(job.cache_megabytes),
+            open_scene(job.image, spec) as reader,
+            StripStore(job.folder, layers, job.plan.height, job.plan.width) as store,
+        ):
+            map_strips(
+                reader,
+                Predictor(network, device, job.average_turns),
+                job.plan,
+                strips,
+                store,
+                classes=spec.classes,
+                probabilities=job.probabilities,
+                advance=lambda pixels: news.put(("pixels", pixels)),
+            )
+        news.put(("done", None))
+    except UserError as error:
+        news.put(("error", error))
+
+
+def _leave_with_parent() -> None:
+    """End this process when the one that started it is gone, however it went."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)

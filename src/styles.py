@@ -1,0 +1,69 @@
+"""QGIS styles: a map and its polygons open with the classes' colours and names."""
+
+from __future__ import annotations
+
+from xml.sax.saxutils import quoteattr
+
+from src.labels import ClassTable
+
+_HEAD = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
+
+
+def raster_style(classes: ClassTable) -> str:
+    """Return the QML of a class map: one entry per class, everything else transparent."""
+    entries = "".join(
+        f'<paletteEntry value="{c.value}" color="{c.color}" alpha="255" label={quoteattr(c.name)}/>'
+        for c in classes.classes
+    )
+    return (
+        f'{_HEAD}<qgis version="3.16" styleCategories="Symbology"><pipe>'
+        '<rasterrenderer type="paletted" band="1" opacity="1" alphaBand="-1" nodataColor="">'
+        f"<rasterTransparency/><colorPalette>{entries}</colorPalette></rasterrenderer></pipe></qgis>\n"
+    )
+
+
+def share_style(grey: bool) -> str:
+    """Return the QML of shares from 0 to 1, from dark to light: in grey (probabilities) or viridis (uncertainty).
+
+    QGIS applies the file's scale, so the style is in shares too.
+    """
+    ramp = ("#440154", "#3b528b", "#21918c", "#5ec962", "#fde725")
+    if grey:
+        ramp = ("#000000", "#404040", "#808080", "#bfbfbf", "#ffffff")
+    items = "".join(
+        f'<item value="{i / 4:g}" color="{color}" alpha="255" label="{i * 25} %"/>' for i, color in enumerate(ramp)
+    )
+    return (
+        f'{_HEAD}<qgis version="3.16" styleCategories="Symbology"><pipe>'
+        '<rasterrenderer type="singlebandpseudocolor" band="1" opacity="1" alphaBand="-1" nodataColor="" '
+        'classificationMin="0" classificationMax="1"><rasterTransparency/><rastershader>'
+        '<colorrampshader colorRampType="INTERPOLATED" classificationMode="1" minimumValue="0" maximumValue="1" '
+        f'clip="0">{items}</colorrampshader></rastershader></rasterrenderer></pipe></qgis>\n'
+    )
+
+
+def polygon_style(classes: ClassTable) -> str:
+    """Return the QML of a map's polygons: filled by the attribute ``value``, without outlines."""
+    categories = "".join(
+        f'<category value="{c.value}" symbol="{i}" label={quoteattr(c.name)} render="true" type="long"/>'
+        for i, c in enumerate(classes.classes)
+    )
+    symbols = "".join(_fill(i, c.rgb) for i, c in enumerate(classes.classes))
+    return (
+        f'{_HEAD}<qgis version="3.16" styleCategories="Symbology">'
+        '<renderer-v2 type="categorizedSymbol" attr="value" symbollevels="0" enableorderby="0" forceraster="0">'
+        f"<categories>{categories}</categories><symbols>{symbols}</symbols></renderer-v2>"
+        "<layerGeometryType>2</layerGeometryType></qgis>\n"
+    )
+
+
+def _fill(name: int, rgb: tuple[int, int, int]) -> str:
+    color = ",".join(map(str, (*rgb, 255)))
+    options = {"color": color, "style": "solid", "outline_style": "no", "joinstyle": "bevel"}
+    listed = "".join(f'<Option type="QString" name="{key}" value="{value}"/>' for key, value in options.items())
+    properties = "".join(f'<prop k="{key}" v="{value}"/>' for key, value in options.items())
+    return (
+        f'<symbol name="{name}" type="fill" alpha="1" clip_to_extent="1" force_rhr="0">'
+        f'<layer class="SimpleFill" enabled="1" locked="0" pass="0"><Option type="Map">{listed}</Option>{properties}'
+        "</layer></symbol>"
+    )

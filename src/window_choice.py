@@ -1,0 +1,175 @@
+"""Which windows map a scene fastest: tried out on the machine, with the network, for the scene's size."""
+
+from __future__ import annotations
+
+import math
+import resource
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import psutil
+import torch
+
+from src.errors import UserError
+from src.grid import Blend
+from src.inference import Predictor
+from src.map_plan import MapPlan, check_window, halo_pixels
+from src.models.architectures import accepted_sizes
+from src.models.locality import LOCAL, far_influence
+from src.scene_reader import SceneReader
+from src.spec import NetworkSpec
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
+
+SIDES = {"cpu": (256, 384, 512, 768, 1024), "cuda": (256, 512, 1024, 1536, 2048), "mps": (256, 512, 1024)}
+"""About how large windows are tried, by device; the nearest multiples of the chip's side are taken."""
+BATCH_PIXELS = {"cpu": 2**19, "cuda": 2**22, "mps": 2**20}
+"""Pixels that go through the network at once, about: more gains nothing."""
+ROW_BYTES = 160_000_000
+"""Memory for rows of a scene that is stored in whole rows."""
+WORTH_PROBING, WORTH_MEASURING = 2_000_000, 12_000_000
+"""Pixels that have to go through the network before looking for a better window takes less time than it saves."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A plan, and one line that says why these windows."""
+
+    plan: MapPlan
+    reason: str
+
+
+@dataclass(frozen=True)
+class WindowRequest:
+    """What was asked for: see :class:`~src.mapping.MapOptions`."""
+
+    overlap: float
+    window: int | None
+    blend: Blend
+    batch_size: int | None
+
+
+def choose_plan(request: WindowRequest, predictor: Predictor, spec: NetworkSpec, reader: SceneReader) -> Choice:
+    """Choose the windows for a scene.
+
+    Raises:
+        UserError: The overlap is impossible, or the network does not take the window that was asked for.
+    """
+    halo = halo_pixels(spec.chip_size, request.overlap)
+    width, height = spec.chip_size
+    plan = MapPlan(reader.info.height, reader.info.width, (height, width), halo, request.blend, 1)
+    if request.batch_size is not None and request.batch_size < 1:
+        raise UserError(f"batch_size={request.batch_size} is no number of windows; expected 1 or more, or null.")
+    if request.window is not None:
+        size = (request.window, request.window)
+        check_window(size, halo, request.overlap)
+        _check_accepted(size, predictor, spec)
+        return Choice(_with_window(plan, size, request, predictor), "as asked for")
+    chip = _with_window(plan, (height, width), request, predictor)
+    if chip.computed_pixels < WORTH_PROBING:
+        return Choice(chip, "the training chips' size; the scene is too small to look for a faster one")
+    sizes = _candidates(chip, predictor, reader)
+    if len(sizes) == 1:
+        return Choice(chip, "the training chips' size; no larger one fits the scene and the network")
+    influence = far_influence(predictor.network.architecture, len(spec.bands), spec.chip_size)
+    if influence is None or influence > LOCAL:
+        return Choice(chip, "the training chips' size, since this network's answer depends on the window's size")
+    plans = [_with_window(plan, size, request, predictor) for size in sizes]
+    fewest = min(plans, key=lambda p: p.computed_pixels)
+    if fewest.computed_pixels < WORTH_MEASURING:
+        return Choice(fewest, "the fewest pixels to compute; the scene is too small to measure")
+    return _fastest(plans, predictor, spec, reader)
+
+
+def _with_window(plan: MapPlan, size: Size, request: WindowRequest, predictor: Predictor) -> MapPlan:
+    fill = BATCH_PIXELS.get(predictor.device.type, BATCH_PIXELS["cpu"]) // (size[0] * size[1])
+    across = len(replace(plan, window=size).columns)
+    return replace(plan, window=size, batch=min(across, request.batch_size or max(1, fill)))
+
+
+def _candidates(chip: MapPlan, predictor: Predictor, reader: SceneReader) -> list[Size]:
+    """Return multiples of the chip's size that the network takes, no larger than the scene needs, smallest first."""
+    height, width = chip.window
+    most_down, most_across = math.ceil(chip.height / height), math.ceil(chip.width / width)
+    if reader.striped:
+        most_down = min(most_down, max(1, ROW_BYTES // (chip.width * reader.pixel_bytes) // height))
+    sizes = {chip.window}
+    for side in SIDES.get(predictor.device.type, SIDES["cpu"]):
+        factor = max(1, round(side / max(height, width)))
+        sizes.add((min(factor, most_down) * height, min(factor, most_across) * width))
+    possible = [s for s in sizes if all(side > 2 * margin for side, margin in zip(s, chip.halo, strict=True))]
+    taken = accepted_sizes(predictor.network.architecture, reader.shape((1, 1))[0], [(w, h) for h, w in possible])
+    return sorted(((h, w) for w, h in taken), key=lambda size: size[0] * size[1])
+
+
+def _fastest(plans: Sequence[MapPlan], predictor: Predictor, spec: NetworkSpec, reader: SceneReader) -> Choice:
+    """Run one batch of each plan and return the one that would be done first."""
+    seconds: dict[Size, float] = {}
+    for plan in plans:
+        growth = _measure_memory(plan, predictor, spec, reader, seconds)
+        larger = next((p for p in plans if p.window not in seconds), None)
+        if larger is None or (predictor.device.type == "cpu" and _too_large(growth, plan, larger)):
+            break
+    best = min((plan for plan in plans if plan.window in seconds), key=lambda plan: seconds[plan.window])
+    rates = ", ".join(f"{w} px {plan_rate(plans, (h, w), seconds):.2f}" for h, w in seconds)
+    return Choice(best, f"the fastest here ({rates} Mpx/s of map)")
+
+
+def plan_rate(plans: Sequence[MapPlan], size: Size, seconds: dict[Size, float]) -> float:
+    """Return megapixels of map per second for a window that was measured."""
+    plan = next(p for p in plans if p.window == size)
+    return plan.height * plan.width / seconds[size] / 1e6
+
+
+def _measure_memory(
+    plan: MapPlan, predictor: Predictor, spec: NetworkSpec, reader: SceneReader, seconds: dict[Size, float]
+) -> float:
+    """Note how many seconds the whole scene would take; return by how many bytes the peak of memory has grown."""
+    before = _peak_bytes()
+    image = torch.zeros((plan.batch, len(spec.bands), *plan.window), dtype=_torch_type(reader))
+    fed = torch.ones((plan.batch, *plan.window), dtype=torch.bool).numpy()
+    try:
+        times = [_seconds(predictor, image, fed) for _ in range(3)]
+    except UserError:  # the device's memory does not take it
+        return math.inf
+    windows = len(plan.rows) * len(plan.columns)
+    seconds[plan.window] = min(times) * windows / plan.batch
+    return _peak_bytes() - before
+
+
+def _seconds(predictor: Predictor, image: torch.Tensor, fed: object) -> float:
+    began = time.perf_counter()
+    float(predictor(image, fed)[0, 0, 0, 0])  # type: ignore[arg-type]
+    return time.perf_counter() - began
+
+
+def _too_large(growth: float, plan: MapPlan, larger: MapPlan) -> bool:
+    share = larger.batch * larger.window[0] * larger.window[1] / (plan.batch * plan.window[0] * plan.window[1])
+    available: int = psutil.virtual_memory().available
+    return growth * share > available / 2
+
+
+def _peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _torch_type(reader: SceneReader) -> torch.dtype:
+    dtype: torch.dtype = getattr(torch, reader.dtype.name)
+    return dtype
+
+
+def _check_accepted(size: Size, predictor: Predictor, spec: NetworkSpec) -> None:
+    height, width = size
+    architecture, bands = predictor.network.architecture, len(spec.bands)
+    if accepted_sizes(architecture, bands, [(width, height)]):
+        return
+    others = [(n, n) for n in range(max(1, width - 64), width + 65)]
+    near = sorted(accepted_sizes(architecture, bands, others), key=lambda s: abs(s[0] - width))[:2]
+    chip = " × ".join(map(str, spec.chip_size))
+    options = " or ".join(str(side) for side, _ in sorted(near)) or f"none but the training chips' {chip}"
+    raise UserError(
+        f"window={width} is not taken by {spec.architecture}/{spec.encoder}; it takes {options} px. Give window such a "
+        "number, or null for the fastest."
+    )
