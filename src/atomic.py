@@ -7,6 +7,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from src.errors import UserError
+
+
+def check_output_folder(folder: str | Path) -> None:
+    """See before the work starts that files can be written to a folder, which need not be there yet.
+
+    Raises:
+        UserError: It is a file or lies below one, or writing is not allowed.
+    """
+    nearest = Path(folder).absolute()
+    while not nearest.exists() and nearest != nearest.parent:
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        raise UserError(f"{nearest} is a file; expected a folder to write to. Give another output folder.")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"{nearest} cannot be written to; expected a folder of yours. Give another output folder.")
+
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:

@@ -65,8 +65,6 @@ class CalibrationCounter:
             prediction: Predicted indices of the same shape; IGNORE is not counted either.
             confidence: Probabilities 0–1 of the predicted classes, same shape.
         """
-        if target.device.type == "mps":  # it has no float64
-            target, prediction, confidence = target.cpu(), prediction.cpu(), confidence.cpu()
         target, prediction = target.reshape(-1), prediction.reshape(-1)
         sure = confidence.reshape(-1).float()
         edges = torch.linspace(0, 1, BINS + 1, device=sure.device)[1:-1]

@@ -190,6 +190,9 @@ class ScoreCounter:
             prediction: Predicted indices of the same shape; IGNORE (nothing predicted) is not counted either.
             confidence: Probabilities of the predicted classes, same shape, for the calibration.
         """
+        if target.device.type == "mps":  # counting there lacks types that it needs
+            target, prediction = target.cpu(), prediction.cpu()
+            confidence = None if confidence is None else confidence.cpu()
         matrices = confusion_matrices(target, prediction, len(self.classes)).cpu().numpy()
         self._matrix += matrices.sum(0)
         if self._per_chip:

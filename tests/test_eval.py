@@ -183,6 +183,14 @@ def test_predictions_appear_only_when_all_are_written(
     assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
 
 
+def test_an_output_folder_that_cannot_be_is_refused_before_anything_runs(
+    data: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(UserError, match=r"out is a file; expected a folder to write to"):
+        run(tmp_path, checkpoint=str(checkpoint), data_dir=str(data))
+
+
 def test_a_long_job_without_a_terminal_says_how_far_it_is_now_and_then(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -30,6 +30,11 @@ _DISK = {
     errno.ENOSPC: "the disk is full; free some space or write elsewhere",
     errno.EDQUOT: "your quota is used up; free some space or write elsewhere",
     errno.EROFS: "the folder is read-only; write elsewhere",
+    errno.EEXIST: "there is a file of that name; write elsewhere",
+    errno.ENOTDIR: "a part of the path is a file, not a folder; write elsewhere",
+    errno.EISDIR: "it is a folder, not a file; give a file",
+    errno.ENAMETOOLONG: "the name is too long; give a shorter one",
+    errno.EPERM: "not permitted; write elsewhere or have the permission changed",
     errno.EACCES: "permission denied; write elsewhere or have the permission changed",
 }
 

@@ -17,6 +17,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from src.atomic import check_output_folder
 from src.bands import Band
 from src.chips import LabelledChip
 from src.datafolder import DATASET, read_data_folder, read_dataset
@@ -109,6 +110,7 @@ def score(settings: EvalConfig, output: Path) -> Scored:
     Raises:
         UserError: Something that was given cannot be used; nothing has been written then.
     """
+    check_output_folder(output)
     device = choose_device(settings.accelerator)
     checkpoint = find_checkpoint(settings.checkpoint)
     chips = find_chips(settings.data_dir, settings.csv, settings.split)
