@@ -16,7 +16,7 @@ from torch import nn
 
 from src.errors import UserError
 from src.models.compact import CompactUNet, JustoUNetSimple
-from src.models.encoders import NO_ENCODER, TIMM, check_encoder, encoder_arguments
+from src.models.encoders import NO_ENCODER, TIMM, check_encoder, drop_unused, encoder_arguments
 
 WITH_ENCODER: dict[str, Callable[..., nn.Module]] = {
     "unet": smp.Unet,
@@ -51,6 +51,7 @@ def build(
     bands: int,
     classes: int,
     chip_size: tuple[int, int] | None = None,
+    /,
     **options: Any,
 ) -> nn.Module:
     """Build a network with random weights: B × bands × H × W → logits B × classes × H × W. Downloads nothing.
@@ -78,9 +79,12 @@ def build(
         with warnings.catch_warnings():
             # smp calls some of its own encoders deprecated, and recommends another readout for DPT.
             warnings.simplefilter("ignore")
-            return WITH_ENCODER[architecture](
+            network = WITH_ENCODER[architecture](
                 encoder_name=encoder, encoder_weights=None, in_channels=bands, classes=classes, **arguments
             )
+            if architecture == "dpt":
+                drop_unused(network)
+            return network
     except Exception as error:  # smp and timm raise whatever an encoder provokes
         raise UserError(
             f"model={architecture} cannot take encoder={encoder}: {cause(error)}. docs/encoders.md lists what works."
@@ -88,7 +92,7 @@ def build(
 
 
 def build_checked(
-    architecture: str, encoder: str, bands: int, classes: int, chip_size: tuple[int, int], **options: Any
+    architecture: str, encoder: str, bands: int, classes: int, chip_size: tuple[int, int], /, **options: Any
 ) -> nn.Module:
     """Build a network and run it once on an empty batch of the data's shape; arguments as for :func:`build`.
 
@@ -140,7 +144,7 @@ def accepted_sizes(network: nn.Module, bands: int, sizes: Iterable[tuple[int, in
 
 
 def nearest_sizes(
-    architecture: str, encoder: str, bands: int, classes: int, chip_size: tuple[int, int], **options: Any
+    architecture: str, encoder: str, bands: int, classes: int, chip_size: tuple[int, int], /, **options: Any
 ) -> list[tuple[int, int]]:
     """Return the nearest smaller and the nearest larger chip size that works, as far as there are such."""
     found = []

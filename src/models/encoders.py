@@ -11,6 +11,7 @@ import segmentation_models_pytorch as smp
 import timm
 from timm.models import get_pretrained_cfg
 from timm.models._registry import _model_to_module
+from torch import nn
 
 from src.errors import UserError
 
@@ -88,12 +89,23 @@ def encoder_arguments(name: str, architecture: str, chip_size: tuple[int, int] |
     base = name.removeprefix(TIMM)
     module = _model_to_module.get(base.partition(".")[0], "")
     arguments = dict(ANY_SIZE.get(module, {}))
-    patch = re.search(r"patch(\d+)", base)
-    if architecture == "dpt" and patch and int(patch[1]).bit_count() != 1:
-        # DPT scales features by powers of two; published kernels are resampled to these patches when they are loaded.
-        arguments["patch_size"] = 16
+    if architecture == "dpt":
+        arguments["num_classes"] = 0  # smp leaves the classifier in, parameters that never learn
+        patch = re.search(r"patch(\d+)", base)
+        if patch and int(patch[1]).bit_count() != 1:
+            # DPT scales by powers of two; published kernels are resampled to these patches when they are loaded.
+            arguments["patch_size"] = 16
     config = get_pretrained_cfg(base, allow_unregistered=False)
     fixed = bool(config and config.fixed_input_size)
     if fixed and chip_size and not arguments.get("dynamic_img_size"):
         arguments["img_size"] = (chip_size[1], chip_size[0])
     return arguments
+
+
+def drop_unused(network: nn.Module) -> None:
+    """Take out of a DPT's encoder what comes behind the last features: parameters that no gradient would reach."""
+    encoder = network.get_submodule("encoder")
+    model, indices = encoder.get_submodule("model"), encoder._output_indices
+    prune = getattr(model, "prune_intermediate_layers", None)
+    if prune is not None:
+        prune(indices, prune_norm=True, prune_head=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import re
@@ -10,6 +11,7 @@ import sys
 import threading
 import urllib.parse
 import urllib.request
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -129,17 +131,17 @@ def filtered(
         All tensors of the whole timm model under its names, except what the file lacks.
     """
     with torch.device("meta"):  # its shapes are enough
-        model = timm.create_model(base, in_chans=channels, num_classes=0, **arguments)
+        model = timm.create_model(base, **{"in_chans": channels, "num_classes": 0, **arguments})
     module = sys.modules[type(model).__module__]
     own = model.state_dict()
     prefix = max(("", *PREFIXES), key=lambda p: sum(p + name in state for name in own))
     stripped: dict[str, Any] = {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
     rename = getattr(module, "checkpoint_filter_fn", None) or getattr(module, "_filter_fn", None)
     if rename is not None:
-        try:
-            stripped = rename(stripped, model)
-        except TypeError:  # some take the tensors only
-            stripped = rename(stripped)
+        takes = (stripped, model) if len(inspect.signature(rename).parameters) > 1 else (stripped,)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # timm resizes position biases with an indexing that torch is to change
+            stripped = rename(*takes)
     return {
         name: _resampled(value, own.get(name), arguments.get("img_size"))
         for name, value in stripped.items()

@@ -1,0 +1,328 @@
+"""Encoders start from the right tensors, with the right normalisation, or say in one line why not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import segmentation_models_pytorch as smp
+import timm
+import torch
+import yaml
+from torch import nn
+
+from src.bands import Band, Normalization
+from src.errors import UserError
+from src.models import architectures, satellite
+from src.models.network import Network
+from src.models.weights import KEYS, WeightsChoice, WeightsPlan, apply_weights, prepare_weights
+
+CONFIGS = Path(__file__).parents[1] / "configs" / "weights"
+SIZE = (64, 64)
+S2 = [Band(n) for n in ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")]
+DATA = Normalization.from_statistics([1000.0 + i for i in range(13)], [200.0 + i for i in range(13)])
+MOCO = "ResNet18_Weights.SENTINEL2_ALL_MOCO"
+
+
+@pytest.fixture(scope="module")
+def resnet18_of_13_bands(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, torch.Tensor]]:
+    """What torchgeo publishes for ResNet18_Weights.SENTINEL2_ALL_MOCO: timm's resnet18 for 13 bands, as a pickle."""
+    path = tmp_path_factory.mktemp("weights") / "resnet18_sentinel2_all_moco.pth"
+    torch.manual_seed(1)
+    state = timm.create_model("resnet18", in_chans=13, num_classes=0).state_dict()
+    torch.save(state, path)
+    return path, state
+
+
+def prepare(
+    choice: Mapping[str, Any],
+    architecture: str = "unet",
+    encoder: str = "resnet18",
+    bands: list[Band] = S2,
+    data: Normalization = DATA,
+    **more: Any,
+) -> WeightsPlan:
+    return prepare_weights(WeightsChoice.from_dict(choice), architecture, encoder, bands, data, SIZE, **more)
+
+
+def start(choice: Mapping[str, Any], architecture: str = "unet", encoder: str = "resnet18", **more: Any) -> nn.Module:
+    plan = prepare(choice, architecture, encoder, **more)
+    network = architectures.build(architecture, plan.encoder, len(plan.normalization), 4, SIZE)
+    apply_weights(network, plan)
+    return network
+
+
+def test_random_weights_take_the_datas_own_statistics() -> None:
+    plan = prepare({"kind": "none"})
+    assert plan.normalization == DATA
+    assert not plan.pretrained
+    assert plan.encoder == "resnet18"
+
+
+def test_architectures_without_an_encoder_say_so() -> None:
+    assert prepare({"kind": "none"}, "compact_unet").encoder == "none"
+    with pytest.raises(UserError, match="init_from"):
+        prepare({"kind": "imagenet"}, "justo_unet_simple")
+
+
+# --- torchgeo ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoder", ["resnet18", "tu-resnet18"])
+def test_torchgeos_tensors_are_the_encoders(
+    encoder: str, resnet18_of_13_bands: tuple[Path, dict[str, torch.Tensor]]
+) -> None:
+    path, state = resnet18_of_13_bands
+    network = start({"kind": "file", "path": str(path), "like": "torchgeo", "name": MOCO}, encoder=encoder)
+    own = {name.removeprefix("model."): value for name, value in network.encoder.state_dict().items()}
+    assert set(own) == set(state)
+    assert all(torch.equal(own[name], state[name]) for name in state)
+
+
+def test_torchgeos_weights_bring_their_scaling(resnet18_of_13_bands: tuple[Path, dict[str, torch.Tensor]]) -> None:
+    """SSL4EO-S12 was trained on reflectance × 10 000, divided by 10 000, whatever scaler the data folder has."""
+    scaled = Normalization.from_statistics([0.1] * 13, [0.02] * 13, scale=10_000)
+    choice = {"kind": "file", "path": str(resnet18_of_13_bands[0]), "like": "torchgeo", "name": MOCO}
+    for data in (DATA, scaled):
+        plan = prepare(choice, data=data)
+        image = torch.full((1, 13, 4, 4), 2500.0)
+        normalized = Network(nn.Identity(), plan.normalization).normalize(image, torch.ones(1, 4, 4, dtype=torch.bool))
+        torch.testing.assert_close(normalized, torch.full_like(image, 0.25))
+    assert any("10000" in line for line in plan.lines)
+
+
+def test_reflectances_are_brought_to_the_weights_numbers(
+    resnet18_of_13_bands: tuple[Path, dict[str, torch.Tensor]],
+) -> None:
+    choice = {"kind": "file", "path": str(resnet18_of_13_bands[0]), "like": "torchgeo", "name": MOCO}
+    data = Normalization.from_statistics([0.1] * 13, [0.02] * 13)
+    assert "CAUTION" in prepare(choice, data=data).lines[-1]
+    plan = prepare({**choice, "scale": 0.0001}, data=data)
+    assert "CAUTION" not in plan.lines[-1]
+    image = torch.full((1, 13, 2, 2), 0.25)
+    normalized = Network(nn.Identity(), plan.normalization).normalize(image, torch.ones(1, 2, 2, dtype=torch.bool))
+    torch.testing.assert_close(normalized, image)
+
+
+def test_missing_and_further_bands(resnet18_of_13_bands: tuple[Path, dict[str, torch.Tensor]]) -> None:
+    """Bands in the file's own order; missing ones are zero-filled and named; further ones keep their statistics."""
+    path, state = resnet18_of_13_bands
+    bands = [Band("B08"), Band("B04"), Band("height")]
+    data = Normalization.from_statistics([3000.0, 800.0, 55.0], [500.0, 90.0, 5.0])
+    choice = {"kind": "file", "path": str(path), "like": "torchgeo", "name": MOCO}
+    plan = prepare(choice, bands=bands, data=data)
+    network = start(choice, bands=bands, data=data)
+    weight = network.encoder.conv1.weight
+    assert torch.equal(weight[:, 0], state["conv1.weight"][:, 7])
+    assert torch.equal(weight[:, 1], state["conv1.weight"][:, 3])
+    assert not weight[:, 2].any()
+    assert plan.normalization.mean == (0.0, 0.0, 55.0)
+    assert plan.normalization.std == (10_000.0, 10_000.0, 5.0)
+    text = "\n".join(plan.lines)
+    assert "filled with zeros: B1, B2, B3, B5" in text
+    assert "height" in text
+
+
+def test_bands_may_be_named_in_weights_bands(resnet18_of_13_bands: tuple[Path, dict[str, torch.Tensor]]) -> None:
+    path, state = resnet18_of_13_bands
+    choice = {"kind": "file", "path": str(path), "like": "torchgeo", "name": MOCO}
+    bands, data = [Band("band 1"), Band("band 2")], Normalization.identity(2)
+    with pytest.raises(UserError, match=r"weights\.bands="):
+        prepare(choice, bands=bands, data=data)
+    network = start({**choice, "bands": ["B12", "B8a"]}, bands=bands, data=data)
+    assert torch.equal(network.encoder.conv1.weight, state["conv1.weight"][:, [12, 8]])
+
+
+@pytest.mark.parametrize(("number", "encoder"), [(18, "resnet18"), (50, "resnet50"), (152, "resnet152")])
+def test_the_encoder_is_the_one_that_the_weights_belong_to(number: int, encoder: str) -> None:
+    """Its own metadata call the encoder of some ResNet-50 and ResNet-152 weights by another name."""
+    member = "SENTINEL2_SI_MS_SATLAS" if number != 18 else "SENTINEL2_ALL_MOCO"
+    assert satellite.find_weights(f"ResNet{number}_Weights.{member}").encoders[0] == encoder
+
+
+def test_a_contradicting_encoder_is_an_error() -> None:
+    with pytest.raises(UserError, match="belongs to encoder=resnet18; encoder=resnet50 contradicts it"):
+        prepare({"kind": "torchgeo", "name": MOCO}, encoder="resnet50")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("ResNet18_Weights.SENTINEL2_MOCO", "ResNet18_Weights.SENTINEL2_ALL_MOCO"),
+        ("DOFABase16_Weights.DOFA_MAE", "fits no encoder here"),
+        (None, "weights.name is not given"),
+    ],
+)
+def test_unknown_satellite_weights_are_one_line(name: str | None, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        prepare({"kind": "torchgeo", "name": name}, encoder="auto")
+
+
+def test_a_chain_of_normalisations_is_one() -> None:
+    """SeCo's weights subtract a minimum, divide by the range, multiply by 255, and standardise."""
+    import torchgeo.models
+
+    weights = satellite.find_weights("ResNet18_Weights.SENTINEL2_RGB_SECO")
+    image = torch.rand(1, 3, 224, 224) * 100
+    mean, std = (torch.tensor(v).reshape(1, 3, 1, 1) for v in (weights.mean, weights.std))
+    member = torchgeo.models.ResNet18_Weights.SENTINEL2_RGB_SECO
+    steps = [step for step in member.transforms if hasattr(step, "mean")]
+    expected = image.clone()
+    for step in steps:
+        expected = step(expected)
+    torch.testing.assert_close((image - mean) / std, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_every_weights_enum_that_is_offered_is_understood() -> None:
+    """Every member's metadata give as many bands as channels, and one mean and std per band."""
+    import torchgeo.models
+
+    for group in satellite.ENCODERS:
+        for member in getattr(torchgeo.models, group).__members__:
+            weights = satellite.find_weights(f"{group}.{member}")
+            assert len(weights.bands) == len(weights.mean) == len(weights.std)
+            assert weights.url.startswith("https://")
+            assert min(weights.std) > 0
+
+
+def test_vision_transformers_of_torchgeo_go_with_dpt(tmp_path: Path) -> None:
+    state = timm.create_model("vit_small_patch16_224", in_chans=13, num_classes=0).state_dict()
+    torch.save(state, tmp_path / "vit.pth")
+    name = "ViTSmall16_Weights.SENTINEL2_ALL_MAE"
+    choice = {"kind": "file", "path": str(tmp_path / "vit.pth"), "like": "torchgeo", "name": name}
+    network = start(choice, "dpt", "auto")
+    assert torch.equal(network.encoder.model.patch_embed.proj.weight, state["patch_embed.proj.weight"])
+    assert torch.equal(network.encoder.model.blocks[11].mlp.fc2.weight, state["blocks.11.mlp.fc2.weight"])
+
+
+# --- RGB --------------------------------------------------------------------------------------------------------
+
+
+def test_rgb_weights_keep_their_kernels_and_their_numbers(tmp_path: Path) -> None:
+    state = smp.encoders.get_encoder("resnet18", weights=None).state_dict()
+    safetensors.torch.save_file(state, tmp_path / "resnet18.safetensors")
+    choice = {"kind": "file", "path": str(tmp_path / "resnet18.safetensors"), "like": "imagenet"}
+    plan, network = prepare(choice), start(choice)
+    weight = network.encoder.conv1.weight
+    for channel, band in enumerate((3, 2, 1)):
+        torch.testing.assert_close(weight[:, band], state["conv1.weight"][:, channel] * 3 / 13)
+    torch.testing.assert_close(weight[:, 0], state["conv1.weight"].mean(1) * 3 / 13)
+    assert torch.equal(network.encoder.layer4[1].bn2.running_var, state["layer4.1.bn2.running_var"])
+    mean, std = plan.normalization.mean, plan.normalization.std
+    assert (mean[3], mean[2], mean[1]) == (0.485, 0.456, 0.406)
+    assert (std[3], std[2], std[1]) == (0.229, 0.224, 0.225)
+    scale = plan.normalization.scale
+    assert mean[0] == pytest.approx(1000.0 / scale)
+    assert std[12] == pytest.approx(212.0 / scale)
+    assert "red kernel → B04" in plan.lines
+
+
+@pytest.mark.parametrize(
+    ("dtype", "data", "choice", "scale"),
+    [
+        ("uint8", Normalization.from_statistics([100.0] * 13, [9.0] * 13), {}, 255.0),
+        ("uint16", Normalization.from_statistics([0.1] * 13, [0.01] * 13, scale=10_000), {}, 10_000.0),
+        ("uint16", DATA, {"scale": 3000.0}, 3000.0),
+        ("uint16", DATA, {}, 1002.0 / 0.449),
+    ],
+)
+def test_white_is_what_the_data_say(
+    dtype: str, data: Normalization, choice: dict[str, Any], scale: float, tmp_path: Path
+) -> None:
+    torch.save(smp.encoders.get_encoder("resnet18", weights=None).state_dict(), tmp_path / "resnet18.pth")
+    plan = prepare(
+        {"kind": "file", "path": str(tmp_path / "resnet18.pth"), "like": "imagenet", **choice}, data=data, dtype=dtype
+    )
+    assert plan.normalization.scale == pytest.approx(scale)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "encoder"),
+    [
+        ("unet", "tu-convnext_atto"),  # names with dots become names with underscores
+        ("unet", "tu-swin_tiny_patch4_window7_224"),  # windows and their position biases
+        ("unet", "tu-test_maxvit"),
+        ("unet", "tu-hiera_tiny_224"),  # position embeddings of another size
+        ("unet", "tu-tresnet_m"),  # 4 × 4 pixels stacked before the first convolution
+        ("dpt", "tu-vit_small_patch14_dinov2"),  # patches of another size
+    ],
+)
+def test_timms_weights_are_brought_into_the_encoders_form(architecture: str, encoder: str, tmp_path: Path) -> None:
+    state = timm.create_model(encoder.removeprefix("tu-")).state_dict()
+    safetensors.torch.save_file(state, tmp_path / "model.safetensors")
+    choice = {"kind": "file", "path": str(tmp_path / "model.safetensors"), "like": "imagenet"}
+    network = start(choice, architecture, encoder)
+    plain = {name.replace(".", "_"): value for name, value in state.items()}
+    own = {name.removeprefix("model.").removeprefix("model."): v for name, v in network.encoder.state_dict().items()}
+    same = [torch.equal(v, plain[name.replace(".", "_")]) for name, v in own.items() if name.replace(".", "_") in plain]
+    assert len(same) >= 0.95 * len(own)
+    assert sum(same) >= 0.75 * len(own)
+    with torch.inference_mode():
+        assert torch.isfinite(network.eval()(torch.rand(1, 13, *SIZE))).all()
+
+
+# --- files ------------------------------------------------------------------------------------------------------
+
+
+def test_weights_of_the_datas_own_bands_are_taken_as_they_are(
+    resnet18_of_13_bands: tuple[Path, dict[str, torch.Tensor]],
+) -> None:
+    path, state = resnet18_of_13_bands
+    plan = prepare({"kind": "file", "path": str(path)})
+    assert plan.normalization == DATA
+    assert plan.pretrained
+    network = start({"kind": "file", "path": str(path)})
+    assert torch.equal(network.encoder.conv1.weight, state["conv1.weight"])
+
+
+def test_an_encoder_of_our_own_checkpoint_is_taken(tmp_path: Path) -> None:
+    trained = architectures.build("fpn", "resnet18", 13, 3)
+    torch.save(
+        {"state_dict": {f"network.architecture.{k}": v for k, v in trained.state_dict().items()}}, tmp_path / "a.ckpt"
+    )
+    network = start({"kind": "file", "path": str(tmp_path / "a.ckpt")})
+    assert torch.equal(network.encoder.layer3[0].conv1.weight, trained.encoder.layer3[0].conv1.weight)
+
+
+@pytest.mark.parametrize(
+    ("choice", "encoder", "words"),
+    [
+        ({"like": "imagenet"}, "resnet18", "conv1.weight is 64 × 13 × 7 × 7, the encoder expects 64 × 3 × 7 × 7"),
+        ({}, "resnet34", "are not among them"),
+        ({}, "resnet50", "the encoder that encoder= names"),
+    ],
+)
+def test_weights_of_another_network_are_refused(
+    choice: dict[str, Any],
+    encoder: str,
+    words: str,
+    resnet18_of_13_bands: tuple[Path, dict[str, torch.Tensor]],
+) -> None:
+    with pytest.raises(UserError, match=words):
+        prepare({"kind": "file", "path": str(resnet18_of_13_bands[0]), **choice}, encoder=encoder)
+
+
+@pytest.mark.parametrize(
+    ("choice", "words"),
+    [
+        ({"kind": "file"}, r"weights\.path="),
+        ({"kind": "files", "path": "x"}, "expected none, imagenet, torchgeo, file"),
+        ({"kind": "file", "path": "x", "like": "rgb"}, "expected none, imagenet, torchgeo"),
+    ],
+)
+def test_a_wrong_choice_is_one_line(choice: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        WeightsChoice.from_dict(choice)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_yaml_lists_keys_that_there_are(path: Path) -> None:
+    config = yaml.safe_load(path.read_text())
+    group = config.get("weights", config)
+    assert set(group) <= set(KEYS)
+    WeightsChoice.from_dict({**group, "path": group.get("path", "x")})
+    if path.stem.startswith("sentinel2"):
+        assert satellite.find_weights(group["name"]).encoders[0] == config["encoder"]
