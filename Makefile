@@ -57,8 +57,8 @@ types: install ## Types, with mypy strict
 test: lint types ## Everything that has to pass: lint, types, tests
 	$(BIN)/python -m pytest
 
-sweep: install data/demo/chips/dataset.json ## Search the demo's hyperparameters with Optuna
-	$(BIN)/python train.py -m experiment=demo hparams_search=optuna
+sweep: install data/demo/chips/dataset.json ## Search the demo's hyperparameters with Optuna: four short trials
+	$(BIN)/python train.py -m experiment=demo hparams_search=demo
 
 tensorboard: install ## Look at the training runs in a browser
 	$(BIN)/python scripts/open_tensorboard.py

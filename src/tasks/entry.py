@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import logging
 import os
 import re
 import shutil
@@ -23,6 +24,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from src.errors import UserError
 from src.tasks import schema
+from src.tasks.command_line import arrange
+from src.tasks.sweeper import NO_SLURM, StudySweeper
+
+log = logging.getLogger(__name__)
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -51,10 +56,16 @@ def start(task: str, main: Callable[[], Any]) -> None:
     os.environ.setdefault("SPECDEEPMAP_ROOT", str(CONFIGS.parent))
     schema.register()
     search_before(CONFIGS / task)
+    Plugins.instance().register(StudySweeper)
     try:
+        sys.argv[1:] = arrange(sys.argv[1:], os.environ)
         main()
     except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
         _leave(task, error)
+    except RuntimeError as error:
+        if "srun" not in str(error):  # submitit's word for a machine without SLURM
+            raise
+        _leave(task, UserError(NO_SLURM))
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -73,6 +84,7 @@ def run(task: str, config: DictConfig) -> float | None:
         return result
     except (UserError, OmegaConfBaseException, OSError) as error:
         if HydraConfig.get().mode is not RunMode.RUN:
+            log.error("%s.py: error: %s", task, explain(task, error))
             raise
         _forget(Path(HydraConfig.get().runtime.output_dir))
         _leave(task, error)

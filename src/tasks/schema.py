@@ -148,6 +148,31 @@ class PredictConfig:
     paths: Any = None
 
 
+@dataclass
+class StudySweeperConfig:
+    """Keys of ``hydra.sweeper`` in a study.
+
+    Attributes:
+        sampler: Optuna's sampler, of the group ``hydra/sweeper/sampler``.
+        storage: SQLAlchemy's address of the study's database.
+        study_name: The study's name there.
+        n_trials: Trials that the study shall have, over all processes and restarts.
+        n_jobs: Trials that this process hands to its launcher at a time.
+        grace: Seconds without a sign of life after which a trial is taken from its process.
+        params: What is searched, by key, in Hydra's words for sweeps.
+    """
+
+    defaults: list[Any] = field(default_factory=lambda: [{"sampler": "tpe"}])
+    _target_: str = "src.tasks.sweeper.StudySweeper"
+    sampler: Any = MISSING
+    storage: str | None = None
+    study_name: str | None = None
+    n_trials: int = 20
+    n_jobs: int = 1
+    grace: int = 60
+    params: dict[str, str] | None = None
+
+
 SCHEMAS: dict[str, type] = {
     "prepare": PrepareConfig,
     "train": TrainConfig,
@@ -161,3 +186,4 @@ def register() -> None:
     store = ConfigStore.instance()
     for task, schema in SCHEMAS.items():
         store.store(f"{task}_schema", schema)
+    store.store("study", StudySweeperConfig, group="hydra/sweeper")

@@ -26,11 +26,12 @@ from src.models.restart import run_folder as folder_of
 from src.models.segmenter import Segmenter
 from src.models.weights import WeightsChoice
 from src.run_folder import Trained
+from src.tasks.command_line import as_single_run
 from src.training import NetworkChoice, choose_class_weights, choose_trainer_options, make_network
 
 log = logging.getLogger(__name__)
 
-TARGETS = ["src.*", "lightning.*"]
+TARGETS = ["src.*", "lightning.*", "optuna.pruners.*"]
 """Where the classes that a configuration names may come from."""
 
 
@@ -54,7 +55,8 @@ def run(config: DictConfig) -> float:
     trainer = build_trainer(config, options, first)
     log.info("%s", data.summary())
     log.info("%s", segmenter.summary(choose_device(config.trainer.accelerator), options["precision"]))
-    trainer.fit(segmenter, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    with as_single_run(config.output_dir):
+        trainer.fit(segmenter, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     if trainer.interrupted:
         raise KeyboardInterrupt
     return _finish(config, trainer, segmenter).scores.mean_iou

@@ -1,0 +1,116 @@
+"""Where studies stand: databases, and the file that tells a run which trial it is."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import optuna
+import sqlalchemy
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from src.atomic import write_text
+from src.errors import UserError
+
+RETRIES = 2
+"""How often a trial whose process was killed is put back; then it counts as failed."""
+
+FILE = "trial.json"
+
+
+@dataclass(frozen=True)
+class TrialPlace:
+    """Where a trial stands; lies in its run's folder as ``trial.json``."""
+
+    storage: str
+    study: str
+    trial: int
+
+    def write(self, folder: Path) -> None:
+        """Write it into a run's folder."""
+        write_text(folder / FILE, json.dumps(asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> TrialPlace | None:
+        """Read it from a run's folder; None where the run is no trial."""
+        path = folder / FILE
+        return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+
+
+def connect(url: str, grace: int | None = None, patience: int = 60) -> RDBStorage:
+    """Open a study's database, making it where there is none.
+
+    Args:
+        url: SQLAlchemy's address of it, as ``sqlite:///study.db`` or ``postgresql://user@host/database``.
+        grace: Seconds without a sign of life after which a trial is taken from its process; None gives no signs.
+        patience: Seconds to wait for a SQLite file that another process writes to.
+
+    Raises:
+        UserError: The address is none, its driver is not installed, or the database cannot be used.
+    """
+    try:
+        address = sqlalchemy.make_url(url)
+    except sqlalchemy.exc.ArgumentError as error:
+        raise UserError(f"{url} is no storage of a study; expected sqlite:///FILE or postgresql://…") from error
+    is_file = address.drivername.startswith("sqlite")
+    if is_file and address.database:
+        Path(address.database).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with database_errors(url), warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            return RDBStorage(
+                url,
+                engine_kwargs={"connect_args": {"timeout": patience}} if is_file else None,
+                heartbeat_interval=None if grace is None else max(1, grace // 4),
+                grace_period=grace,
+                heartbeat_stale_trial_callback=put_back,
+            )
+    except ImportError as error:
+        raise UserError(
+            f"{shown(url)} needs a database driver that is not installed; sqlite:// and postgresql:// need no more "
+            "than make install."
+        ) from error
+    except RuntimeError as error:  # tables of another Optuna
+        raise _unusable(url, str(error).splitlines()[0]) from error
+
+
+def put_back(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Queue the parameters of a trial that was lost anew, unless that was done often enough."""
+    lost = [*trial.system_attrs.get("repeats", []), trial.number]
+    if len(lost) <= RETRIES:
+        study.add_trial(
+            optuna.create_trial(
+                state=TrialState.WAITING,
+                params=trial.params,
+                distributions=trial.distributions,
+                system_attrs={"repeats": lost},
+            )
+        )
+
+
+@contextmanager
+def database_errors(url: str) -> Iterator[None]:
+    """Turn what a database says into one line."""
+    try:
+        yield
+    except (sqlalchemy.exc.SQLAlchemyError, StorageInternalError) as error:
+        cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
+        reason = str(getattr(cause, "orig", None) or cause).strip().splitlines()[0]
+        raise _unusable(url, reason) from error
+
+
+def _unusable(url: str, reason: str) -> UserError:
+    remedy = "another process holds it: wait, or end it" if "locked" in reason else "give one that can be reached"
+    return UserError(f"The study's storage {shown(url)} cannot be used ({reason}); {remedy}.")
+
+
+def shown(url: str) -> str:
+    """Write a database's address without its password."""
+    address = sqlalchemy.make_url(url)
+    return url if address.password is None else address.render_as_string(hide_password=True)

@@ -1,0 +1,77 @@
+"""What is done to a command line before Hydra reads it, and how one run's command line is told from a sweep's."""
+
+from __future__ import annotations
+
+import glob
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import cast
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, open_dict
+
+from src.errors import UserError
+
+FILES = ("image", "label", "checkpoint", "data_dir", "csv")
+"""Keys whose ``glob(…)`` means files; Hydra's own means the choices of a group."""
+
+
+def arrange(arguments: Sequence[str], environment: Mapping[str, str]) -> list[str]:
+    """Return the command line as Hydra shall see it.
+
+    In a multirun ``image=glob(scenes/*.tif)`` becomes one run per file. In all processes of a distributed training
+    but the first (torchrun, srun) Hydra writes nothing.
+
+    Raises:
+        UserError: A pattern matches no file.
+    """
+    arranged = list(arguments)
+    if {"-m", "--multirun"} & set(arranged):
+        arranged = [_expanded(argument) for argument in arranged]
+    if int(environment.get("RANK", environment.get("SLURM_PROCID", 0))) > 0:
+        arranged += ["hydra.output_subdir=null", "hydra/job_logging=disabled"]
+        if not any(argument.startswith("hydra.run.dir=") for argument in arranged):
+            arranged.append("hydra.run.dir=.")
+    return arranged
+
+
+def _expanded(argument: str) -> str:
+    found = re.fullmatch(rf"({'|'.join(FILES)})=glob\((.*)\)", argument)
+    if found is None:
+        return argument
+    pattern = found[2].strip("'\"")
+    paths = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207  pathlib globs no absolute patterns
+    if not paths:
+        raise UserError(f"{argument} matches no file; expected at least one. Check the pattern.")
+    return f"{found[1]}=choice({','.join(quoted(path) for path in paths)})"
+
+
+def quoted(path: str) -> str:
+    """Write a path as a value that Hydra takes as it is, whatever stands in it."""
+    if re.fullmatch(r"[\w./-]+", path):
+        return path
+    return "'" + path.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+@contextmanager
+def as_single_run(output_dir: str) -> Iterator[None]:
+    """Let this process's command line be that of the one run of a multirun that it is at.
+
+    Lightning starts the other processes of a training with the command line of the first; that of a multirun would
+    start the whole of it once more.
+    """
+    config = HydraConfig.get()
+    if config.mode is not RunMode.MULTIRUN:
+        yield
+        return
+    before = sys.argv
+    sys.argv = [before[0], *config.overrides.task, f"output_dir={quoted(output_dir)}"]
+    with open_dict(cast(DictConfig, config)):
+        config.run.dir = output_dir
+    try:
+        yield
+    finally:
+        sys.argv = before

@@ -1,0 +1,67 @@
+"""``python train.py -m hparams_search=optuna``: a sweeper of Hydra's whose jobs are the trials of a study.
+
+A space is written and read as hydra-optuna-sweeper has it. The loop is our own, because that sweeper can neither mark
+a trial as pruned, nor count what a study has, nor share it, nor tell a killed trial from one that runs.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from src.errors import UserError
+
+NO_SLURM = (
+    "hydra/launcher=submitit_slurm finds no srun here; start it on a login node of the cluster, or take "
+    "hydra/launcher=joblib on this machine."
+)
+
+
+class StudySweeper(Sweeper):
+    """Runs trials until the study has as many as it shall have; see :class:`src.tasks.schema.StudySweeperConfig`."""
+
+    def __init__(
+        self,
+        sampler: DictConfig,
+        storage: str | None,
+        study_name: str | None,
+        n_trials: int,
+        n_jobs: int,
+        grace: int,
+        params: DictConfig | None,
+    ) -> None:
+        self.sampler, self.params = sampler, params
+        self.storage, self.study_name = storage, study_name
+        self.n_trials, self.n_jobs, self.grace = n_trials, n_jobs, grace
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Take what Hydra gives; with the joblib launcher, as many workers as trials at a time."""
+        if config.hydra.launcher.get("n_jobs") == -1:  # joblib divides the cores' threads by this number
+            config.hydra.launcher.n_jobs = self.n_jobs
+        self.context, self.composed = hydra_context, config
+        self.folder = Path(config.hydra.sweep.dir)
+        self.launcher: Launcher = Plugins.instance().instantiate_launcher(
+            config=config, hydra_context=hydra_context, task_function=task_function
+        )
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Run what is missing of the study, and say what came of all of it."""
+        # Here, so that only studies wait for Optuna and the database to be imported.
+        from src.tasks.trials import run_study  # noqa: PLC0415
+
+        for key in ("storage", "study_name"):
+            if not getattr(self, key):
+                raise UserError(f"hydra.sweeper.{key} is empty; a study needs one, to be found again.")
+        for key in ("n_trials", "n_jobs", "grace"):
+            if (number := getattr(self, key)) < 1:
+                raise UserError(f"hydra.sweeper.{key}={number} does not fit; expected a whole number of 1 and more.")
+        if type(self.launcher).__name__ == "SlurmLauncher" and shutil.which("srun") is None:
+            raise UserError(NO_SLURM)
+        params = [] if self.params is None else [f"{key!s}={value}" for key, value in self.params.items()]
+        run_study(self, [*params, *arguments])

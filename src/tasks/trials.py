@@ -1,0 +1,137 @@
+"""The loop of a study in one process: claim trials, let the launcher run them, tell what came of them."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.trial import Trial, TrialState
+
+from src.errors import UserError
+from src.study import Search, Terms
+from src.study_report import conclude
+from src.study_storage import TrialPlace, database_errors
+from src.tasks.entry import explain
+from src.tasks.search_space import assignments, command, grid, probes, read_space, settings
+
+if TYPE_CHECKING:
+    from src.tasks.sweeper import StudySweeper
+
+log = logging.getLogger(__name__)
+
+SAMPLERS = ("hydra_plugins.hydra_optuna_sweeper.*", "optuna.samplers.*")
+
+SAME_ERRORS = 3
+"""Trials in a row that fail with one and the same error before a sweep stops: the next would too."""
+
+
+def run_study(sweeper: StudySweeper, arguments: Sequence[str]) -> None:
+    """Run what is missing of a study, and print and write what came of all of it.
+
+    Args:
+        sweeper: With its launcher, and what the user chose.
+        arguments: Overrides of the search space and of the command line.
+
+    Raises:
+        UserError: There is nothing to search, the storage cannot be used, or trial after trial fails alike.
+    """
+    space, fixed = read_space(arguments)
+    for overrides in probes(space):
+        sweeper.context.config_loader.load_sweep_config(sweeper.composed, [*overrides, *fixed])
+    assert sweeper.storage is not None
+    is_new = not sweeper.folder.exists()
+    with database_errors(sweeper.storage):
+        try:
+            search = open_study(sweeper, space)
+        except UserError:
+            if is_new:
+                shutil.rmtree(sweeper.folder, ignore_errors=True)
+            raise
+        log.info("Study %s: %d of %d trials to do", search.name, search.missing(), search.total)
+        _work(sweeper, search, fixed)
+        conclude(search, sweeper.folder, lambda params: command(params, fixed, sweeper.folder / "best"))
+
+
+def open_study(sweeper: StudySweeper, space: Mapping[str, BaseDistribution]) -> Search:
+    """Begin a study or join one that stands, with the sampler that was chosen."""
+    config = sweeper.sampler
+    cells = grid(space) if "GridSampler" in config._target_ else None
+
+    def sampler(begun: bool) -> BaseSampler:
+        seeded = config if begun else OmegaConf.merge(config, {"seed": None} if "seed" in config else {})
+        made: Any = instantiate(seeded, _execution_whitelist_=SAMPLERS)
+        return made(cells) if isinstance(made, partial) else made  # type: ignore[no-any-return]
+
+    total = sweeper.n_trials if cells is None else min(sweeper.n_trials, prod(map(len, cells.values())))
+    terms = Terms(space, settings(sweeper.composed, space))
+    assert sweeper.storage is not None
+    assert sweeper.study_name is not None
+    return Search(sweeper.storage, sweeper.study_name, sampler, terms, total, sweeper.grace)
+
+
+def _work(sweeper: StudySweeper, search: Search, fixed: Sequence[str]) -> None:
+    alike = ""
+    count = 0
+    while (trials := search.claim(sweeper.n_jobs)) or search.await_others():
+        if not trials:
+            continue
+        with search.alive(trials):
+            outcomes = _launch(sweeper, search, trials, fixed)
+        for trial, outcome in zip(trials, outcomes, strict=True):
+            error = explain("train", outcome) if isinstance(outcome, Exception) else ""
+            state = search.tell(trial, outcome if isinstance(outcome, float) else UserError(error))
+            _announce(search, trial, state, outcome, error)
+            count = count + 1 if error and error == alike else 1
+            alike = error
+        if alike and count >= SAME_ERRORS:
+            raise UserError(f"{count} trials in a row failed alike, so the sweep stops. {alike}")
+
+
+def _launch(
+    sweeper: StudySweeper, search: Search, trials: Sequence[Trial], fixed: Sequence[str]
+) -> list[float | Exception]:
+    """Let the launcher run trials; returns for each its validation IoU or what it failed with."""
+    jobs = []
+    for trial in trials:
+        folder = sweeper.folder / str(trial.number)
+        TrialPlace(search.url, search.name, trial.number).write(folder)
+        trial.set_user_attr("folder", str(folder))
+        jobs.append([*fixed, *assignments(trial.params), f"hydra.sweep.subdir={trial.number}"])
+    try:
+        results = sweeper.launcher.launch(jobs, initial_job_idx=trials[0].number)
+    except Exception as error:  # noqa: BLE001  # a worker that died: its trials have failed, the study goes on
+        return [error] * len(trials)
+    outcomes: list[float | Exception] = []
+    for result in results:
+        try:
+            outcomes.append(float(result.return_value))
+        except Exception as error:  # noqa: BLE001  # whatever a training can raise is that trial's failure
+            outcomes.append(error.with_traceback(None))
+    del results
+    _free_memory()
+    return outcomes
+
+
+def _free_memory() -> None:
+    """Let go of a failed training's network, which its traceback held, before the next one begins."""
+    gc.collect()
+    if torch := sys.modules.get("torch"):
+        torch.cuda.empty_cache()
+
+
+def _announce(search: Search, trial: Trial, state: TrialState, outcome: float | Exception, error: str) -> None:
+    done = f"trial {trial.number}, {len(search.counted())} of {search.total}"
+    if state is TrialState.FAIL:
+        log.warning("%s: failed: %s", done, error)
+    elif isinstance(outcome, float):
+        log.info("%s: validation IoU %.4f%s", done, outcome, ", pruned" if state is TrialState.PRUNED else "")

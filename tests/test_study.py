@@ -1,0 +1,253 @@
+"""Studies: what is done of one, who does it, and what becomes of a process that is killed."""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.trial import TrialState
+
+from src.errors import UserError
+from src.study import Search, Terms, written
+from src.study_report import conclude, draw, table
+from src.study_storage import RETRIES, TrialPlace, connect, shown
+
+SPACE = {"lr": FloatDistribution(1e-4, 1e-2, log=True), "loss": CategoricalDistribution(["dice", "focal"])}
+
+
+def random(begun: bool) -> optuna.samplers.BaseSampler:
+    return optuna.samplers.RandomSampler(seed=1 if begun else None)
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'study.db'}"
+
+
+@pytest.fixture
+def search(url: str) -> Callable[..., Search]:
+    def make(total: int = 4, terms: Terms | None = None, grace: int = 1, name: str = "one") -> Search:
+        return Search(url, name, random, terms or Terms(SPACE, {"data_dir": "here"}), total, grace)
+
+    return make
+
+
+def work(search: Search) -> list[int]:
+    """Run trials as a process does; returns the numbers of those that it ran."""
+    done = []
+    while trials := search.claim(1):
+        with search.alive(trials):
+            search.tell(trials[0], trials[0].params["lr"])
+        done.append(trials[0].number)
+    return done
+
+
+def test_a_study_has_as_many_trials_as_it_shall_and_goes_on_when_it_shall_have_more(
+    search: Callable[..., Search],
+) -> None:
+    assert work(search(total=3)) == [0, 1, 2]
+    assert work(search(total=3)) == []
+    assert work(search(total=5)) == [3, 4]
+
+
+def test_processes_that_share_a_study_do_every_trial_once_and_none_too_many(search: Callable[..., Search]) -> None:
+    searches = [search(total=12) for _ in range(3)]
+    done: list[int] = []
+    threads = [threading.Thread(target=lambda each=each: done.extend(work(each))) for each in searches]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    counted = searches[0].counted()
+    assert sorted(done) == sorted(trial.number for trial in counted)
+    assert len(counted) == 12
+    assert len({trial.params["lr"] for trial in counted}) == 12  # nobody drew what another one drew
+
+
+def test_the_seed_decides_what_a_study_tries(search: Callable[..., Search]) -> None:
+    one, other = search(name="one"), search(name="other")
+    assert [t.params for t in one.claim(3)] == [t.params for t in other.claim(3)]
+
+
+def test_one_trial_too_many_is_withdrawn(search: Callable[..., Search], monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = search(total=1), search(total=1)
+    monkeypatch.setattr(one, "missing", lambda: 1)  # both looked before either asked
+    assert len(other.claim(1)) == 1
+    assert one.claim(1) == []
+    assert len(one.counted()) == 1
+
+
+def test_a_killed_process_loses_no_trial(search: Callable[..., Search]) -> None:
+    killed = search(total=2).claim(1)[0]  # and no sign of life ever after
+    other = search(total=2)
+    assert work(other) == [1]
+    assert other.await_others()
+    repeated = other.claim(1)[0]
+    assert repeated.params == killed.params
+    other.tell(repeated, 0.5)
+    assert not other.await_others()
+    assert [trial.number for trial in other.counted()] == [1, 2]
+    assert other.study.trials[0].state is TrialState.FAIL
+    assert "lost, again as 2" in "\n".join(table(other.study))
+
+
+def test_a_trial_that_kills_its_process_again_and_again_is_given_up(search: Callable[..., Search]) -> None:
+    tries = 0
+    each = search(total=1)
+    while trials := each.claim(1):
+        tries += 1
+        with pytest.raises(KeyboardInterrupt), each.alive(trials):
+            raise KeyboardInterrupt
+    assert tries == RETRIES + 1
+    assert [trial.state for trial in each.counted()] == [TrialState.FAIL]
+
+
+def test_a_trial_whose_process_lives_is_left_to_it(search: Callable[..., Search]) -> None:
+    one, other = search(total=1, grace=2), search(total=1, grace=2)
+    trials = one.claim(1)
+    with one.alive(trials):
+        assert not other.await_others()
+        assert other.claim(1) == []
+    assert one.tell(trials[0], 0.5) is TrialState.COMPLETE
+
+
+def test_a_result_that_comes_too_late_is_dropped(search: Callable[..., Search]) -> None:
+    one = search(total=1)
+    trial = one.claim(1)[0]
+    one.study.tell(trial.number, state=TrialState.FAIL)  # as another process does after the grace period
+    assert one.tell(trial, 0.9) is TrialState.FAIL
+    assert one.study.trials[0].value is None
+
+
+def test_a_failure_is_written_down_and_a_mark_makes_a_trial_pruned(search: Callable[..., Search]) -> None:
+    each = search()
+    failed, pruned, nan = each.claim(3)
+    assert each.tell(failed, RuntimeError("out\nof memory")) is TrialState.FAIL
+    pruned.report(0.25, 0)
+    pruned.set_user_attr("pruned", "after epoch 0")
+    assert each.tell(pruned, 0.25) is TrialState.PRUNED
+    assert each.tell(nan, math.nan) is TrialState.FAIL
+    assert each.study.trials[0].user_attrs["error"] == "out of memory"
+    assert each.study.trials[1].value == 0.25
+
+
+@pytest.mark.parametrize(
+    ("terms", "words"),
+    [
+        (Terms({"lr": FloatDistribution(1e-3, 1e-2, log=True)}, {"data_dir": "here"}), "lr in 0.0001 to 0.01"),
+        (Terms(SPACE, {"data_dir": "there"}), "data_dir=here, here there"),
+    ],
+)
+def test_a_study_with_another_question_is_refused(search: Callable[..., Search], terms: Terms, words: str) -> None:
+    search()
+    with pytest.raises(UserError, match=words) as refused:
+        search(terms=terms)
+    assert "hydra.sweeper.study_name" in str(refused.value)
+
+
+def test_a_study_of_another_program_is_refused(search: Callable[..., Search], url: str) -> None:
+    optuna.create_study(storage=url, study_name="one", direction="maximize").add_trial(optuna.create_trial(value=1.0))
+    with pytest.raises(UserError, match=r"was not begun by train\.py"):
+        search()
+
+
+def test_a_locked_storage_is_one_line(url: str, tmp_path: Path) -> None:
+    connect(url)
+    with sqlite3.connect(tmp_path / "study.db") as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(UserError, match=r"locked.*another process holds it") as refused:
+            Search(url, "one", random, Terms(SPACE), 1, patience=0)
+        holder.rollback()
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("storage", "words"),
+    [
+        ("study.db", "no storage of a study"),
+        ("mysql://host/base", "driver that is not installed"),
+        ("postgresql://me:secret@127.0.0.1:1/base", "me:\\*\\*\\*@127.0.0.1:1/base cannot be used"),
+    ],
+)
+def test_a_storage_that_is_none_is_one_line(storage: str, words: str) -> None:
+    with pytest.raises(UserError, match=words) as refused:
+        connect(storage)
+    assert "secret" not in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_file_that_is_no_database_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no database " * 100)
+    with pytest.raises(UserError, match="not a database"):
+        connect(f"sqlite:///{tmp_path / 'notes.txt'}")
+
+
+def test_addresses_are_shown_without_their_password() -> None:
+    assert shown("postgresql://me:secret@host/base") == "postgresql://me:***@host/base"
+
+
+def test_a_run_knows_which_trial_it_is(tmp_path: Path) -> None:
+    place = TrialPlace("sqlite:///study.db", "one", 3)
+    place.write(tmp_path)
+    assert TrialPlace.read(tmp_path) == place
+    assert TrialPlace.read(tmp_path / "elsewhere") is None
+    assert json.loads((tmp_path / "trial.json").read_text()) == {
+        "storage": "sqlite:///study.db",
+        "study": "one",
+        "trial": 3,
+    }
+
+
+@pytest.mark.parametrize(
+    ("distribution", "text"),
+    [
+        (FloatDistribution(1e-4, 1e-2, log=True), "0.0001 to 0.01 (log)"),
+        (FloatDistribution(0, 1, step=0.25), "0.0 to 1.0 in steps of 0.25"),
+        (optuna.distributions.IntDistribution(2, 8, step=2), "2 to 8 in steps of 2"),
+        (CategoricalDistribution([8, 16]), "8, 16"),
+    ],
+)
+def test_a_parameters_values_are_written(distribution: optuna.distributions.BaseDistribution, text: str) -> None:
+    assert written(distribution) == text
+
+
+def test_the_end_of_a_study_names_the_best_trial_and_writes_a_page_without_links(
+    search: Callable[..., Search], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    each = search(total=3)
+    for i, trial in enumerate(each.claim(3)):
+        folder = tmp_path / str(i)
+        (folder / "checkpoints").mkdir(parents=True)
+        (folder / "checkpoints/00001-val_iou_0.5000.ckpt").touch()
+        trial.set_user_attr("folder", str(folder))
+        trial.report(i / 10, 0)
+        each.tell(trial, RuntimeError("<b>no</b>") if i == 2 else i / 10)
+    page = conclude(each, tmp_path, lambda params: f"again {sorted(params)}")
+    said = caplog.text
+    assert "trial 1, validation IoU 0.1000" in said
+    assert str(tmp_path / "1/checkpoints/00001-val_iou_0.5000.ckpt") in said
+    assert "again ['loss', 'lr']" in said
+    text = page.read_text(encoding="utf-8")
+    assert "<h2>History</h2>" in text
+    assert "<h2>Importance</h2>" in text
+    assert "<h2>Parallel coordinates</h2>" in text
+    assert "<h2>Validation IoU by epoch</h2>" in text
+    assert "&lt;b&gt;no&lt;/b&gt;" in text
+    assert "<script src" not in text
+    assert "<link" not in text
+
+
+def test_a_study_without_a_finished_trial_says_why(search: Callable[..., Search], tmp_path: Path) -> None:
+    each = search(total=1)
+    each.tell(each.claim(1)[0], RuntimeError("out of memory"))
+    with pytest.raises(UserError, match=r"None of the 1 trials.*out of memory"):
+        conclude(each, tmp_path, str)
+    assert draw(each.study) == {}
