@@ -17,7 +17,6 @@ from src.models.losses import WEIGHTINGS, class_weights
 from src.models.network import Network
 from src.models.precision import choose_device, prefers_bf16
 from src.models.restart import start_from
-from src.models.segmenter import freeze_encoder
 from src.models.weights import WeightsChoice, apply_weights, prepare_weights
 from src.spec import NetworkSpec
 
@@ -89,7 +88,7 @@ def make_network(data: DataDescription, choice: NetworkChoice) -> tuple[Network,
             "init_from=…, or leave freeze_encoder out."
         )
     if choice.freeze_encoder or (choice.freeze_encoder is None and plan.pretrained):
-        freeze_encoder(network, spec)
+        architecture.freeze_encoder()  # type: ignore[operator]  # every architecture is one of smp's kind
     if choice.compile:
         architecture.compile()
     return network, spec

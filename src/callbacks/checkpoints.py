@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
-
-LAST = "last.ckpt"
+from lightning.pytorch.trainer.states import TrainerFn
 
 
 class BestCheckpoints(ModelCheckpoint):
@@ -28,3 +28,20 @@ class BestCheckpoints(ModelCheckpoint):
             save_last=True,
             enable_version_counter=False,
         )
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save the best and the last (where every epoch is validated)."""
+        super().on_train_epoch_end(trainer, pl_module)
+        if self._should_save_on_train_epoch_end(trainer):
+            self._keep_last(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save the best and the last (where only some epochs are)."""
+        super().on_validation_end(trainer, pl_module)
+        if trainer.state.fn == TrainerFn.FITTING and not self._should_save_on_train_epoch_end(trainer):
+            self._keep_last(trainer)
+
+    def _keep_last(self, trainer: L.Trainer) -> None:
+        """Save the last epoch also where it is not among the best: Lightning alone would leave it out."""
+        if self._last_global_step_saved != trainer.global_step:
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))

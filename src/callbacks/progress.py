@@ -60,6 +60,8 @@ class EpochLines(ProgressBar):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print the epoch's line."""
         assert isinstance(pl_module, Segmenter)
+        if not pl_module.has_trained:
+            return
         numbers = pl_module.numbers()  # in every process: it adds up what all have counted
         self._hide()
         if self._active:

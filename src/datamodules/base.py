@@ -6,10 +6,11 @@ import logging
 import multiprocessing
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import lightning as L
 import psutil
@@ -17,9 +18,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from src.bands import Band, Normalization
 from src.datamodules.batches import Chip, EpochBatches, collate
+from src.errors import UserError
 from src.labels import ClassTable
+from src.progress import progress
 
 log = logging.getLogger(__name__)
+
+Stage = Literal["train", "validation"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
 
 CACHE_SHARE = 0.5
 """Share of the free memory that decoded chips may take."""
@@ -67,17 +73,25 @@ class ChipSource(Protocol):
 
 
 class Cached(Dataset[Chip]):
-    """Chips that were decoded once, by as many threads as there are cores."""
+    """Chips in memory."""
 
-    def __init__(self, source: ChipSource) -> None:
-        with ThreadPoolExecutor(cores()) as pool:
-            self.chips = list(pool.map(source.__getitem__, range(len(source))))
+    def __init__(self, chips: Iterable[Chip]) -> None:
+        self.chips = list(chips)
 
     def __len__(self) -> int:
         return len(self.chips)
 
     def __getitem__(self, index: int) -> Chip:
         return self.chips[index]
+
+
+def read_all(source: ChipSource, stage: str) -> Iterator[Chip]:
+    """Read every chip, with as many threads as there are cores and a progress bar; in order."""
+    count = len(source)
+    with ThreadPoolExecutor(cores()) as pool, progress(f"Reading {stage} chips", count, "chips") as advance:
+        for chip in pool.map(source.__getitem__, range(count)):
+            advance(1)
+            yield chip
 
 
 class SegmentationData(L.LightningDataModule, ABC):
@@ -88,19 +102,26 @@ class SegmentationData(L.LightningDataModule, ABC):
         seed: Seed of the order in which training takes its samples.
         workers: Processes that read ahead; ``auto`` chooses from the cores.
         cache: Keep decoded chips in memory when they fit into half of what is free.
+        check: Read every chip once before training starts (the cache does so anyway): a broken one is found now
+            and not in the middle of an epoch.
     """
 
-    def __init__(self, batch_size: int, seed: int, workers: int | Literal["auto"], cache: bool) -> None:
+    fresh = False
+    """Whether training draws its samples anew in every epoch."""
+
+    def __init__(self, batch_size: int, seed: int, workers: int | Literal["auto"], cache: bool, check: bool) -> None:
         super().__init__()
-        self.batch_size, self.seed, self.workers, self.cache = batch_size, seed, workers, cache
-        self._sources: dict[str, Dataset[Chip]] = {}
+        if batch_size < 1:
+            raise UserError(f"batch_size={batch_size} is no size; give 1 or more.")
+        self.batch_size, self.seed, self.workers, self.cache, self.check = batch_size, seed, workers, cache, check
+        self._sources: dict[Stage, ChipSource] = {}
 
     @abstractmethod
     def describe(self) -> DataDescription:
         """Return the description; raises UserError if the data cannot be used."""
 
     @abstractmethod
-    def source(self, stage: Literal["train", "validation"]) -> Dataset[Chip]:
+    def source(self, stage: Stage) -> ChipSource:
         """Return the chips of a stage; raises UserError naming the chip that cannot be used."""
 
     def setup(self, stage: str | None = None) -> None:
@@ -108,15 +129,19 @@ class SegmentationData(L.LightningDataModule, ABC):
         del stage
         if self._sources:
             return
-        sources = {name: self.source(name) for name in ("train", "validation")}
+        sources = {stage: self.source(stage) for stage in STAGES}
         if self.cache and self._fits(list(sources.values())):
-            sources = {name: Cached(source) for name, source in sources.items()}  # type: ignore[arg-type]
-        self._sources = sources
+            self._sources = {stage: Cached(read_all(source, stage)) for stage, source in sources.items()}
+            return
+        if self.check:
+            for stage, source in sources.items():
+                deque(read_all(source, stage), maxlen=0)
+        self._sources = dict(sources)
 
     def summary(self) -> str:
         """Say in one line what is trained on; only after :meth:`setup`."""
         data = self.describe()
-        train, validation = (len(source) for source in self._sources.values())  # type: ignore[arg-type]
+        train, validation = (len(source) for source in self._sources.values())
         width, height = data.chip_size
         return (
             f"{data.origin}: {train} training and {validation} validation chips of {width} × {height} px, "
@@ -131,25 +156,24 @@ class SegmentationData(L.LightningDataModule, ABC):
         """Batches in the order of the list."""
         return self._loader("validation", None)
 
-    def _fits(self, sources: Sequence[Dataset[Chip]]) -> bool:
-        counts = [len(source) for source in sources]  # type: ignore[arg-type]
-        needed = sum(counts) * next(s for s, n in zip(sources, counts, strict=True) if n)[0].nbytes
+    def _fits(self, sources: Sequence[ChipSource]) -> bool:
+        needed = sum(len(source) for source in sources) * sources[0][0].nbytes
         free = psutil.virtual_memory().available
         if needed <= CACHE_SHARE * free:
             return True
         log.info("Chips take %.1f GB, %.1f GB are free: they are read again in every epoch.", needed / 1e9, free / 1e9)
         return False
 
-    def _loader(self, stage: str, seed: int | None) -> DataLoader[Chip]:
+    def _loader(self, stage: Stage, seed: int | None) -> DataLoader[Chip]:
         source = self._sources[stage]
         trainer = self.trainer
         processes, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
         on_gpu = trainer is not None and trainer.strategy.root_device.type == "cuda"
         workers = 0 if isinstance(source, Cached) else choose_workers(self.workers, processes, on_gpu)
-        count = len(source)  # type: ignore[arg-type]
+        fresh = self.fresh and stage == "train"
         return DataLoader(
-            source,
-            batch_sampler=EpochBatches(count, self.batch_size, seed, rank, processes),
+            source,  # type: ignore[arg-type]  # a sequence of chips is a data set, whatever its class
+            batch_sampler=EpochBatches(len(source), self.batch_size, seed, rank, processes, fresh),
             collate_fn=collate,
             num_workers=workers,
             multiprocessing_context=worker_context() if workers else None,

@@ -83,12 +83,21 @@ class EpochBatches(Sampler[list[int]]):
         batch_size: Samples per batch at most. 17 samples in batches of 16 become 9 + 8, since batch
             normalisation learns nothing from a batch of one.
         seed: Seed of the shuffling; None keeps the order and every sample.
+        fresh: Number samples through all epochs (epoch × count + index) for sources that draw them anew.
         rank: Number of this process.
         processes: How many there are.
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int | None, rank: int = 0, processes: int = 1) -> None:
-        self.count, self.batch_size, self.seed = count, batch_size, seed
+    def __init__(
+        self,
+        count: int,
+        batch_size: int,
+        seed: int | None,
+        rank: int = 0,
+        processes: int = 1,
+        fresh: bool = False,
+    ) -> None:
+        self.count, self.batch_size, self.seed, self.fresh = count, batch_size, seed, fresh
         self.rank, self.processes, self.epoch = rank, processes, 0
 
     @property
@@ -109,7 +118,8 @@ class EpochBatches(Sampler[list[int]]):
         return [int(index) for index in order[: even or self.count][self.rank :: self.processes]]
 
     def __iter__(self) -> Iterator[list[int]]:
-        own = self.own()
+        first = self.epoch * self.count if self.fresh else 0
+        own = [first + index for index in self.own()]
         for part in np.array_split(np.arange(len(own)), len(self)) if own else []:
             yield [own[int(i)] for i in part]
 

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from src.chips import read_labelled
 from src.datafolder import DataFolder, read_data_folder
-from src.datamodules.base import DataDescription, SegmentationData
+from src.datamodules.base import DataDescription, SegmentationData, Stage
 from src.datamodules.batches import Chip
 from src.errors import UserError
 from src.spec import DatasetSpec
@@ -58,6 +58,7 @@ class ChipData(SegmentationData):
         seed: Seed of the order in which training takes its samples.
         workers: Processes that read ahead; ``auto`` chooses from the cores.
         cache: Keep decoded chips in memory when they fit into half of what is free.
+        check: Read every chip once before training starts.
     """
 
     def __init__(
@@ -67,8 +68,9 @@ class ChipData(SegmentationData):
         seed: int = 42,
         workers: int | Literal["auto"] = "auto",
         cache: bool = True,
+        check: bool = True,
     ) -> None:
-        super().__init__(batch_size, seed, workers, cache)
+        super().__init__(batch_size, seed, workers, cache, check)
         self.folder: DataFolder = read_data_folder(data_dir)
 
     def describe(self) -> DataDescription:
@@ -88,6 +90,6 @@ class ChipData(SegmentationData):
             weights=self.folder.class_weights,
         )
 
-    def source(self, stage: Literal["train", "validation"]) -> Dataset[Chip]:
+    def source(self, stage: Stage) -> ChipDataset:
         """Return a part's chips."""
         return ChipDataset(self.folder.samples(stage), self.folder.spec)

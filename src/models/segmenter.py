@@ -17,6 +17,7 @@ from src.datamodules.batches import Batch
 from src.errors import UserError
 from src.labels import IGNORE
 from src.models.checkpoint import hyper_parameters
+from src.models.encoders import NO_ENCODER
 from src.models.network import Network
 from src.models.optimization import Optimization
 from src.scores import Scores, confusion_matrix
@@ -94,7 +95,7 @@ class Segmenter(L.LightningModule):
     def summary(self, device: torch.device, precision: str) -> str:
         """Say in one line what is trained, and on what."""
         parameters = sum(p.numel() for p in self.network.parameters()) / 1e6
-        name = self.spec.architecture + ("" if self.encoder is None else f" with {self.spec.encoder}")
+        name = self.spec.architecture + ("" if self.spec.encoder == NO_ENCODER else f" with {self.spec.encoder}")
         frozen = ", its encoder frozen" if self.encoder_frozen else ""
         where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
         return f"{name}: {parameters:.1f} M parameters{frozen}, on {where}, {precision}"
@@ -117,7 +118,10 @@ class Segmenter(L.LightningModule):
         """Learn from a batch; one without a labelled pixel contributes nothing, not even to the statistics."""
         if not batch.labelled and self.trainer.world_size == 1:
             return None
-        loss, target, prediction = self.step(batch, self._step_seed(batch_idx))
+        seed = self._step_seed(batch_idx)
+        # Dropout draws from PyTorch's own generator: seeded here, a resumed run draws what it would have drawn.
+        torch.manual_seed(seed)
+        loss, target, prediction = self.step(batch, seed)
         self._tallies["train"].add(loss, target, prediction)
         self._check(loss, batch.names)
         return loss
@@ -200,6 +204,8 @@ class Segmenter(L.LightningModule):
     def on_train_epoch_end(self) -> None:
         """Log the epoch: one set of numbers, by the epoch's number."""
         self._pending = None
+        if not self.has_trained:
+            return
         numbers = self.numbers()
         for logger in self.trainer.loggers:
             logger.log_metrics(numbers, step=self.current_epoch)
@@ -221,6 +227,11 @@ class Segmenter(L.LightningModule):
             loss = total / pixels if pixels else 0.0
             self._outcomes[stage] = Outcome(loss, Scores(tally.matrix.cpu().numpy()), int(chips))
         return self._outcomes[stage]
+
+    @property
+    def has_trained(self) -> bool:
+        """False in a run that was resumed at the very end of an epoch, until the next one begins."""
+        return "train" in self._tallies
 
     def numbers(self) -> dict[str, float]:
         """Return everything that is logged of an epoch: losses, scores, rate, chips per second."""
@@ -255,11 +266,3 @@ class Segmenter(L.LightningModule):
         checkpoint["hyper_parameters"] = hyper_parameters(self.spec, self.config)
         if "val" in self._outcomes:
             checkpoint["val_matrix"] = self._outcomes["val"].scores.matrix.tolist()
-
-
-def freeze_encoder(network: Network, spec: NetworkSpec) -> None:
-    """Stop an encoder's parameters and batch-norm statistics; raises UserError if there is no encoder."""
-    freeze = getattr(network.architecture, "freeze_encoder", None)
-    if not callable(freeze):
-        raise UserError(f"model={spec.architecture} has no encoder to freeze; leave freeze_encoder out.")
-    freeze()

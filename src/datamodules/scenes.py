@@ -1,0 +1,324 @@
+"""Training data straight from scenes: random windows from some blocks, the rest for validation, no chips needed."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from torch.utils.data import Dataset
+
+from src.bands import BandStatistics, Normalization, measured
+from src.class_map import ClassMap, ClassRule
+from src.cutting import Scene, bands_with_measurements
+from src.datamodules.base import DataDescription, SegmentationData, Stage, cores
+from src.datamodules.batches import Chip
+from src.errors import UserError
+from src.grid import Window, chip_windows
+from src.label_sources import ClassHints, label_sources
+from src.labels import IGNORE, UNCLASSIFIED, ClassTable
+from src.progress import progress
+from src.raster import open_raster, read_valid, read_window
+from src.scene_files import common_nodata, describe_all, pair, resolve, scene_nodata
+from src.splits import imbalance, part_sizes, random_parts
+from src.tables import class_weights
+
+_TRIES = 10
+"""Windows that are drawn at most until one has a label."""
+_SPLITS = 500
+"""Random assignments of blocks of which the most balanced is taken."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A part of a scene that belongs to training or validation as a whole; ``counts`` are pixels of values 0–255."""
+
+    scene: int
+    window: Window
+    counts: npt.NDArray[np.int64]
+    statistics: BandStatistics
+
+    @property
+    def labelled(self) -> int:
+        """Pixels with a class."""
+        return int(self.counts[1:].sum())
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a first pass over all scenes finds out."""
+
+    scenes: tuple[Scene, ...]
+    used: tuple[bool, ...]
+    classes: ClassTable
+    train: tuple[Block, ...]
+    validation: tuple[Block, ...]
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Training pixels of each class."""
+        total = sum((block.counts for block in self.train), np.zeros(256, np.int64))
+        return tuple(int(total[value]) for value in self.classes.values)
+
+
+class SceneWindows:
+    """Reads windows of scenes; every access opens, reads and closes its files."""
+
+    def __init__(self, survey: Survey) -> None:
+        self.scenes, self.used, self.classes = survey.scenes, survey.used, survey.classes
+
+    def labels(self, scene: int, window: Window) -> npt.NDArray[np.uint8]:
+        """Read class values, H × W."""
+        with self.scenes[scene].labels.open() as reader:
+            values: npt.NDArray[np.uint8] = reader.read(window)
+        return values
+
+    def chip(self, scene: int, window: Window, values: npt.NDArray[np.uint8]) -> Chip:
+        """Read a window's image and join it with its class values."""
+        source = self.scenes[scene]
+        with open_raster(source.info.path) as dataset:
+            image = read_window(dataset, window, 0)
+            valid = read_valid(dataset, window, image, source.nodata, self.used)
+        target = np.where(valid, self.classes.encode(values), np.uint8(IGNORE))
+        return Chip(f"{source.info.name} at x {window.column}, y {window.row}", image, valid, target)
+
+
+class RandomWindows(Dataset[Chip]):
+    """Windows drawn anew in every epoch: blocks by their labelled pixels, places evenly within the block.
+
+    Args:
+        survey: Scenes and training blocks.
+        size: Side of a window in pixels.
+        count: Windows per epoch.
+        seed: Of the drawing; sample and epoch are added to it.
+    """
+
+    def __init__(self, survey: Survey, size: int, count: int, seed: int) -> None:
+        self.reader, self.blocks = SceneWindows(survey), survey.train
+        self.size, self.count, self.seed = size, count, seed
+        labelled = np.array([block.labelled for block in self.blocks], float)
+        self.shares = labelled / labelled.sum()
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Chip:
+        """Read the window that belongs to sample number ``index``, counted through all epochs."""
+        rng = np.random.default_rng([self.seed, index])
+        block = self.blocks[rng.choice(len(self.blocks), p=self.shares)]
+        for _ in range(_TRIES):
+            window = self._place(block.window, rng)
+            values = self.reader.labels(block.scene, window)
+            if values.any():
+                break
+        return self.reader.chip(block.scene, window, values)
+
+    def _place(self, block: Window, rng: np.random.Generator) -> Window:
+        row = block.row + int(rng.integers(max(0, block.height - self.size) + 1))
+        column = block.column + int(rng.integers(max(0, block.width - self.size) + 1))
+        return Window(row, column, self.size, self.size)
+
+
+class FixedWindows(Dataset[Chip]):
+    """The windows that cover the validation blocks; every labelled pixel of theirs counts once.
+
+    Args:
+        survey: Scenes and validation blocks.
+        size: Side of a window in pixels.
+    """
+
+    def __init__(self, survey: Survey, size: int) -> None:
+        self.reader = SceneWindows(survey)
+        places = [(block, window) for block in survey.validation for window in _cover(block.window, size)]
+        self.places = [(block, window) for block, window in places if self._values(block, window).any()]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> Chip:
+        block, window = self.places[index]
+        return self.reader.chip(block.scene, window, self._values(block, window))
+
+    def _values(self, block: Block, window: Window) -> npt.NDArray[np.uint8]:
+        """Read the labels; what lies outside the block belongs to another one and is unclassified here."""
+        inside = window.intersection(block.window)
+        own = np.zeros((window.height, window.width), np.uint8)
+        own[: inside.height, : inside.width] = self.reader.labels(block.scene, inside)
+        return own
+
+
+class SceneData(SegmentationData):
+    """Random windows of scenes.
+
+    A scene is divided into blocks; some of them are for validation, the others for training. A window for training
+    lies within one training block, so no pixel of it is ever validated.
+
+    Args:
+        image: Scene, list of scenes, or glob.
+        label: Label raster or vector file for each scene in the same order, or one for all.
+        size: Side of a window in pixels.
+        windows: Windows per epoch; None for as many as would cover the training blocks.
+        block: Side of a block in pixels; None for twice the window's.
+        validation: Percent of the blocks that are for validation.
+        scaler: Divides the images' numbers; None for nothing.
+        nodata: Nodata value of all bands; None for what the files declare.
+        class_map: What classes are merged, as in prepare.py: value, merge, name, color; None to keep them.
+        label_field: Attribute of vector labels that holds the class.
+        label_layer: Layer of vector labels.
+        batch_size: Windows per batch and process.
+        seed: Of blocks, windows and their order.
+        workers: Processes that read ahead; ``auto`` chooses from the cores.
+    """
+
+    fresh = True
+
+    def __init__(
+        self,
+        image: str | Sequence[str],
+        label: str | Sequence[str],
+        *,
+        size: int = 256,
+        windows: int | None = None,
+        block: int | None = None,
+        validation: float = 20.0,
+        scaler: float | None = None,
+        nodata: float | None = None,
+        class_map: Sequence[Mapping[str, Any]] | None = None,
+        label_field: str | None = None,
+        label_layer: str | None = None,
+        batch_size: int = 16,
+        seed: int = 42,
+        workers: int | Literal["auto"] = "auto",
+    ) -> None:
+        super().__init__(batch_size, seed, workers, cache=False, check=False)
+        if size < 1 or (windows is not None and windows < 1) or (block is not None and block < size):
+            raise UserError(
+                f"datamodule.size={size}, windows={windows}, block={block}: expected pixels and windows of 1 or more, "
+                "and blocks not smaller than windows."
+            )
+        if not 0 < validation < 100:
+            raise UserError(
+                f"datamodule.validation={validation:g} is a percentage; give more than 0 and less than 100."
+            )
+        self.image, self.label = resolve(image, "datamodule.image"), resolve(label, "datamodule.label")
+        self.size, self.windows, self.block = size, windows, block or 2 * size
+        self.share, self.scaler, self.nodata = validation, scaler, nodata
+        self.class_map, self.label_field, self.label_layer = class_map, label_field, label_layer
+
+    @cached_property
+    def survey(self) -> Survey:
+        """Read all scenes once: what is in each block, and which blocks validate."""
+        infos = describe_all(self.image)
+        rules = None if self.class_map is None else ClassMap(tuple(_rule(row) for row in self.class_map))
+        labels = pair(self.image, self.label)
+        sources, hints = label_sources(labels, infos, rules, self.label_field, self.label_layer)
+        scenes = tuple(
+            Scene(info, source, scene_nodata(info, self.nodata)) for info, source in zip(infos, sources, strict=True)
+        )
+        bad = [band.bad for band in infos[0].bands]
+        found = bands_with_measurements(scenes, (self.size, self.size))
+        used = tuple(m and not b for m, b in zip(found, bad, strict=True))
+        blocks = [block for block in self._look(scenes, used) if block.labelled]
+        if len(blocks) < 2:
+            raise UserError(
+                f"{', '.join(self.image)}: {len(blocks)} of the blocks of {self.block} × {self.block} px have labels; "
+                "expected at least one for training and one for validation. Lower datamodule.block and size."
+            )
+        counts = np.array([block.counts for block in blocks])
+        sizes = part_sizes(len(blocks), (100 - self.share, self.share, 0))
+        parts = min(
+            (random_parts(counts, sizes, self.seed + n) for n in range(_SPLITS)),
+            key=lambda parts: imbalance(counts[:, 1:], parts),
+        )
+        train, validation = (tuple(b for b, p in zip(blocks, parts, strict=True) if p == part) for part in (0, 1))
+        return Survey(scenes, used, _classes(counts.sum(0), hints), train, validation)
+
+    def _look(self, scenes: Sequence[Scene], used: tuple[bool, ...]) -> list[Block]:
+        places = [(n, w) for n, s in enumerate(scenes) for w in _blocks(s.info.window, self.block)]
+
+        def look(place: tuple[int, Window]) -> Block:
+            number, window = place
+            scene = scenes[number]
+            with open_raster(scene.info.path) as dataset, scene.labels.open() as labels:
+                image = read_window(dataset, window, 0)
+                valid = read_valid(dataset, window, image, scene.nodata, used)
+                values = np.where(valid, labels.read(window), np.uint8(UNCLASSIFIED))
+            statistics = BandStatistics(len(image))
+            statistics.update(image, valid & measured(image, scene.nodata))
+            return Block(number, window, np.bincount(values.ravel(), minlength=256), statistics)
+
+        with ThreadPoolExecutor(cores()) as pool, progress("Looking at", len(places), "blocks") as advance:
+            blocks = []
+            for block in pool.map(look, places):
+                advance(1)
+                blocks.append(block)
+        return blocks
+
+    def describe(self) -> DataDescription:
+        """Return what the scenes say of themselves."""
+        survey = self.survey
+        info = survey.scenes[0].info
+        scale = self.scaler if self.scaler is not None else 1.0
+        statistics = BandStatistics(len(info.bands))
+        for block in survey.train:
+            statistics.merge(block.statistics)
+        mean, std = statistics.mean / scale, statistics.std / scale
+        return DataDescription(
+            origin=f"{len(survey.scenes)} scene{'s' * (len(survey.scenes) > 1)}",
+            bands=info.bands,
+            used=survey.used,
+            scale=scale,
+            normalization=Normalization.from_statistics(mean.tolist(), std.tolist(), survey.used, scale),
+            nodata=common_nodata([scene.nodata for scene in survey.scenes]),
+            dtype=info.dtype,
+            chip_size=(self.size, self.size),
+            classes=survey.classes,
+            counts=survey.counts,
+            weights=tuple(class_weights(survey.counts)),
+        )
+
+    def source(self, stage: Stage) -> RandomWindows | FixedWindows:
+        """Return random windows of the training blocks, or those that cover the validation blocks."""
+        if stage == "validation":
+            return FixedWindows(self.survey, self.size)
+        area = sum(block.window.pixels for block in self.survey.train)
+        return RandomWindows(self.survey, self.size, self.windows or math.ceil(area / self.size**2), self.seed)
+
+
+def _blocks(scene: Window, side: int) -> list[Window]:
+    """Divide a scene into blocks of nearly equal size, none smaller than ``side`` unless the scene is."""
+    rows = np.linspace(0, scene.height, max(1, scene.height // side) + 1).astype(int).tolist()
+    columns = np.linspace(0, scene.width, max(1, scene.width // side) + 1).astype(int).tolist()
+    return [
+        Window(top, left, bottom - top, right - left)
+        for top, bottom in itertools.pairwise(rows)
+        for left, right in itertools.pairwise(columns)
+    ]
+
+
+def _cover(block: Window, size: int) -> list[Window]:
+    """Return the windows that cover a block from its upper left corner on; the last ones reach over its edge."""
+    return [
+        window._replace(row=window.row + block.row, column=window.column + block.column)
+        for window in chip_windows(block.height, block.width, (size, size), (size, size))
+    ]
+
+
+def _rule(row: Mapping[str, Any]) -> ClassRule:
+    try:
+        return ClassRule(int(row["value"]), tuple(row["merge"]), row.get("name"), row.get("color"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"datamodule.class_map has the entry {dict(row)}; expected value, merge, name, color."
+        ) from error
+
+
+def _classes(counts: npt.NDArray[np.int64], hints: ClassHints) -> ClassTable:
+    values = [int(value) for value in np.flatnonzero(counts) if value != UNCLASSIFIED]
+    return ClassTable.build(values, hints.names, hints.colors)

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+import torch
+
+from src.augmentation import Augmentation, Pixels
+from src.errors import UserError
+from src.labels import IGNORE
+
+SIZE = 24
+EVERYTHING = Augmentation(True, True, 45, 0.3, 16, 0.5, 0.1, 0.1, 0.1)
+
+
+def batch(count: int = 8, height: int = SIZE, width: int = SIZE) -> Pixels:
+    """Band 1 is the class index plus one, band 2 numbers the pixels; a corner is not measured."""
+    generator = torch.Generator().manual_seed(0)
+    target = torch.randint(0, 4, (count, height, width), generator=generator, dtype=torch.uint8)
+    number = torch.arange(1.0, height * width + 1).reshape(1, height, width).expand(count, -1, -1)
+    valid = torch.ones((count, height, width), dtype=torch.bool)
+    valid[:, :5, :7] = False
+    image = torch.stack([target + 1.0, number], 1) * valid[:, None]
+    return Pixels(image, torch.where(valid, target, IGNORE), valid)
+
+
+@pytest.mark.parametrize(("height", "width"), [(SIZE, SIZE), (SIZE, SIZE + 8)])
+def test_flips_and_turns_change_pixels_and_move_image_label_and_mask_together(height: int, width: int) -> None:
+    before = batch(40, height, width)
+    after = Augmentation(flips=True, rotate90=True)(before, seed=3)
+    changed = (after.image != before.image).flatten(1).any(1)
+    assert changed.float().mean() > 0.6  # SpecDeepMap's augmentation changed nothing in 200 draws
+    assert torch.equal(after.image[:, 0] == 0, ~after.valid)
+    assert torch.equal(after.image[:, 0][after.valid], after.target[after.valid] + 1.0)
+    assert (after.target[~after.valid] == IGNORE).all()
+    assert torch.equal(after.image[:, 1].flatten(1).sort().values, before.image[:, 1].flatten(1).sort().values)
+
+
+def test_all_eight_views_of_a_square_chip_occur() -> None:
+    before = batch(1)
+    views = {Augmentation(True, True)(before, seed).image.numpy().tobytes() for seed in range(100)}
+    assert len(views) == 8
+
+
+def test_turns_without_flips_are_turns() -> None:
+    before = batch(1)
+    found = {Augmentation(rotate90=True)(before, seed).image.numpy().tobytes() for seed in range(50)}
+    assert found == {before.image.rot90(k, (2, 3)).contiguous().numpy().tobytes() for k in range(4)}
+
+
+def test_a_crop_is_a_part_of_the_chip() -> None:
+    before = batch()
+    after = Augmentation(crop=10)(before, seed=1)
+    assert after.image.shape == (8, 2, 10, 10)
+    assert after.target.shape == after.valid.shape == (8, 10, 10)
+    first = after.image[0, 1]
+    assert torch.equal(first[first > 0].diff().unique().sort().values[:1], torch.tensor([1.0]))
+    assert len({int(corner) for corner in after.image[:, 1, -1, -1]}) > 1
+    assert Augmentation(crop=10).output_size((24, 8)) == (10, 8)
+
+
+def test_rotation_leaves_new_corners_without_class_and_keeps_pixels_with_their_label() -> None:
+    half = torch.zeros((30, 64, 64), dtype=torch.uint8)
+    half[:, :, 32:] = 1
+    before = Pixels(half[:, None].float() * 2 - 1, half, torch.ones_like(half, dtype=torch.bool))
+    after = Augmentation(rotation=45)(before, seed=5)
+    assert (after.target == IGNORE).any()
+    assert torch.equal(after.target == IGNORE, ~after.valid)
+    assert (after.image[:, 0][~after.valid] == 0).all()
+    inside = after.valid & (after.image[:, 0].abs() > 0.9)  # off the edge that interpolation blurs
+    assert torch.equal(after.image[:, 0][inside] > 0, after.target[inside] == 1)
+    assert inside.float().mean() > 0.8
+    turned = (after.valid == before.valid).flatten(1).all(1)
+    assert 5 < turned.sum() < 25  # half of the samples stay as they are
+
+
+def test_a_turn_of_an_oblong_chip_keeps_angles() -> None:
+    image = torch.zeros(200, 1, 32, 64)
+    image[:, :, 12:20, 28:36] = 1
+    labels = torch.zeros((200, 32, 64), dtype=torch.uint8)
+    after = Augmentation(rotation=45)(Pixels(image, labels, labels == 0), seed=0)
+    areas = after.image.sum((1, 2, 3))
+    assert (areas - 64).abs().max() < 3
+
+
+def test_zoom_changes_the_size_of_things() -> None:
+    image = torch.zeros(50, 1, 48, 48)
+    image[:, :, 16:32, 16:32] = 1
+    labels = torch.zeros((50, 48, 48), dtype=torch.uint8)
+    areas = Augmentation(zoom=0.5)(Pixels(image, labels, labels == 0), seed=0).image.sum((1, 2, 3)) / 256
+    assert areas.min() < 0.8
+    assert areas.max() > 1.2
+    assert areas.min() > 1 / 1.5**2 - 0.05
+    assert areas.max() < 1.5**2 + 0.05
+
+
+def test_cutmix_pastes_image_label_and_mask_of_another_sample() -> None:
+    count = 20
+    target = torch.arange(count, dtype=torch.uint8)[:, None, None].expand(-1, 16, 16).contiguous()
+    before = Pixels(target[:, None].float() + 1, target, torch.ones_like(target, dtype=torch.bool))
+    after = Augmentation(cutmix=1)(before, seed=0)
+    assert torch.equal(after.image[:, 0], after.target + 1.0)
+    assert (after.target != before.target).any((1, 2)).sum() > count // 2
+    for own, mixed in zip(before.target, after.target, strict=True):
+        assert set(mixed.unique().tolist()) <= {int(own[0, 0]), (int(own[0, 0]) - 1) % count}
+
+
+def test_jitter_leaves_labels_and_unmeasured_pixels_alone() -> None:
+    before = batch()
+    after = Augmentation(gain=0.1, brightness=0.1, noise=0.1)(before, seed=0)
+    assert torch.equal(after.target, before.target)
+    assert (after.image.movedim(1, -1)[~after.valid] == 0).all()
+    assert (after.image != before.image).movedim(1, -1)[after.valid].float().mean() > 0.99
+
+
+def test_the_same_seed_gives_the_same_batch_and_another_seed_another() -> None:
+    first, same, other = (EVERYTHING(batch(), seed) for seed in (1, 1, 2))
+    assert all(torch.equal(a, b) for a, b in zip(first, same, strict=True))
+    assert not torch.equal(first.image, other.image)
+
+
+def test_nothing_happens_when_all_is_off() -> None:
+    before = batch()
+    assert not Augmentation().changes
+    assert Augmentation()(before, 0) is before
+
+
+@pytest.mark.parametrize(
+    "name", [entry.name for entry in fields(Augmentation) if entry.name not in {"flips", "rotate90"}]
+)
+def test_a_negative_number_is_one_clear_line(name: str) -> None:
+    with pytest.raises(UserError, match=f"augmentation.{name}=-1"):
+        Augmentation(**{name: -1})
+
+
+@pytest.mark.parametrize(("name", "value"), [("cutmix", 2), ("rotation", 200), ("crop", 0)])
+def test_a_number_out_of_range_is_one_clear_line(name: str, value: int) -> None:
+    with pytest.raises(UserError, match=f"augmentation.{name}={value}"):
+        Augmentation(**{name: value})

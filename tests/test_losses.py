@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from src.errors import UserError
+from src.labels import IGNORE
+from src.models.losses import WEIGHTINGS, CrossEntropy, CrossEntropyDice, Dice, class_weights
+
+WEIGHT = (0.2, 1.0, 3.0)
+LOSSES = [
+    CrossEntropy(),
+    CrossEntropy(WEIGHT),
+    CrossEntropy(WEIGHT, label_smoothing=0.1),
+    CrossEntropy(gamma=2),
+    Dice(),
+    Dice(WEIGHT),
+    CrossEntropyDice(WEIGHT),
+]
+
+
+def example() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, 6, 5, generator=generator)
+    target = torch.randint(0, 3, (2, 6, 5), generator=generator, dtype=torch.uint8)
+    target[:, :2] = IGNORE
+    return logits, target
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_without_a_labelled_pixel_the_loss_is_zero_and_so_is_its_gradient(loss: nn.Module) -> None:
+    logits = example()[0].requires_grad_()
+    value = loss(logits, torch.full((2, 6, 5), IGNORE, dtype=torch.uint8))
+    value.backward()
+    assert value.item() == 0
+    assert logits.grad is not None
+    assert (logits.grad == 0).all()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_pixels_without_a_class_change_nothing(loss: nn.Module) -> None:
+    logits, target = example()
+    elsewhere = torch.where((target == IGNORE)[:, None], 50 * torch.randn(logits.shape), logits)
+    assert torch.allclose(loss(logits, target), loss(elsewhere, target))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_right_answer_costs_less_than_a_wrong_one_and_bfloat16_is_welcome(loss: nn.Module) -> None:
+    target = example()[1]
+    right = F.one_hot(target.long() % 3, 3).movedim(-1, 1) * 9.0
+    assert loss(right.bfloat16(), target) < loss(right.roll(1, 1).bfloat16(), target)
+    assert loss(right.bfloat16(), target).dtype == torch.float32
+
+
+def test_cross_entropy_is_pytorchs_where_there_are_labels() -> None:
+    logits, target = example()
+    for weight in (None, WEIGHT):
+        tensor = None if weight is None else torch.tensor(weight)
+        expected = F.cross_entropy(logits, target.long(), tensor, ignore_index=IGNORE)
+        assert torch.allclose(CrossEntropy(weight)(logits, target), expected)
+
+
+def test_focal_loss_is_its_formula() -> None:
+    logits, target = example()
+    probability = logits.softmax(1).gather(1, (target.long() % 3)[:, None])[:, 0]
+    labelled = target != IGNORE
+    expected = (-((1 - probability) ** 2) * probability.log())[labelled].mean()
+    assert torch.allclose(CrossEntropy(gamma=2)(logits, target), expected)
+
+
+def test_dice_is_over_the_classes_present() -> None:
+    logits, target = example()
+    target[target == 2] = IGNORE
+    probability = logits.softmax(1).movedim(1, -1)[target != IGNORE]
+    truth = F.one_hot(target[target != IGNORE].long(), 3)
+    dice = (2 * (probability * truth).sum(0) + 1) / (probability.sum(0) + truth.sum(0) + 1)
+    assert torch.allclose(Dice()(logits, target), (1 - dice[:2]).mean())
+
+
+def test_losses_put_nothing_into_a_checkpoint() -> None:
+    assert not any(loss.state_dict() for loss in LOSSES)
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_rarer_classes_weigh_more_and_the_mean_over_pixels_is_one(weighting: str) -> None:
+    counts = (10_000, 100, 0, 1_000)
+    weights = class_weights(counts, weighting)
+    assert weights[1] > weights[3] > weights[0] > weights[2] == 0
+    assert math.isclose(sum(w * c for w, c in zip(weights, counts, strict=True)) / sum(counts), 1)
+
+
+def test_inverse_weightings_are_their_formulas() -> None:
+    few, many = class_weights((100, 10_000), "inverse_frequency")
+    assert math.isclose(few / many, 100)
+    few, many = class_weights((100, 10_000), "inverse_sqrt")
+    assert math.isclose(few / many, 10)
+
+
+def test_one_class_alone_has_a_weight() -> None:
+    assert all(class_weights((500,), weighting) == (1.0,) for weighting in WEIGHTINGS)
+
+
+def test_what_means_nothing_is_one_clear_line() -> None:
+    with pytest.raises(UserError, match="class_weights=loud"):
+        class_weights((1, 2), "loud")
+    with pytest.raises(UserError, match="label_smoothing=1"):
+        CrossEntropy(label_smoothing=1)
+    with pytest.raises(UserError, match="dice=2"):
+        CrossEntropyDice(dice=2)

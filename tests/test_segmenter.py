@@ -1,0 +1,291 @@
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from src.augmentation import Augmentation
+from src.callbacks.average import AverageWeights, average_weights
+from src.callbacks.checkpoints import BestCheckpoints
+from src.callbacks.unfreeze import Unfreeze
+from src.datamodules.batches import Batch, collate
+from src.datamodules.chips import ChipData
+from src.errors import UserError
+from src.labels import IGNORE
+from src.models.checkpoint import load_network
+from src.models.losses import CrossEntropy
+from src.models.lr_finder import draw_range_test, find_learning_rate
+from src.models.optimization import Optimization
+from src.models.segmenter import Segmenter
+from src.training import NetworkChoice, make_network
+from tests.chip_folder import make_chip_folder
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_chip_folder(tmp_path_factory.mktemp("chips") / "data")
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    names = ("lightning.pytorch", "lightning.fabric")
+    levels = [logging.getLogger(name).level for name in names]
+    for name in names:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    yield
+    for name, level in zip(names, levels, strict=True):
+        logging.getLogger(name).setLevel(level)
+
+
+def segmenter(folder: Path, architecture: str = "unet", seed: int = 0, **options: Any) -> Segmenter:
+    """A small U-Net; dropout and drop path draw from torch's global generator."""
+    torch.manual_seed(seed)
+    model: dict[str, Any] = {}
+    if architecture == "unet":
+        model = {"encoder_depth": 3, "decoder_channels": [16, 16, 8]}
+    network, spec = make_network(ChipData(folder).describe(), NetworkChoice(architecture, "resnet18", model))
+    options.setdefault("optimization", Optimization(lr=0.01))
+    return Segmenter(network, spec, CrossEntropy(), seed=seed, **options)
+
+
+def trainer(folder: Path, epochs: int, *callbacks: L.Callback, **options: Any) -> L.Trainer:
+    options.setdefault("logger", False)
+    return L.Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        callbacks=[BestCheckpoints(str(folder / "checkpoints")), *callbacks],
+        default_root_dir=folder,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        **options,
+    )
+
+
+class StopAfter(L.Callback):
+    """What a power cut would do, but at the end of an epoch."""
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        del pl_module
+        trainer.should_stop = trainer.current_epoch + 1 >= self.epochs
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.9])
+def test_half_the_epochs_and_resume_end_with_the_weights_of_one_go(folder: Path, tmp_path: Path, decay: float) -> None:
+    def parts() -> tuple[Segmenter, ChipData, list[L.Callback]]:
+        module = segmenter(
+            folder, "compact_unet", augmentation=Augmentation(True, True, 30, 0.2, None, 0.5, 0.1, 0.1, 0.1)
+        )
+        average = average_weights(decay)
+        return module, ChipData(folder, batch_size=2), [average] if average else []
+
+    whole, data, callbacks = parts()
+    trainer(tmp_path / "whole", 4, *callbacks).fit(whole, data)
+    first, data, callbacks = parts()
+    trainer(tmp_path / "halves", 4, StopAfter(2), *callbacks).fit(first, data)
+    second, data, callbacks = parts()
+    torch.rand(7), np.random.default_rng().random()  # the state of a new process is another
+    resumed = trainer(tmp_path / "halves", 4, *callbacks)
+    resumed.fit(second, data, ckpt_path=tmp_path / "halves/checkpoints/last.ckpt", weights_only=True)
+    assert resumed.current_epoch == 4
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, second.state_dict()[name]), name
+        if value.is_floating_point() and "running" not in name and value.ndim > 1 and "network.architecture" in name:
+            assert not torch.equal(value, first.state_dict()[name]), name
+
+
+def test_validation_scores_every_chip_from_one_matrix(folder: Path, tmp_path: Path) -> None:
+    module, data = segmenter(folder), ChipData(folder, batch_size=2)  # 3 chips: the last batch is not full
+    run = trainer(tmp_path, 1)
+    run.fit(module, data)
+    outcome = module.outcome("val")
+    assert outcome.chips == 3
+    matrix = np.zeros((2, 2), int)
+    network, spec = load_network(tmp_path / "checkpoints/last.ckpt")
+    for index in range(3):
+        chip = data.source("validation")[index]
+        batch = collate([chip])
+        with torch.inference_mode():
+            guess = network(batch.image, batch.valid).argmax(1).numpy()[0]
+        for true in (0, 1):
+            for predicted in (0, 1):
+                matrix[true, predicted] += ((chip.target == true) & (guess == predicted)).sum()
+    assert outcome.scores.matrix.tolist() == matrix.tolist()
+    assert spec.classes.values == (2, 7)
+    iou = np.diag(matrix) / (matrix.sum(0) + matrix.sum(1) - np.diag(matrix))
+    assert float(run.callback_metrics["val_iou"]) == pytest.approx(iou.mean())
+    assert module.numbers()["val_iou_of/class_7"] == pytest.approx(iou[1])
+
+
+def test_checkpoints_are_the_best_by_highest_iou_and_the_last(folder: Path, tmp_path: Path) -> None:
+    scores: list[float] = []
+
+    class Remember(L.Callback):
+        def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            del pl_module
+            scores.append(float(trainer.callback_metrics["val_iou"]))
+
+        def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            del pl_module
+            # Lightning 2.6 alone keeps no last.ckpt of an epoch that is not among the best.
+            if trainer.current_epoch:
+                assert torch.load(tmp_path / "checkpoints/last.ckpt")["epoch"] == trainer.current_epoch - 1
+
+    trainer(tmp_path, 4, Remember()).fit(segmenter(folder), ChipData(folder, batch_size=2))
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    best = max(range(4), key=lambda epoch: scores[epoch])
+    assert names == [f"{best:05d}-val_iou_{scores[best]:.4f}.ckpt", "last.ckpt"]
+    content = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert content["epoch"] == 3
+    assert all(name.startswith("network.") for name in content["state_dict"])
+
+
+def test_a_batch_without_labels_changes_nothing(folder: Path, tmp_path: Path) -> None:
+    class Unlabelled(ChipData):
+        def source(self, stage: Any) -> Any:
+            chips = super().source(stage)
+            return [chips[n]._replace(target=np.full_like(chips[n].target, IGNORE)) for n in range(3)]
+
+    module = segmenter(folder)
+    before = copy.deepcopy(module.state_dict())
+    trainer(tmp_path, 1).fit(module, Unlabelled(folder, batch_size=2, cache=False, check=False))
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    assert module.outcome("train").loss == module.outcome("val").loss == 0
+
+
+def test_a_loss_that_is_no_number_stops_with_the_chips_names(folder: Path, tmp_path: Path) -> None:
+    class Broken(CrossEntropy):
+        def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+            return super().forward(logits, target) * float("nan")
+
+    module = segmenter(folder)
+    module.loss = Broken()
+    with pytest.raises(UserError, match=r"loss became nan in epoch 0 at the chips scene_tile_\d+_0.tif, scene"):
+        trainer(tmp_path, 1).fit(module, ChipData(folder, batch_size=2))
+
+
+def test_the_finder_sets_the_rate_that_the_optimiser_gets(folder: Path, tmp_path: Path) -> None:
+    module, data = (
+        segmenter(folder, optimization=Optimization(lr=0.7, schedule="constant")),
+        ChipData(folder, batch_size=3),
+    )
+    data.setup()
+    before = copy.deepcopy(module.state_dict())
+    test = find_learning_rate(module, data.train_dataloader(), CPU, bf16=False, steps=40)
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    assert 1e-6 < test.rate < 1
+    assert test.rate in test.rates
+    draw_range_test(tmp_path / "lr.png", test)
+    assert (tmp_path / "lr.png").read_bytes().startswith(b"\x89PNG")
+    run = trainer(tmp_path, 1)
+    run.fit(module, data)
+    assert {group["lr"] for group in run.optimizers[0].param_groups} == {test.rate}
+    assert module.numbers()["lr"] == test.rate
+
+
+def test_a_frozen_encoder_keeps_parameters_and_statistics_until_it_is_thawed(folder: Path, tmp_path: Path) -> None:
+    optimization = Optimization(lr=0.01, schedule="constant")
+    module, data = segmenter(folder, optimization=optimization), ChipData(folder, batch_size=3)
+    module.network.architecture.freeze_encoder()
+    seen: list[dict[str, torch.Tensor]] = []
+
+    class Remember(L.Callback):
+        def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+            del trainer
+            seen.append(copy.deepcopy(pl_module.encoder.state_dict()))
+
+    assert module.encoder is not None
+    start = copy.deepcopy(module.encoder.state_dict())
+    run = trainer(tmp_path, 3, Unfreeze(epoch=2, factor=0.1), Remember())
+    run.fit(module, data)
+    for name, value in start.items():
+        assert torch.equal(seen[0][name], value), name
+        assert torch.equal(seen[1][name], value), name
+    moved = [name for name, value in start.items() if not torch.equal(seen[2][name], value)]
+    assert any("running_mean" in name for name in moved)
+    assert any("conv1.weight" in name for name in moved)
+    rates = {group["name"]: group["lr"] for group in run.optimizers[0].param_groups}
+    assert rates == pytest.approx({"encoder": 0.001, "rest": 0.01})
+
+
+def test_thawing_what_is_not_frozen_is_one_clear_line(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nothing is frozen"):
+        trainer(tmp_path, 1, Unfreeze(epoch=1)).fit(segmenter(folder), ChipData(folder))
+    with pytest.raises(UserError, match="epoch=0"):
+        Unfreeze(epoch=0)
+
+
+def test_the_average_of_the_weights_is_what_is_saved(folder: Path, tmp_path: Path) -> None:
+    average = average_weights(0.9)
+    assert isinstance(average, AverageWeights)
+    course: list[torch.Tensor] = []
+
+    class Remember(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
+            del trainer
+            course.append(next(pl_module.network.architecture.parameters()).detach().clone())
+
+    trainer(tmp_path, 2, average, Remember()).fit(segmenter(folder), ChipData(folder, batch_size=2))
+    expected = course[0]
+    for step, value in enumerate(course[1:], start=1):
+        expected = torch.lerp(expected, value, 1 - min(0.9, (1 + step) / (10 + step)))
+    saved, _ = load_network(tmp_path / "checkpoints" / "last.ckpt")
+    assert torch.allclose(next(saved.architecture.parameters()), expected, atol=1e-6)
+    assert average_weights(0) is None
+    with pytest.raises(UserError, match="decay=1"):
+        average_weights(1)
+
+
+def test_the_cosine_warms_up_and_ends_at_its_lowest_rate() -> None:
+    layer = nn.Linear(1, 1)
+    optimization = Optimization(lr=0.1, warmup=0.2, min_lr=1e-6, weight_decay=0.3)
+    optimizer = optimization.build(layer, None)
+    scheduler = optimization.scheduler(optimizer, 20)
+    rates = []
+    for _ in range(20):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates[:4] == pytest.approx([0.02, 0.04, 0.06, 0.08])
+    assert rates[4] == pytest.approx(0.1)
+    assert rates[-1] == pytest.approx(1e-6)
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.0]  # biases are not decayed
+
+
+def test_the_encoder_has_a_rate_of_its_own(folder: Path) -> None:
+    module = segmenter(folder, optimization=Optimization("sgd", 0.1, encoder_lr=0.5, options={"momentum": 0.9}))
+    optimizer = module.optimization.build(module.network, module.encoder)
+    assert {(group["name"], group["lr"]) for group in optimizer.param_groups} == {("encoder", 0.05), ("rest", 0.1)}
+    counted = sum(p.numel() for group in optimizer.param_groups for p in group["params"])
+    assert counted == sum(p.numel() for p in module.network.parameters())
+
+
+@pytest.mark.parametrize("keys", [{"name": "adagrad"}, {"schedule": "step"}, {"lr": 0.0}, {"warmup": 1.0}])
+def test_an_optimisation_that_means_nothing_is_one_clear_line(keys: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="=".join(map(str, *keys.items()))):
+        Optimization(**keys)
+
+
+def test_step_gives_unmeasured_pixels_no_class(folder: Path) -> None:
+    module, data = segmenter(folder), ChipData(folder)
+    chip = data.source("validation")[0]
+    batch: Batch = collate([chip, chip])
+    loss, target, prediction = module.eval().step(batch)
+    assert torch.isfinite(loss)
+    assert (target[~batch.valid] == IGNORE).all()
+    assert prediction.shape == target.shape == (2, 32, 32)
