@@ -25,6 +25,7 @@ from src.errors import UserError
 from src.evaluation import check_fit, chip_exporter, evaluate
 from src.labels import ClassTable
 from src.models.checkpoint import find_checkpoint, load_network
+from src.models.network import Network
 from src.models.precision import choose_device, precision_name
 from src.progress import progress
 from src.quicklook import quicklook
@@ -122,26 +123,7 @@ def score(settings: EvalConfig, output: Path) -> Scored:
     precision = precision_name(device, network)
     log.info("Device   %s, %s, %d chips at once", _device_name(device), precision, settings.batch_size)
     examples = Extremes(spec.classes)
-    with _predictions(output, settings.export_predictions) as folder:
-        mask = settings.mask_unclassified
-        exporter = chip_exporter(folder, chips.samples, spec.classes, mask) if folder else None
-
-        def export(chip: LabelledChip, values: npt.NDArray[np.uint8]) -> None:
-            path = chip.info.path
-            examples.add(Path(path).name, partial(quicklook, path, 512), chip.values, values)
-            if exporter is not None:
-                exporter(chip, values)
-
-        with progress("Scoring", len(chips.samples), "chips") as advance:
-            evaluation = evaluate(
-                network,
-                spec,
-                chips.samples,
-                device=device,
-                batch_size=settings.batch_size,
-                export=export,
-                advance=advance,
-            )
+    evaluation = _run_network(network, spec, chips.samples, device, settings, output, examples)
     context = {
         "checkpoint": str(checkpoint),
         "chips": chips.origin,
@@ -158,6 +140,37 @@ def score(settings: EvalConfig, output: Path) -> Scored:
     for path in files:
         log.info("%s", path)
     return Scored(checkpoint, spec, chips, evaluation, examples, [(path, FILES.get(path.name, "")) for path in files])
+
+
+def _run_network(
+    network: Network,
+    spec: NetworkSpec,
+    samples: list[Sample],
+    device: torch.device,
+    settings: EvalConfig,
+    output: Path,
+    examples: Extremes,
+) -> Evaluation:
+    """Score the chips with a progress bar; predictions are written if asked for, and the telling ones remembered."""
+    with _predictions(output, settings.export_predictions) as folder:
+        exporter = chip_exporter(folder, samples, spec.classes, settings.mask_unclassified) if folder else None
+
+        def export(chip: LabelledChip, values: npt.NDArray[np.uint8]) -> None:
+            path = chip.info.path
+            examples.add(Path(path).name, partial(quicklook, path, 512), chip.values, values)
+            if exporter is not None:
+                exporter(chip, values)
+
+        with progress("Scoring", len(samples), "chips") as advance:
+            return evaluate(
+                network,
+                spec,
+                samples,
+                device=device,
+                batch_size=settings.batch_size,
+                export=export,
+                advance=advance,
+            )
 
 
 def find_chips(data_dir: str | None, csv: str | None, split: str) -> Chips:
