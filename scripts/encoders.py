@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import timm
 import torch
@@ -149,11 +150,8 @@ def one_build_per_encoder() -> Iterator[None]:
             raise RuntimeError(f"running_mean has {mean.numel()} channels, the image has {image.shape[1]}")
         return torch.empty_like(image)
 
-    timm.create_model, F.batch_norm = cached, shaped
-    try:
+    with patch.object(timm, "create_model", cached), patch.object(F, "batch_norm", shaped):
         yield
-    finally:
-        timm.create_model, F.batch_norm = create, norm
 
 
 def once_per_shape(forward: Callable[[torch.Tensor], Any]) -> Callable[[torch.Tensor], Any]:
