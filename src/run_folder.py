@@ -21,7 +21,7 @@ from src.spec import git_revision, software_versions
 
 log = logging.getLogger(__name__)
 
-_OF_A_RUN = ("checkpoints", "tensorboard", "metrics.csv", "lr_finder.png")
+_OF_A_RUN = ("checkpoints", "tensorboard", "metrics.csv", "lr_finder.png", "report.html")
 
 
 @dataclass(frozen=True)

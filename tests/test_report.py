@@ -19,7 +19,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from src.bands import Band, Normalization
-from src.labels import ClassTable, LandClass
+from src.datamodules.batches import Chip, collate
+from src.labels import IGNORE, ClassTable, LandClass
 from src.map_scores import survey
 from src.raster import RasterInfo, write_geotiff
 from src.report.blocks import Bar, Matrix
@@ -39,8 +40,9 @@ from src.report.pictures import (
 )
 from src.report.prediction import MappedScene, ground, prediction_report
 from src.report.provenance import Run
+from src.report.training import read_history, training_report, validation_examples
 from src.report.wording import decimal, grouped, listed, percent
-from src.scores import Evaluation, ScoreCounter
+from src.scores import Evaluation, ScoreCounter, Scores
 from src.spec import NetworkSpec
 from src.tasks import reporting
 from tests.browser import CHROMIUM, chromium
@@ -155,7 +157,29 @@ def prediction_page(folder: Path) -> Path:
     return write_report(folder / "report.html", prediction_report(RUN, scenes, spec=SPEC, checkpoint=Path("best.ckpt")))
 
 
-PAGES = [evaluation_page, prediction_page]
+HISTORY = "epoch,train_loss,val_loss,train_iou,val_iou,val_iou_of/forest,lr\n" + "".join(
+    f"{epoch},{2 - epoch / 10},{1.5 if epoch else 100},{epoch / 10},{0.6 - (epoch - 4) ** 2 / 50},nan,{0.1**epoch}\n"
+    for epoch in range(8)
+)
+
+
+def training_page(folder: Path) -> Path:
+    examples, evaluation = examples_and_scores()
+    (folder / "metrics.csv").write_text(HISTORY)
+    report = training_report(
+        RUN,
+        evaluation.pooled,
+        read_history(folder / "metrics.csv"),
+        spec=SPEC,
+        checkpoint=Path("best.ckpt"),
+        data="data/mine",
+        examples=examples,
+        files=[(folder / "metrics.csv", "all numbers")],
+    )
+    return write_report(folder / "report.html", report)
+
+
+PAGES = [evaluation_page, prediction_page, training_page]
 
 
 @pytest.mark.parametrize("make", PAGES)
@@ -208,6 +232,48 @@ def test_an_evaluation_reports_the_run_and_its_own_numbers(tmp_path: Path) -> No
     for iou, support in zip(evaluation.pooled.iou, evaluation.pooled.support, strict=True):
         assert decimal(iou) in words
         assert grouped(support) in words
+
+
+def test_a_training_names_its_best_epoch_and_draws_what_was_recorded(tmp_path: Path) -> None:
+    page = Page(training_page(tmp_path))
+    assert "Of 8 epochs, number 4 (counted from 0) is the best" in page.words
+    assert "0.600, 0.400 on the training chips" in page.words
+    html = page.path.read_text(encoding="utf-8")
+    assert html.count("<svg") == 4
+    assert "Loss by epoch; in the last one training 1.300, validation 1.500" in html
+    assert "nan" not in page.words
+
+
+def test_a_training_without_numbers_is_reported_too(tmp_path: Path) -> None:
+    examples = Extremes(CLASSES)
+    none = Scores(np.zeros((3, 3), np.int64))
+    where = {"spec": SPEC, "checkpoint": Path("a.ckpt"), "data": "d", "examples": examples, "files": []}
+    words = Page(write_report(tmp_path / "r.html", training_report(RUN, none, [], **where))).words
+    assert "No epoch was recorded" in words
+    assert "no labelled pixel" in words
+
+
+def test_validation_chips_are_mapped_until_there_are_enough() -> None:
+    class Echo(torch.nn.Module):
+        """Says of every pixel the class that its first band names."""
+
+        def forward(self, image: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+            assert valid.shape == image.shape[:1] + image.shape[2:]
+            return torch.nn.functional.one_hot(image[:, 0].long(), 3).permute(0, 3, 1, 2).float()
+
+    rng = np.random.default_rng(0)
+    chips = [
+        Chip(f"{n}", rng.integers(0, 3, (3, 8, 8)).astype(np.uint8), np.ones((8, 8), bool), np.zeros((8, 8), np.uint8))
+        for n in range(12)
+    ]
+    chips[1].target[:] = chips[1].image[0]
+    chips[2].target[:] = IGNORE
+    batches = [collate(chips[start : start + 4]) for start in range(0, 12, 4)]
+    found = validation_examples(Echo(), SPEC, batches, torch.device("cpu"), most=8)
+    assert found.seen == 7
+    assert found.best[0].name == "1"
+    assert found.best[0].iou == 1
+    assert found.best[0].image.shape == (8, 8, 4)
 
 
 def test_a_map_reports_areas_of_its_classes(tmp_path: Path) -> None:

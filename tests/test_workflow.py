@@ -138,6 +138,16 @@ def test_the_map_of_unseen_ground_is_better_than_the_commonest_class(workflow: W
     assert (found[labelled] == truth[labelled]).mean() > commonest
 
 
+@pytest.mark.parametrize(
+    ("task", "path"),
+    [("train", "run/report.html"), ("eval", "scores/report.html"), ("predict", "map_report.html")],
+)
+def test_every_run_leaves_a_report_and_names_it_last(workflow: Workflow, task: str, path: str) -> None:
+    report = workflow.folder / path
+    assert workflow.outputs[task].splitlines()[-1] == str(report)
+    assert "</html>" in report.read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("task", ["prepare", "train", "eval", "predict"])
 def test_every_file_named_on_the_last_lines_exists(workflow: Workflow, task: str) -> None:
     words = " ".join(workflow.outputs[task].splitlines()[-12:]).split()

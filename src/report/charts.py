@@ -22,12 +22,13 @@ _INVISIBLE = re.compile(r"<metadata>.*?</metadata>|<\?xml.*?\?>|<!DOCTYPE.*?>", 
 
 @dataclass(frozen=True)
 class Curve:
-    """A line of a chart: what it is called, its x and y values, and whether it is the second of two."""
+    """A line of a chart: its name, its x and y values, whether it is the second of two, or a colour of its own."""
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
     second: bool = False
+    color: str | None = None
 
 
 def chart(figure: Figure, name: str, alt: str, caption: str) -> Chart:
@@ -52,26 +53,29 @@ def chart(figure: Figure, name: str, alt: str, caption: str) -> Chart:
     return Chart(svg, alt, caption)
 
 
-def curves_figure(
-    curves: Sequence[Curve], *, ylabel: str, marked: float | None = None, logarithmic: bool = False
-) -> Figure:
+_WIDE = 30
+"""How many times the smallest value the largest may be before an axis becomes logarithmic."""
+
+
+def curves_figure(curves: Sequence[Curve], *, ylabel: str, marked: float | None = None, loss: bool = False) -> Figure:
     """Draw curves over epochs.
 
     Args:
         curves: What to draw; a curve without a point is left out.
         ylabel: What is drawn.
         marked: The epoch that was kept, as a vertical line.
-        logarithmic: Whether y is logarithmic.
+        loss: Whether outliers are to be expected: y is logarithmic where they would flatten everything else.
     """
     figure = Figure(figsize=(4.4, 2.7), layout="constrained")
     axes = figure.add_subplot()
     shown = [curve for curve in curves if len(curve.x)]
     for curve in shown:
-        style, color = "o" if len(curve.x) == 1 else "-", SECOND if curve.second else ACCENT
+        style, color = "o" if len(curve.x) == 1 else "-", curve.color or (SECOND if curve.second else ACCENT)
         axes.plot(curve.x, curve.y, style, label=curve.name, color=color, linewidth=1.6)
     if marked is not None:
         axes.axvline(marked, color=GREY, linestyle=":", linewidth=1.2, label="best")
-    if logarithmic:
+    values = [y for curve in shown for y in curve.y]
+    if loss and values and max(values) > _WIDE * min(values) > 0:
         axes.set_yscale("log")
     axes.set(xlabel="epoch", ylabel=ylabel)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -61,7 +61,7 @@ def run(config: DictConfig) -> float | None:
         for image, output, source, label in zip(images, outputs, sources, labels, strict=True)
     ]
     make = partial(prediction_report, scenes=scenes, spec=mapper.spec, checkpoint=mapper.checkpoint)
-    add_report(run_folder / "report.html", "predict", config, make)
+    add_report(report_path(outputs, settings.output), "predict", config, make)
     scored = [scene.evaluation.pooled.mean_iou for scene in scenes if scene.evaluation]
     return sum(scored) / len(scored) if scored else None
 
@@ -159,6 +159,15 @@ def choose_outputs(images: Sequence[str], output: str | None, run_folder: Path) 
     if clash := {p.resolve() for p in outputs} & {Path(image).resolve() for image in images}:
         raise UserError(f"output={clash.pop()} is the scene itself; expected another file. Choose another name.")
     return outputs
+
+
+def report_path(outputs: Sequence[Path], output: str | None) -> Path:
+    """Name the report: ``report.html`` beside the maps, ``map_report.html`` beside a map that was given a name.
+
+    Its links are relative, so it lies where the maps lie; and whoever names maps may keep several in one folder.
+    """
+    named = output is not None and len(outputs) == 1 and outputs[0] == Path(output)
+    return outputs[0].with_name(f"{outputs[0].stem}_report.html" if named else "report.html")
 
 
 def _label(mapper: Mapper, image: str, label: str | None, settings: PredictConfig) -> LabelSource | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +20,32 @@ from src import run_folder
 from src.callbacks.checkpoints import BestCheckpoints
 from src.datamodules.base import SegmentationData
 from src.errors import UserError
+from src.models.checkpoint import load_network
 from src.models.lr_finder import draw_range_test, find_learning_rate
 from src.models.precision import choose_device
 from src.models.restart import check_resumable, find_resumable
 from src.models.restart import run_folder as folder_of
 from src.models.segmenter import Segmenter
 from src.models.weights import WeightsChoice
+from src.report.page import Report
+from src.report.provenance import Run
 from src.run_folder import Trained
 from src.tasks.command_line import as_single_run
+from src.tasks.reporting import add_report
 from src.training import NetworkChoice, choose_class_weights, choose_trainer_options, make_network
 
 log = logging.getLogger(__name__)
 
 TARGETS = ["src.*", "lightning.*", "optuna.pruners.*"]
 """Where the classes that a configuration names may come from."""
+FILES = {
+    "metrics.csv": "all numbers, a row per epoch",
+    "lr_finder.png": "range test of the learning rate",
+    "run.json": "command, configuration, versions",
+    "tensorboard": "curves and pictures for TensorBoard",
+    "train.log": "what was printed",
+}
+"""What a training leaves beside its checkpoints."""
 
 
 def run(config: DictConfig) -> float:
@@ -59,7 +72,32 @@ def run(config: DictConfig) -> float:
         trainer.fit(segmenter, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     if trainer.interrupted:
         raise KeyboardInterrupt
-    return _finish(config, trainer, segmenter).scores.mean_iou
+    trained = _finish(config, trainer, segmenter)
+    if _first_process():
+        add_report(folder / "report.html", "train", config, partial(_report, config, data, trained))
+    return trained.scores.mean_iou
+
+
+def _report(config: DictConfig, data: SegmentationData, trained: Trained, run: Run) -> Report:
+    """Put a training into a report, with chips that its best checkpoint maps anew."""
+    # Here, so that a training does not wait for the libraries that only its report needs.
+    from src.report.training import read_history, training_report, validation_examples  # noqa: PLC0415
+
+    folder = Path(config.output_dir)
+    network, spec = load_network(trained.best)
+    device = choose_device(config.trainer.accelerator)
+    known = [(trained.best, "best checkpoint, by validation IoU"), (trained.last, "last checkpoint, to go on from")]
+    known += [(folder / name, what) for name, what in FILES.items() if (folder / name).exists()]
+    return training_report(
+        run,
+        trained.scores,
+        read_history(folder / "metrics.csv"),
+        spec=spec,
+        checkpoint=trained.best,
+        data=data.describe().origin,
+        examples=validation_examples(network, spec, data.val_dataloader(), device),
+        files=known,
+    )
 
 
 def build_segmenter(config: DictConfig, data: SegmentationData) -> Segmenter:
