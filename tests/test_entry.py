@@ -76,3 +76,10 @@ def test_help_imports_no_torch(tmp_path: Path) -> None:
     )
     imported = {line.rsplit("|", 1)[-1].strip() for line in result.stderr.splitlines()}
     assert not imported & {"torch", "lightning", "rasterio", "pandas", "torchgeo", "matplotlib"}
+
+
+@pytest.mark.parametrize("task", ["train", "eval", "predict"])
+def test_an_experiment_decides_over_the_commands_own_defaults(task: str, tmp_path: Path) -> None:
+    text = command(f"{task}.py", "experiment=demo", "--cfg", "hydra", cwd=tmp_path).stdout
+    folder = text.split("run:", 1)[1].split("dir:", 1)[1].split(maxsplit=1)[0]
+    assert folder.endswith(f"{task}/demo")
