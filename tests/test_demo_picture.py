@@ -22,6 +22,11 @@ from src.spec import DatasetSpec
 
 NAMES = ("forest", "grassland", "farmland", "residential", "water")
 CLASSES = ClassTable.build(range(1, 6), dict(enumerate(NAMES, start=1)), dict(enumerate(CLASS_COLORS, start=1)))
+CLASS_MAP = [{"value": value, "merge": [fclass]} for value, fclass in zip(CLASSES.values, FCLASSES, strict=True)]
+SPEC = DatasetSpec(
+    *((), (), (), 0, "uint16", (64, 64), (64, 64), CLASSES, {}, None, 42),
+    config={"class_map": CLASS_MAP, "label_field": "fclass"},
+)
 
 
 @dataclass(frozen=True)
@@ -39,9 +44,8 @@ def demo(tmp_path: Path) -> Demo:
     assert scene.polygons is not None
     shutil.copy(scene.label, tmp_path / "map.tif")
     (tmp_path / "chips").mkdir()
-    spec = DatasetSpec((), (), (), 0, "uint16", (64, 64), (64, 64), CLASSES, {}, None, 42)
-    write_dataset(tmp_path / "chips/dataset.json", spec)
-    rows = "".join(f"{name},0.{number}\n" for number, name in enumerate(NAMES, start=4))
+    write_dataset(tmp_path / "chips/dataset.json", SPEC)
+    rows = "".join(f"{value},0.{value + 3}\n" for value in CLASSES.values)
     (tmp_path / "iou.csv").write_text(f"Class,IoU\n{rows}Mean IoU,0.6123\n")
     paths = {
         "--image": scene.image,
@@ -57,7 +61,7 @@ def demo(tmp_path: Path) -> Demo:
 
 
 def test_polygons_become_the_classes_that_training_knows(demo: Demo) -> None:
-    burnt = module.read_polygons(demo.folder / "scene_polygons.gpkg", demo.folder / "map.tif", CLASSES)
+    burnt = module.read_labels(demo.folder / "scene_polygons.gpkg", demo.folder / "map.tif", SPEC)
     np.testing.assert_array_equal(burnt, demo.label)
 
 
