@@ -113,8 +113,8 @@ def axis_spans(length: int, window: int, halo: int, blend: Blend, multiple: int 
                 x x x x x x         reads 4–9
                     x x x x x x     would read 8–13, is shifted and reads 6–11
 
-    With ``cosine`` both windows contribute to what they share, with weights sin² and cos²; with ``crop`` the border
-    lies in the middle of it.
+    Of what two windows share, ``crop`` puts the border in the middle. ``cosine`` leaves out a quarter at each end,
+    where one of both sees least of the surroundings, and fades over the half between, with weights sin² and cos².
 
     Args:
         length: Pixels of the axis, at least 1.
@@ -130,9 +130,9 @@ def axis_spans(length: int, window: int, halo: int, blend: Blend, multiple: int 
         return (Span(0, 0, length, np.ones(length, np.float32), length),)
     step = inner_step(window, halo, multiple)
     count = math.ceil((length - window) / step) + 1
-    lead = (window - step) // 2 if blend == "crop" else 0
+    lead = (window - step) // (2 if blend == "crop" else 4)
     firsts = [0, *(i * step + lead for i in range(1, count)), length]
-    stops = [firsts[i + 1] if blend == "crop" else min(i * step + window, length) for i in range(count)]
+    stops = [*(firsts[i + 1] if blend == "crop" else i * step + window - lead for i in range(count - 1)), length]
     weights = _unity_weights(length, firsts[:-1], stops)
     return tuple(
         Span(min(i * step, length - window), firsts[i], stops[i], weights[i], firsts[i + 1]) for i in range(count)

@@ -28,7 +28,7 @@ from src.polygons import map_polygons, write_polygons
 from src.raster import RasterInfo, block_cache
 from src.scene_reader import SceneReader, open_scene
 from src.spec import NetworkSpec, software_versions
-from src.strip_mapping import CLASSES, PROBABILITIES, Probabilities, map_layers, map_strips
+from src.strip_mapping import CLASSES, PROBABILITIES, UNCERTAINTY, Probabilities, map_layers, map_strips
 from src.strip_store import StripStore, finished_strips, read_plan, start_store
 from src.styles import polygon_style, raster_style, share_style
 from src.vector import sieve
@@ -138,21 +138,38 @@ def map_scene(mapper: Mapper, image: str, output: Path, advance: Callable[[int],
     output.parent.mkdir(parents=True, exist_ok=True)
     folder = output.with_name(f".{output.name}.partial")
     layers = map_layers(mapper.spec.classes, mapper.options.probabilities)
-    with block_cache(CACHE_MEGABYTES):
-        with open_scene(image, mapper.spec) as reader:
-            grid, plan = reader.info, _map(mapper, reader, folder, layers, advance)
-        whole = folder / "whole"
-        shutil.rmtree(whole, ignore_errors=True)
-        whole.mkdir()
-        for layer in layers:
-            write_cog(folder / f"{layer.name}.raw", layer_path(whole / output.name, layer.name), layer, grid)
-        if mapper.options.polygons:
-            _write_polygons(mapper, whole / output.name, grid)
-    _write_styles(mapper, whole / output.name, layers)
-    files = _publish(whole, output)
+    try:
+        with block_cache(CACHE_MEGABYTES):
+            with open_scene(image, mapper.spec) as reader:
+                grid, plan = reader.info, _map(mapper, reader, folder, layers, advance)
+            _make_files(mapper, folder, output, layers, grid)
+    except BaseException:
+        _keep_or_remove(folder)
+        raise
+    files = _publish(folder / "whole", output)
     shutil.rmtree(folder, ignore_errors=True)
-    uncertain = layer_path(output, "uncertainty") if mapper.options.probabilities else None
+    uncertain = layer_path(output, UNCERTAINTY) if mapper.options.probabilities else None
     return SceneMap(output, files, uncertain, grid, plan)
+
+
+def _make_files(mapper: Mapper, folder: Path, output: Path, layers: list[Layer], grid: RasterInfo) -> None:
+    """Turn the layers into the files that were asked for, in the folder ``whole``."""
+    whole = folder / "whole"
+    shutil.rmtree(whole, ignore_errors=True)
+    whole.mkdir()
+    for layer in layers:
+        write_cog(folder / f"{layer.name}.raw", layer_path(whole / output.name, layer.name), layer, grid)
+    if mapper.options.polygons:
+        _write_polygons(mapper, whole / output.name, grid)
+    _write_styles(mapper, whole / output.name, layers)
+
+
+def _keep_or_remove(folder: Path) -> None:
+    """After a failure: keep what another run can go on with, and say so; remove what none can."""
+    if strips := len(finished_strips(folder)):
+        log.info("%d finished strips are kept in %s; the same command goes on from there.", strips, folder)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _map(

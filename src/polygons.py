@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -158,17 +159,8 @@ def write_polygons(path: Path, batches: Iterable[Polygons], grid: RasterInfo, cl
             placed = shapely.transform(
                 geometries, lambda p: np.stack([a * p[:, 0] + b * p[:, 1] + c, d * p[:, 0] + e * p[:, 1] + f], axis=1)
             )
-            pyogrio.raw.write(
-                path,
-                shapely.to_wkb(placed),
-                [values.astype(np.int32), np.array([names[int(v)] for v in values], object)],
-                ["value", "name"],
-                layer=path.stem,
-                driver="GPKG",
-                geometry_type="Polygon",
-                crs=grid.crs,
-                append=count > 0,
-            )
+            fields = [values.astype(np.int32), np.array([names[int(v)] for v in values], object)]
+            _append(path, shapely.to_wkb(placed), fields, grid.crs, append=count > 0)
             count += len(values)
     except (DataLayerError, DataSourceError, FeatureError, RuntimeError) as error:
         raise UserError(
@@ -178,3 +170,20 @@ def write_polygons(path: Path, batches: Iterable[Polygons], grid: RasterInfo, cl
     finally:
         pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": None})
     return count
+
+
+def _append(path: Path, wkb: npt.NDArray[Any], fields: list[npt.NDArray[Any]], crs: str | None, append: bool) -> None:
+    with warnings.catch_warnings():
+        # A scene without a CRS has polygons without one.
+        warnings.filterwarnings("ignore", "'crs' was not provided")
+        pyogrio.raw.write(
+            path,
+            wkb,
+            fields,
+            ["value", "name"],
+            layer=path.stem,
+            driver="GPKG",
+            geometry_type="Polygon",
+            crs=crs,
+            append=append,
+        )

@@ -73,7 +73,7 @@ def choose_plan(request: WindowRequest, predictor: Predictor, spec: NetworkSpec,
     sizes = _candidates(chip, predictor, reader)
     if len(sizes) == 1:
         return Choice(chip, "the training chips' size; no larger one fits the scene and the network")
-    influence = far_influence(predictor.network.architecture, len(spec.bands), spec.chip_size)
+    influence = far_influence(predictor.network.architecture, len(spec.bands), spec.chip_size, predictor.device)
     if influence is None or influence > LOCAL:
         return Choice(chip, "the training chips' size, since this network's answer depends on the window's size")
     plans = [_with_window(plan, size, request, predictor) for size in sizes]

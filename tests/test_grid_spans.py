@@ -63,12 +63,20 @@ def test_crop_keeps_no_pixel_nearer_to_an_inner_border_than_the_halo(axis: tuple
 
 @given(axes())
 @settings(max_examples=200, deadline=None)
-def test_cosine_gives_less_the_nearer_to_an_inner_border(axis: tuple[int, int, int, int]) -> None:
-    length, window, halo, _ = axis
-    spans = axis_spans(length, window, halo, "cosine")
-    if halo and len(spans) > 1 and window - 2 * halo >= 2 * halo:  # never more than two windows share a pixel
-        assert (np.diff(spans[0].weights) <= 1e-6).all()
-        assert spans[0].weights[-1] < 0.5 or spans[-1].first + 2 * halo > length
+def test_cosine_uses_nothing_nearer_to_an_inner_border_than_half_the_halo(axis: tuple[int, int, int, int]) -> None:
+    length, window, halo, multiple = axis
+    for span in axis_spans(length, window, halo, "cosine", multiple):
+        assert span.first - span.start >= halo // 2 or span.start == 0
+        assert span.start + window - span.stop >= halo // 2 or span.stop == length
+
+
+def test_cosine_fades_from_one_window_into_the_next() -> None:
+    first, second = axis_spans(64, 40, 8, "cosine")[:2]
+    assert (second.first, first.stop) == (28, 36)
+    fading = first.weights[second.first :]
+    assert (np.diff(fading) < 0).all()
+    np.testing.assert_allclose(fading, np.cos((np.arange(8) + 0.5) / 8 * np.pi / 2) ** 2, atol=1e-6)
+    np.testing.assert_allclose(fading[::-1], second.weights[:8], atol=1e-6)
 
 
 def test_step_is_a_multiple_where_one_fits_in() -> None:

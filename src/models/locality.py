@@ -19,7 +19,9 @@ _NEAR = 640
 
 
 @torch.inference_mode()
-def far_influence(network: nn.Module, bands: int, chip_size: tuple[int, int]) -> float | None:
+def far_influence(
+    network: nn.Module, bands: int, chip_size: tuple[int, int], device: torch.device | str = "cpu"
+) -> float | None:
     """Measure how much a network's answer depends on what is far away, and on the window's size.
 
     The same picture goes through the network twice: in a long window, and in one that lacks both ends, which are
@@ -27,9 +29,10 @@ def far_influence(network: nn.Module, bands: int, chip_size: tuple[int, int]) ->
     same answer; pooling over the window, attention over all of it and position embeddings do not.
 
     Args:
-        network: Takes normalised B × bands × H × W on the CPU or a GPU; in eval mode.
+        network: Takes normalised B × bands × H × W; in eval mode.
         bands: Number of bands.
         chip_size: Width and height of the training chips in pixels.
+        device: Where the network is.
 
     Returns:
         Root mean square difference of the logits in the middle, divided by their standard deviation; None if the
@@ -38,7 +41,6 @@ def far_influence(network: nn.Module, bands: int, chip_size: tuple[int, int]) ->
     width, height = chip_size
     near = math.ceil(max(3 * width, _NEAR) / width) * width
     end = math.ceil(near / 4 / width) * width
-    device = next(network.parameters()).device
     picture = torch.randn(1, bands, height, near + 2 * end, generator=torch.Generator().manual_seed(0))
     for far in (picture[..., :end], picture[..., -end:]):
         far.mul_(2).add_(2)

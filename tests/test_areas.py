@@ -1,0 +1,58 @@
+"""Areas of classes, in projected and geographic CRS and without one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mapping_scenes import CLASSES, write_raster
+from rasterio import Affine
+
+from src.areas import AreaCounter, format_areas, row_areas
+from src.raster import describe
+
+
+def counted(path: Path, values: np.ndarray) -> AreaCounter:
+    counter = AreaCounter(describe(path), CLASSES)
+    for first in range(0, len(values), 7):
+        counter.add(first, values[first : first + 7])
+    return counter
+
+
+def test_projected_areas_are_pixels_times_their_size(tmp_path: Path) -> None:
+    values = np.zeros((20, 30), np.uint8)
+    values[:10], values[10:15] = 4, 9
+    areas = counted(write_raster(tmp_path / "map.tif", values[None]), values).result()
+    found = {a.value: (a.pixels, a.hectares, a.percent) for a in areas}
+    assert found[4] == (300, 3.0, pytest.approx(200 / 3))
+    assert found[9] == (150, 1.5, pytest.approx(100 / 3))
+    assert found[1] == (0, 0.0, 0.0)
+    assert found[0][:2] == (150, 1.5)
+    assert format_areas(areas)[1].split() == ["1", "water", "0", "0.0", "0.00"]
+
+
+def test_feet_are_not_metres(tmp_path: Path) -> None:
+    path = write_raster(tmp_path / "map.tif", np.ones((1, 4, 4), np.uint8), crs="EPSG:2263")  # New York, US feet
+    areas = row_areas(describe(path))
+    assert areas is not None
+    assert areas[0] == pytest.approx(100 * 0.3048006096**2)
+
+
+def test_degrees_become_areas_on_the_ellipsoid(tmp_path: Path) -> None:
+    degrees = Affine(1, 0, -180, 0, -1, 90)
+    whole = write_raster(tmp_path / "earth.tif", np.ones((1, 180, 360), np.uint8), crs="EPSG:4326", transform=degrees)
+    areas = row_areas(describe(whole))
+    assert areas is not None
+    assert areas.sum() * 360 == pytest.approx(510.0656217e12, rel=1e-6)  # surface of the WGS 84 ellipsoid, m²
+    values = np.ones((180, 360), np.uint8)
+    values[:90] = 4
+    found = {a.value: a.hectares for a in counted(whole, values).result()}
+    assert found[1] == pytest.approx(found[4])
+
+
+def test_without_a_crs_there_are_pixels_only(tmp_path: Path) -> None:
+    values = np.full((5, 5), 9, np.uint8)
+    areas = counted(write_raster(tmp_path / "map.tif", values[None], crs=None), values).result()
+    assert all(a.hectares is None for a in areas)
+    assert "hectares" not in format_areas(areas)[0]

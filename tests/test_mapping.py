@@ -1,0 +1,372 @@
+"""Maps: every pixel once, the same whatever the windows, the file's layout, the breaks and the processes."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import rasterio
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from mapping_scenes import (
+    CLASSES,
+    Argmax,
+    Blur,
+    Compass,
+    Constant,
+    Halving,
+    make_mapper,
+    make_trained,
+    noise,
+    read,
+    write_raster,
+)
+
+from src import mapping, scene_reader
+from src.errors import UserError
+from src.grid import Blend
+from src.inference import Predictor
+from src.mapping import MapOptions, Mapper, map_scene
+from src.raster import open_raster
+from src.scene_reader import SceneReader
+from src.strip_store import StripStore
+
+VALUES = np.array(CLASSES.values, np.uint8)
+SIZES = [(1, 1), (1, 50), (37, 1), (31, 31), (32, 32), (33, 33), (97, 53), (20, 200)]
+
+
+def options(mapper: Mapper, **changes: Any) -> Mapper:
+    return dataclasses.replace(mapper, options=dataclasses.replace(mapper.options, **changes))
+
+
+@pytest.mark.parametrize("blend", ["cosine", "crop"])
+@pytest.mark.parametrize("size", SIZES)
+def test_every_pixel_gets_its_own_class(tmp_path: Path, size: tuple[int, int], blend: Blend) -> None:
+    image = noise(*size)
+    path = write_raster(tmp_path / "scene.tif", image)
+    found = map_scene(make_mapper(tmp_path, Argmax(), blend=blend, window=32), str(path), tmp_path / "map.tif")
+    np.testing.assert_array_equal(read(found.path), VALUES[image.argmax(0)])
+
+
+@given(
+    st.integers(1, 90), st.integers(1, 90), st.integers(9, 70), st.integers(0, 12), st.sampled_from(["cosine", "crop"])
+)
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_constant_network_gives_a_constant_map(
+    tmp_path: Path, height: int, width: int, window: int, overlap: int, blend: Blend
+) -> None:
+    path = write_raster(tmp_path / "scene.tif", noise(height, width))
+    mapper = make_mapper(tmp_path, Constant(), window=window, overlap=overlap, blend=blend, probabilities="uint8")
+    found = map_scene(mapper, str(path), tmp_path / "map.tif")
+    assert (read(found.path) == CLASSES.values[1]).all()
+    for band in (1, 2, 3):
+        assert len(np.unique(read(tmp_path / "map_probabilities.tif", band))) == 1
+
+
+@pytest.mark.parametrize("blend", ["cosine", "crop"])
+def test_a_network_that_sees_two_pixels_far_gives_the_same_map_for_any_window(tmp_path: Path, blend: Blend) -> None:
+    image = noise(113, 71)
+    path = write_raster(tmp_path / "scene.tif", image)
+    whole = Blur()(torch.from_numpy(image)[None])[0].argmax(0).numpy()
+    for window, overlap in itertools.product((16, 32, 50, 128), (10, 20)):
+        mapper = make_mapper(tmp_path, Blur(), blend=blend, window=window, overlap=overlap)
+        found = map_scene(mapper, str(path), tmp_path / "map.tif")
+        np.testing.assert_array_equal(read(found.path), VALUES[whole], err_msg=f"window {window}, overlap {overlap}")
+
+
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "tiles": {"tiled": True, "blockxsize": 32, "blockysize": 16},
+    "rows": {"blockysize": 3},
+    "rows of pixels": {"interleave": "pixel", "compress": "deflate", "blockysize": 7},
+    "one strip": {"compress": "lzw", "blockysize": 150},
+}
+
+
+def test_the_file_s_layout_changes_nothing(tmp_path: Path) -> None:
+    image = (noise(150, 140) * 9000).astype(np.uint16)
+    mapper = make_trained(tmp_path, window=64, probabilities="uint8")
+    maps = []
+    for name, layout in LAYOUTS.items():
+        path = write_raster(tmp_path / f"{name}.tif", image, **layout)
+        found = map_scene(mapper, str(path), tmp_path / "map.tif")
+        maps.append([file.read_bytes() for file in found.files])
+    assert all(other == maps[0] for other in maps[1:])
+
+
+@pytest.mark.parametrize("blend", ["cosine", "crop"])
+def test_rows_of_an_untiled_file_are_read_once(tmp_path: Path, blend: Blend, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_raster(tmp_path / "scene.tif", noise(200, 90), blockysize=1)
+    rows: list[int] = []
+    real = scene_reader.read_window
+
+    def counting(dataset: Any, window: Any, *rest: Any) -> npt.NDArray[Any]:
+        rows.extend(range(window.row, window.row_stop))
+        return real(dataset, window, *rest)
+
+    monkeypatch.setattr(scene_reader, "read_window", counting)
+    map_scene(make_mapper(tmp_path, Argmax(), blend=blend, window=32), str(path), tmp_path / "map.tif")
+    assert rows == list(range(200))
+
+
+def test_nodata_in_any_used_band_is_unclassified_and_hidden_from_the_network(tmp_path: Path) -> None:
+    image = noise(40, 60) + 1
+    image[0, :5] = -9999
+    image[2, 7, :3] = np.nan
+    path = write_raster(tmp_path / "scene.tif", image, nodata=-9999)
+    found = map_scene(make_mapper(tmp_path, Blur()), str(path), tmp_path / "map.tif")
+    missing = np.zeros((40, 60), bool)
+    missing[:5] = missing[7, :3] = True
+    np.testing.assert_array_equal(read(found.path) == 0, missing)
+    seen = Blur()(torch.from_numpy(np.where(missing, 0, image))[None])[0].argmax(0).numpy()
+    np.testing.assert_array_equal(read(found.path)[~missing], VALUES[seen][~missing])
+
+
+def test_nodata_of_the_training_chips_holds_where_the_raster_declares_none(tmp_path: Path) -> None:
+    image = (noise(40, 60) * 100 + 1).astype(np.uint8)
+    image[:, 10:20] = 0
+    path = write_raster(tmp_path / "scene.tif", image)
+    found = map_scene(make_mapper(tmp_path, Argmax(), nodata=0), str(path), tmp_path / "map.tif")
+    np.testing.assert_array_equal(read(found.path) == 0, (image == 0).all(0))
+
+
+def test_an_alpha_band_is_a_mask_and_no_band(tmp_path: Path) -> None:
+    image = (noise(40, 60) * 200).astype(np.uint8)
+    alpha = np.full((1, 40, 60), 255, np.uint8)
+    alpha[0, :, 50:] = 0
+    path = write_raster(tmp_path / "scene.tif", np.concatenate([image, alpha]), photometric="rgb", alpha="yes")
+    found = map_scene(make_mapper(tmp_path, Argmax()), str(path), tmp_path / "map.tif")
+    np.testing.assert_array_equal(read(found.path), np.where(alpha[0] > 0, VALUES[image.argmax(0)], 0))
+
+
+def test_a_network_that_takes_nodata_for_data_maps_what_any_band_has_measured(tmp_path: Path) -> None:
+    image = noise(40, 60) + 1
+    image[1] = -5  # as the water-vapour bands of EnMAP: nodata everywhere, in training too
+    image[:, :4] = -5
+    path = write_raster(tmp_path / "scene.tif", image, nodata=-5)
+    mapper = make_mapper(tmp_path, Argmax())
+    mapper = dataclasses.replace(mapper, spec=dataclasses.replace(mapper.spec, nodata_is_data=True))
+    found = map_scene(mapper, str(path), tmp_path / "map.tif")
+    expected = VALUES[image.argmax(0)]
+    expected[:4] = 0
+    np.testing.assert_array_equal(read(found.path), expected)
+
+
+def test_a_scene_without_any_measurement_is_mapped_as_empty(tmp_path: Path) -> None:
+    path = write_raster(tmp_path / "scene.tif", np.zeros((3, 70, 50), np.uint8), nodata=0)
+    found = map_scene(make_mapper(tmp_path, Constant()), str(path), tmp_path / "map.tif")
+    assert not read(found.path).any()
+
+
+def test_bands_are_found_by_name_in_any_order(tmp_path: Path) -> None:
+    image = noise(40, 50)
+    names = ["blue", "green", "red"]
+    mapper = make_mapper(tmp_path, Argmax())
+    bands = tuple(dataclasses.replace(b, name=n) for b, n in zip(mapper.spec.bands, names, strict=True))
+    mapper = dataclasses.replace(mapper, spec=dataclasses.replace(mapper.spec, bands=bands))
+    more = np.concatenate([image[::-1], np.full((1, 40, 50), 9, np.float32)])
+    path = write_raster(tmp_path / "scene.tif", more, names=["red", "green", "blue", "infrared"])
+    found = map_scene(mapper, str(path), tmp_path / "map.tif")
+    np.testing.assert_array_equal(read(found.path), VALUES[image.argmax(0)])
+
+
+def test_a_wrong_number_of_bands_says_what_was_expected(tmp_path: Path) -> None:
+    path = write_raster(tmp_path / "scene.tif", np.ones((2, 40, 50), np.uint8))
+    with pytest.raises(UserError, match="has 2 bands; the checkpoint expects 3 bands"):
+        map_scene(make_mapper(tmp_path, Argmax()), str(path), tmp_path / "map.tif")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["network.ckpt", "scene.tif"]
+
+
+def test_flips_and_rotations_make_the_answer_independent_of_the_compass(tmp_path: Path) -> None:
+    image = noise(32, 32)
+    mapper = make_mapper(tmp_path, Compass(), window=32, average_turns=True, probabilities="float16")
+    straight = write_raster(tmp_path / "a.tif", image)
+    turned = write_raster(tmp_path / "b.tif", np.rot90(image, axes=(1, 2)).copy())
+    map_scene(mapper, str(straight), tmp_path / "a" / "map.tif")
+    map_scene(mapper, str(turned), tmp_path / "b" / "map.tif")
+    for band in (1, 2, 3):
+        one, other = (read(tmp_path / name / "map_probabilities.tif", band) for name in "ab")
+        np.testing.assert_allclose(np.rot90(one), other, atol=1e-3)
+    map_scene(options(mapper, average_turns=False), str(turned), tmp_path / "c" / "map.tif")
+    assert (
+        np.abs(read(tmp_path / "c" / "map_probabilities.tif") - read(tmp_path / "b" / "map_probabilities.tif")).max()
+        > 0.05
+    )
+
+
+class StopError(Exception):
+    """Stands for the end of a process."""
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """Let the store stop everything once some strips are whole."""
+    real = StripStore.finish
+    count = 0
+
+    def finish(self: StripStore, strip: int) -> None:
+        nonlocal count
+        if count == after:
+            raise StopError
+        count += 1
+        real(self, strip)
+
+    monkeypatch.setattr(StripStore, "finish", finish)
+
+
+@pytest.mark.parametrize("blend", ["cosine", "crop"])
+@pytest.mark.parametrize("overlap", [20, 45])
+def test_a_run_that_was_broken_off_goes_on_and_ends_with_the_same_bytes(
+    tmp_path: Path, blend: Blend, overlap: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_raster(tmp_path / "scene.tif", noise(300, 80), tiled=True, blockxsize=32, blockysize=32)
+    mapper = make_trained(tmp_path, window=64, overlap=overlap, blend=blend, probabilities="uint8", polygons=True)
+    whole = map_scene(mapper, str(path), tmp_path / "whole" / "map.tif")
+    with monkeypatch.context() as patch:
+        interrupt(patch, 3)
+        with pytest.raises(StopError):
+            map_scene(mapper, str(path), tmp_path / "broken" / "map.tif")
+    assert [p.name for p in (tmp_path / "broken").iterdir()] == [".map.tif.partial"]
+    computed: list[int] = []
+    real = Predictor.__call__
+    with monkeypatch.context() as patch:
+        patch.setattr(Predictor, "__call__", lambda self, x, fed: (computed.append(len(x)), real(self, x, fed))[1])
+        advanced: list[int] = []
+        again = map_scene(mapper, str(path), tmp_path / "broken" / "map.tif", advanced.append)
+    assert sum(advanced) == 300 * 80
+    assert advanced[0] == sum(row.final - row.first for row in whole.plan.rows[:3]) * 80
+    assert sum(computed) < len(whole.plan.rows) * len(whole.plan.columns)
+    assert [file.name for file in again.files] == [file.name for file in whole.files]
+    for one, other in zip(whole.files, again.files, strict=True):
+        assert one.read_bytes() == other.read_bytes(), one.name
+    assert sorted(p.name for p in (tmp_path / "broken").iterdir()) == sorted(
+        p.name for p in (tmp_path / "whole").iterdir()
+    )
+
+
+@pytest.mark.parametrize("change", ["checkpoint", "overlap", "scene"])
+def test_another_checkpoint_setting_or_scene_does_not_go_on_with_strips(
+    tmp_path: Path, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_raster(tmp_path / "scene.tif", noise(200, 40))
+    mapper = make_mapper(tmp_path, Argmax(), window=32)
+    with monkeypatch.context() as patch:
+        interrupt(patch, 3)
+        with pytest.raises(StopError):
+            map_scene(mapper, str(path), tmp_path / "map.tif")
+    expected = VALUES[noise(200, 40).argmax(0)]
+    if change == "checkpoint":
+        mapper = make_mapper(tmp_path, Constant(), window=32)
+        expected = np.full_like(expected, CLASSES.values[1])
+    elif change == "overlap":
+        mapper = options(mapper, overlap=30.0)
+    else:
+        path = write_raster(tmp_path / "scene.tif", noise(200, 40, seed=1))
+        expected = VALUES[noise(200, 40, seed=1).argmax(0)]
+    advanced: list[int] = []
+    found = map_scene(mapper, str(path), tmp_path / "map.tif", advanced.append)
+    assert advanced[0] == 0
+    np.testing.assert_array_equal(read(found.path), expected)
+
+
+def test_a_strip_counts_only_with_its_whole_line(tmp_path: Path) -> None:
+    (tmp_path / "strips").write_text("0\n12\n3")
+    assert mapping.finished_strips(tmp_path) == {0, 12}
+
+
+def test_two_processes_give_the_same_bytes_as_one(tmp_path: Path) -> None:
+    path = write_raster(tmp_path / "scene.tif", noise(260, 90))
+    mapper = make_trained(tmp_path, window=64, probabilities="uint8", polygons=True)
+    one = map_scene(mapper, str(path), tmp_path / "one" / "map.tif")
+    advanced: list[int] = []
+    two = map_scene(options(mapper, processes=2), str(path), tmp_path / "two" / "map.tif", advanced.append)
+    assert sum(advanced) == 260 * 90
+    for a, b in zip(one.files, two.files, strict=True):
+        assert a.read_bytes() == b.read_bytes(), a.name
+
+
+def test_what_goes_wrong_in_a_process_is_raised_here(tmp_path: Path) -> None:
+    path = write_raster(tmp_path / "scene.tif", noise(260, 90), compress="deflate", blockysize=4)
+    path.write_bytes(path.read_bytes()[:-20_000])
+    mapper = make_trained(tmp_path, window=64, processes=2)
+    with pytest.raises(UserError, match="cannot be read"):
+        map_scene(mapper, str(path), tmp_path / "map.tif")
+    assert not (tmp_path / "map.tif").exists()
+
+
+def test_a_scene_that_ends_in_the_middle_leaves_no_map(tmp_path: Path) -> None:
+    path = write_raster(tmp_path / "scene.tif", noise(300, 90), compress="deflate", blockysize=4)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(UserError, match=r"scene.tif cannot be read as a raster .* whole file"):
+        map_scene(make_mapper(tmp_path, Argmax(), window=32), str(path), tmp_path / "out" / "map.tif")
+    assert not list((tmp_path / "out").glob("map*"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"overlap": 50.0}, "overlap=50 is not possible"),
+        ({"overlap": -1.0}, "overlap=-1 is not possible"),
+        ({"window": 12, "overlap": 20.0}, "window=12 has nothing inside"),
+        ({"batch_size": 0}, "batch_size=0 is no number"),
+    ],
+)
+def test_impossible_windows_are_refused(tmp_path: Path, wrong: dict[str, Any], words: str) -> None:
+    path = write_raster(tmp_path / "scene.tif", noise(60, 60))
+    mapper = dataclasses.replace(make_mapper(tmp_path, Argmax()), options=MapOptions(**wrong))
+    with pytest.raises(UserError, match=words):
+        map_scene(mapper, str(path), tmp_path / "map.tif")
+
+
+def test_a_window_that_the_network_cannot_take_names_those_it_can(tmp_path: Path) -> None:
+    path = write_raster(tmp_path / "scene.tif", noise(60, 60))
+    with pytest.raises(UserError, match="window=47 is not taken by test/none; it takes 40 or 48 px"):
+        map_scene(make_mapper(tmp_path, Halving(), window=47), str(path), tmp_path / "map.tif")
+
+
+def test_a_full_disk_is_one_line_before_anything_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_raster(tmp_path / "scene.tif", noise(60, 60))
+    monkeypatch.setattr(mapping.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 100})())
+    with pytest.raises(UserError, match=r"GB free; mapping .* needs at least"):
+        map_scene(make_mapper(tmp_path, Argmax()), str(path), tmp_path / "map.tif")
+
+
+def test_a_reader_keeps_rows_that_windows_share(tmp_path: Path) -> None:
+    image = (noise(50, 40) * 255).astype(np.uint8)
+    path = write_raster(tmp_path / "scene.tif", image, blockysize=2)
+    mapper = make_mapper(tmp_path, Argmax())
+    with open_raster(path) as dataset:
+        reader = SceneReader(dataset, mapper.spec)
+        for row, column in [(0, 0), (0, 30), (7, 8), (30, 30), (44, 0), (3, 3)]:
+            patch = reader.read(scene_reader.Window(row, column, 20, 20))
+            padded = np.zeros((3, 80, 80), np.uint8)
+            padded[:, :50, :40] = image
+            np.testing.assert_array_equal(patch.image, padded[:, row : row + 20, column : column + 20])
+            inside = np.zeros((80, 80), bool)
+            inside[:50, :40] = True
+            np.testing.assert_array_equal(patch.valid, inside[row : row + 20, column : column + 20])
+
+
+def test_probabilities_and_uncertainty_are_what_the_network_says(tmp_path: Path) -> None:
+    image = noise(40, 50) * 3
+    image[:, 0, 0] = np.nan
+    path = write_raster(tmp_path / "scene.tif", image)
+    expected = torch.from_numpy(image).softmax(0).numpy()
+    entropy = -(expected * np.log(expected)).sum(0) / np.log(3)
+    for kind, tolerance, nodata in (("uint8", 0.0021, 255), ("float16", 0.0005, -1)):
+        map_scene(make_mapper(tmp_path, Argmax(), probabilities=kind), str(path), tmp_path / kind / "map.tif")
+        with rasterio.open(tmp_path / kind / "map_probabilities.tif") as dataset:
+            assert dataset.descriptions == CLASSES.names
+            assert dataset.nodata == nodata
+            stored, scale = dataset.read(), dataset.scales[0]
+            bits = dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS")
+        assert (stored.dtype, bits) == ((np.uint8, None) if kind == "uint8" else (np.float32, "16"))
+        assert (stored[:, 0, 0] == nodata).all()
+        np.testing.assert_allclose((stored * scale)[:, 1:], expected[:, 1:], atol=tolerance)
+        with rasterio.open(tmp_path / kind / "map_uncertainty.tif") as dataset:
+            assert dataset.nodata == nodata
+            np.testing.assert_allclose(dataset.read(1)[1:] * dataset.scales[0], entropy[1:], atol=tolerance)

@@ -1,0 +1,93 @@
+"""A map's polygons do not know where strips met."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyogrio
+import rasterio
+import rasterio.features
+import shapely
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from mapping_scenes import CLASSES, Argmax, make_mapper, noise, read, write_raster
+
+from src.mapping import map_scene
+from src.polygons import map_polygons
+from src.vector import outline, sieve
+
+
+def described(geometries: npt.NDArray[Any], values: npt.NDArray[np.uint8]) -> list[tuple[Any, ...]]:
+    """What tells polygons of pixels apart, whatever vertex their rings begin with."""
+    return sorted((int(v), *g.bounds, g.area, g.length) for g, v in zip(geometries, values, strict=True))
+
+
+@given(
+    hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=24), elements=st.integers(0, 3)),
+    st.lists(st.integers(1, 24), max_size=4),
+)
+@settings(max_examples=150, deadline=None)
+def test_strips_give_the_polygons_of_the_whole(values: npt.NDArray[np.uint8], cuts: list[int]) -> None:
+    strips = [strip for strip in np.split(values, sorted({c for c in cuts if c < len(values)})) if len(strip)]
+    found = list(map_polygons(strips, values.shape[1]))
+    geometries, classes = (np.concatenate([batch[i] for batch in found]) for i in (0, 1))
+    assert described(geometries, classes) == described(*outline(values))
+    assert shapely.is_valid(geometries).all()
+    again = np.zeros_like(values)
+    if len(geometries):
+        again = rasterio.features.rasterize(zip(geometries, classes, strict=True), values.shape, dtype="uint8")
+    np.testing.assert_array_equal(again, values)
+
+
+def test_a_ring_around_everything_is_one_polygon_with_a_hole() -> None:
+    values = np.ones((30, 30), np.uint8)
+    values[5:25, 5:25] = 2
+    ((geometries, classes),) = map_polygons(np.split(values, [7, 14, 21]), 30)
+    assert sorted(classes.tolist()) == [1, 2]
+    ring = geometries[classes.tolist().index(1)]
+    assert (len(ring.interiors), ring.area, len(ring.exterior.coords)) == (1, 500, 5)
+
+
+def test_sieving_a_file_is_sieving_an_array(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    values = np.kron(rng.integers(1, 4, (30, 40)), np.ones((4, 4))).astype(np.uint8)
+    values[rng.random(values.shape) < 0.05] = 2
+    values[:20, :20] = 0
+    source = write_raster(tmp_path / "map.tif", values[None], tiled=True, blockxsize=32, blockysize=32)
+    sieve(source, tmp_path / "sieved.tif", 30)
+    expected = rasterio.features.sieve(values, 30, mask=values > 0)
+    assert (expected != values).any()
+    np.testing.assert_array_equal(read(tmp_path / "sieved.tif"), expected)
+
+
+def test_polygons_carry_value_and_name_and_lie_where_the_pixels_are(tmp_path: Path) -> None:
+    image = noise(130, 70)
+    image[:, :9] = np.nan
+    path = write_raster(tmp_path / "scene.tif", image)
+    mapper = make_mapper(tmp_path, Argmax(), polygons=True, min_pixels=12)
+    found = map_scene(mapper, str(path), tmp_path / "map.tif")
+    info = pyogrio.read_info(tmp_path / "map_polygons.gpkg")
+    assert (info["crs"], info["geometry_type"]) == ("EPSG:32633", "Polygon")
+    _, _, wkb, (values, names) = pyogrio.raw.read(tmp_path / "map_polygons.gpkg")
+    geometries = shapely.from_wkb(wkb)
+    assert dict(zip(values.tolist(), names.tolist(), strict=True)) == dict(
+        zip(CLASSES.values, CLASSES.names, strict=True)
+    )
+    assert shapely.area(geometries).min() >= 12 * 100
+    with rasterio.open(found.path) as dataset:
+        classes, transform = dataset.read(1), dataset.transform
+    burnt = rasterio.features.rasterize(
+        zip(geometries, values, strict=True), classes.shape, transform=transform, dtype="uint8"
+    )
+    np.testing.assert_array_equal(burnt, rasterio.features.sieve(classes, 12, mask=classes > 0))
+    assert (burnt != classes).any(), "nothing was sieved"
+
+
+def test_a_map_without_a_class_has_a_geopackage_without_polygons(tmp_path: Path) -> None:
+    path = write_raster(tmp_path / "scene.tif", np.zeros((3, 40, 40), np.uint8), nodata=0)
+    map_scene(make_mapper(tmp_path, Argmax(), polygons=True), str(path), tmp_path / "map.tif")
+    assert pyogrio.read_info(tmp_path / "map_polygons.gpkg")["features"] == 0

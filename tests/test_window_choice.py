@@ -1,0 +1,139 @@
+"""Which windows a network takes well: found out by running it, never by its name."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mapping_scenes import Argmax, Blur, MeanOfWindow, make_mapper, write_raster
+from torch import nn
+
+from src import window_choice
+from src.inference import Predictor
+from src.mapping import Mapper
+from src.models import architectures
+from src.models.locality import LOCAL, far_influence
+from src.scene_reader import open_scene
+from src.window_choice import Choice, WindowRequest, choose_plan
+
+
+def influence(architecture: str, encoder: str, chip: int = 32, **options: Any) -> float | None:
+    torch.manual_seed(0)
+    network = architectures.build(architecture, encoder, 3, 4, (chip, chip), **options).eval()
+    return far_influence(network, 3, (chip, chip))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "encoder"),
+    [("unet", "resnet18"), ("linknet", "resnet18"), ("unet", "mobilenet_v2"), ("compact_unet", "none")],
+)
+def test_convolutional_networks_are_local(architecture: str, encoder: str) -> None:
+    found = influence(architecture, encoder)
+    assert found is not None
+    assert found < LOCAL / 10
+
+
+@pytest.mark.parametrize(
+    ("architecture", "encoder"),
+    [
+        ("deeplabv3plus", "resnet18"),  # pools over the window
+        ("pspnet", "resnet18"),  # the same, on a pyramid
+        ("fpn", "resnet18"),  # normalises over the window
+        ("unet", "mit_b0"),  # attends to all of the window
+        ("dpt", "tu-vit_tiny_patch16_224"),  # the same, with position embeddings
+    ],
+)
+def test_networks_that_see_the_whole_window_are_found_out(architecture: str, encoder: str) -> None:
+    found = influence(architecture, encoder)
+    assert found is None or found > LOCAL
+
+
+class OneSize(nn.Module):
+    """Takes windows of 32 × 32 pixels only."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return image.float() + torch.zeros(32, 32, device=image.device)
+
+
+def choose(folder: Path, mapper: Mapper, height: int, width: int, **request: Any) -> Choice:
+    layout = request.pop("layout", {"tiled": True, "blockxsize": 64, "blockysize": 64})
+    path = write_raster(folder / "scene.tif", np.zeros((3, height, width), np.uint8), **layout)
+    asked = {"overlap": 20.0, "window": None, "blend": "cosine", "batch_size": None} | request
+    with open_scene(str(path), mapper.spec) as reader:
+        return choose_plan(WindowRequest(**asked), Predictor(mapper.network, mapper.device), mapper.spec, reader)
+
+
+@pytest.fixture
+def always_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(window_choice, "WORTH_PROBING", 0)
+    monkeypatch.setattr(window_choice, "WORTH_MEASURING", 0)
+
+
+@pytest.mark.usefixtures("always_look")
+@pytest.mark.parametrize(
+    ("network", "words"),
+    [(MeanOfWindow(), "depends on the window's size"), (OneSize(), "no larger one fits")],
+)
+def test_the_training_chips_size_is_kept_where_the_answer_depends_on_it(
+    tmp_path: Path, network: nn.Module, words: str
+) -> None:
+    choice = choose(tmp_path, make_mapper(tmp_path, network), 600, 700)
+    assert choice.plan.window == (32, 32)
+    assert words in choice.reason
+
+
+@pytest.mark.usefixtures("always_look")
+def test_a_local_network_gets_the_fastest_window_and_the_reason_has_the_rates(tmp_path: Path) -> None:
+    choice = choose(tmp_path, make_mapper(tmp_path, Blur()), 600, 700)
+    assert choice.plan.window[0] > 32
+    rates = {int(px): float(rate) for px, rate in re.findall(r"(\d+) px (\d+\.\d+)", choice.reason)}
+    assert len(rates) >= 3
+    assert rates[choice.plan.window[1]] == max(rates.values())
+
+
+def test_small_scenes_are_not_worth_looking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(window_choice, "far_influence", lambda *_: pytest.fail("looked"))
+    choice = choose(tmp_path, make_mapper(tmp_path, Blur()), 60, 70)
+    assert choice.plan.window == (32, 32)
+    assert "too small to look" in choice.reason
+
+
+def test_middling_scenes_get_the_window_with_the_fewest_pixels_without_measuring(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(window_choice, "WORTH_PROBING", 0)
+    choice = choose(tmp_path, make_mapper(tmp_path, Blur()), 500, 500)
+    assert "fewest pixels" in choice.reason
+    others = [dataclasses.replace(choice.plan, window=(side, side)) for side in (32, 256, 384)]
+    assert all(choice.plan.computed_pixels <= other.computed_pixels for other in others)
+
+
+def test_asking_for_a_window_is_obeyed_whatever_the_network(tmp_path: Path) -> None:
+    choice = choose(tmp_path, make_mapper(tmp_path, MeanOfWindow()), 600, 700, window=96)
+    assert (choice.plan.window, choice.reason) == ((96, 96), "as asked for")
+
+
+def test_overlap_is_percent_of_the_training_chip_whatever_the_window(tmp_path: Path) -> None:
+    mapper = make_mapper(tmp_path, Blur(), chip=100)
+    for window in (100, 400):
+        assert choose(tmp_path, mapper, 900, 900, window=window, overlap=12.5).plan.halo == (13, 13)
+
+
+@pytest.mark.usefixtures("always_look")
+def test_rows_of_an_untiled_scene_fit_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(window_choice, "ROW_BYTES", 5 * 700 * 100)  # 3 bands and 2 masks, 700 columns, 100 rows
+    choice = choose(tmp_path, make_mapper(tmp_path, Blur()), 900, 700, layout={"blockysize": 1})
+    height, width = choice.plan.window
+    assert height <= 96 < width
+
+
+@pytest.mark.usefixtures("always_look")
+def test_windows_are_not_larger_than_the_scene_needs(tmp_path: Path) -> None:
+    height, width = choose(tmp_path, make_mapper(tmp_path, Argmax()), 40, 900).plan.window
+    assert height <= 64
+    assert width > 64
