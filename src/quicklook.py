@@ -37,13 +37,20 @@ def stretch(
     """
     picture = np.zeros((*valid.shape, 4), np.uint8)
     picture[..., 3] = np.where(valid, 255, 0)
-    for channel, values in enumerate(image.astype(np.float32)):
-        chosen = values[valid]
-        if chosen.size:
-            low, high = np.percentile(chosen, [percent, 100 - percent])
-            scaled = (np.nan_to_num(values) - low) / max(float(high - low), 1e-12)
-            picture[..., channel] = np.where(valid, np.clip(scaled * 255, 0, 255), 0).astype(np.uint8)
+    for channel, values in enumerate(image):
+        low, high = limits(values, valid, percent)
+        scaled = (np.nan_to_num(values.astype(np.float32)) - low) / max(high - low, 1e-12)
+        picture[..., channel] = np.where(valid, np.clip(scaled * 255, 0, 255), 0).astype(np.uint8)
     return picture
+
+
+def limits(values: npt.NDArray[np.generic], valid: npt.NDArray[np.bool_], percent: float = 2.0) -> tuple[float, float]:
+    """Return the values between which a band is stretched; 0 and 1 without a valid pixel. See :func:`stretch`."""
+    chosen = values[valid].astype(np.float32)
+    if not chosen.size:
+        return 0.0, 1.0
+    low, high = np.percentile(chosen, [percent, 100 - percent])
+    return float(low), float(high)
 
 
 def quicklook(path: str, max_side: int = 1000, window: Window | None = None) -> npt.NDArray[np.uint8]:

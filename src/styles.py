@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from xml.sax.saxutils import quoteattr
 
 from src.labels import ClassTable
@@ -19,6 +20,27 @@ def raster_style(classes: ClassTable) -> str:
         f'{_HEAD}<qgis version="3.16" styleCategories="Symbology"><pipe>'
         '<rasterrenderer type="paletted" band="1" opacity="1" alphaBand="-1" nodataColor="">'
         f"<rasterTransparency/><colorPalette>{entries}</colorPalette></rasterrenderer></pipe></qgis>\n"
+    )
+
+
+def composite_style(bands: tuple[int, int, int], limits: Sequence[tuple[float, float]]) -> str:
+    """Return the QML of a scene in red, green and blue.
+
+    Args:
+        bands: 0-based band numbers.
+        limits: For each of them the values that are drawn darkest and brightest.
+    """
+    names = ("red", "green", "blue")
+    chosen = " ".join(f'{name}Band="{band + 1}"' for name, band in zip(names, bands, strict=True))
+    contrast = "".join(
+        f"<{name}ContrastEnhancement><minValue>{low:.9g}</minValue><maxValue>{high:.9g}</maxValue>"
+        f"<algorithm>StretchToMinimumMaximum</algorithm></{name}ContrastEnhancement>"
+        for name, (low, high) in zip(names, limits, strict=True)
+    )
+    return (
+        f'{_HEAD}<qgis version="3.16" styleCategories="Symbology"><pipe>'
+        f'<rasterrenderer type="multibandcolor" {chosen} opacity="1" alphaBand="-1" nodataColor="">'
+        f"<rasterTransparency/>{contrast}</rasterrenderer></pipe></qgis>\n"
     )
 
 

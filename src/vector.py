@@ -36,6 +36,11 @@ def is_vector(path: str | Path) -> bool:
         return False
 
 
+def vector_crs(path: str | Path, layer: str | None = None) -> str | None:
+    """Return a vector layer's CRS as WKT, None without one."""
+    return _wkt(pyogrio.read_info(path, layer=layer)["crs"])
+
+
 @dataclass(frozen=True)
 class Features:
     """Geometries of one layer, in a raster's CRS, in the file's order, with the text or number of each one's class."""

@@ -21,8 +21,8 @@ MAX_SIDE = 1200
 """Pixels of a map picture's longer side at most: sharp on a page, and the page stays a few megabytes."""
 RIGHT, WRONG = (205, 209, 206, 255), (200, 30, 60, 255)
 """Colours of the difference pictures; what has no label is transparent."""
-UNSURE = "cividis"
-"""Matplotlib's colours for uncertainty, dark where sure: evenly spaced to all eyes, those that lack a cone too."""
+UNSURE = "viridis"
+"""Matplotlib's colours for uncertainty, dark where sure, the same as in QGIS."""
 EARTH_RADIUS = 6_371_008.8
 """Mean radius in metres."""
 _LONGEST_BAR = 0.3

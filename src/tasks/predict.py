@@ -19,6 +19,7 @@ from src.errors import UserError
 from src.grid import Blend
 from src.ground_truth import LabelOptions, ground_truth
 from src.label_sources import LabelSource
+from src.layer_file import ShownLayer, scene_layer, write_layer_file
 from src.map_processes import check_processes
 from src.map_scores import MapSurvey, survey
 from src.mapping import MapOptions, Mapper, SceneMap, map_scene
@@ -30,9 +31,11 @@ from src.report.prediction import MappedScene, prediction_report
 from src.score_files import format_scores, write_score_files
 from src.spec import software_versions
 from src.strip_mapping import Probabilities
+from src.styles import raster_style
 from src.tasks.prepare import class_rule
 from src.tasks.reporting import add_report
 from src.tasks.schema import PredictConfig
+from src.vector import is_vector, vector_crs
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +47,8 @@ FILES = {
     "_polygons": "Polygons with class value and name",
 }
 """What the files beside a map are, by the end of their names."""
+LAYERS = {"": "Map", "_probabilities": "Probabilities", "_uncertainty": "Uncertainty", "_polygons": "Polygons"}
+"""What QGIS calls them."""
 
 
 def run(config: DictConfig) -> float | None:
@@ -57,7 +62,7 @@ def run(config: DictConfig) -> float | None:
     mapper = load_mapper(settings)
     sources = [_label(mapper, image, label, settings) for image, label in zip(images, labels, strict=True)]
     scenes = [
-        _map_one(mapper, image, output, source, label)
+        _map_one(mapper, image, output, source, label, settings)
         for image, output, source, label in zip(images, outputs, sources, labels, strict=True)
     ]
     make = partial(prediction_report, scenes=scenes, spec=mapper.spec, checkpoint=mapper.checkpoint)
@@ -179,7 +184,9 @@ def _label(mapper: Mapper, image: str, label: str | None, settings: PredictConfi
     return ground_truth(label, describe(image), mapper.spec.classes, options)
 
 
-def _map_one(mapper: Mapper, image: str, output: Path, source: LabelSource | None, label: str | None) -> MappedScene:
+def _map_one(
+    mapper: Mapper, image: str, output: Path, source: LabelSource | None, label: str | None, settings: PredictConfig
+) -> MappedScene:
     info = describe(image)
     log.info("")
     log.info("Scene    %s, %d × %d px, %s, %s", image, info.width, info.height, info.dtype, crs_label(info.crs))
@@ -193,7 +200,7 @@ def _map_one(mapper: Mapper, image: str, output: Path, source: LabelSource | Non
     seconds, megapixels = time.monotonic() - began, info.window.pixels / 1e6
     log.info("Mapped   %.1f Mpx in %.1f s, %.2f Mpx/s", megapixels, seconds, megapixels / seconds)
     found = _survey(mapper, scene, source)
-    files = list(scene.files)
+    files = [*scene.files, _layer_file(mapper, scene, image, label, settings)]
     for line in ("", *format_areas(found.areas)):
         log.info(line)
     if found.scores is not None:
@@ -208,6 +215,32 @@ def _map_one(mapper: Mapper, image: str, output: Path, source: LabelSource | Non
         log.info("%s  %s", path, _size(path, info))
     named = [(path, _meaning(path, output)) for path in files]
     return MappedScene(image, output, found.areas, scene.uncertainty, found.scores, named)
+
+
+def _layer_file(mapper: Mapper, scene: SceneMap, image: str, label: str | None, settings: PredictConfig) -> Path:
+    """Write what QGIS opens with one click: the map on its scene, with everything else that belongs to it."""
+    path = scene.path.with_suffix(".qlr")
+    layers = [
+        ShownLayer(
+            LAYERS.get(file.stem.removeprefix(scene.path.stem), file.stem),
+            str(file),
+            file.with_suffix(".qml").read_text(encoding="utf-8"),
+            shown=file == scene.path,
+            vector=file.suffix == ".gpkg",
+            crs=scene.grid.crs,
+        )
+        for file in scene.files
+        if file.suffix != ".qml"
+    ]
+    if label is not None and is_vector(label):
+        crs, layer = vector_crs(label, settings.label_layer), settings.label_layer
+        layers.append(ShownLayer("Labels", label, shown=False, vector=True, crs=crs, layer=layer))
+    elif label is not None:
+        # Once merged, the label's own values are not the classes'.
+        style = "" if settings.class_map else raster_style(mapper.spec.classes)
+        layers.append(ShownLayer("Labels", label, style, shown=False, crs=describe(label).crs))
+    write_layer_file(path, scene.path.stem, [*layers, scene_layer(image)])
+    return path
 
 
 def _survey(mapper: Mapper, scene: SceneMap, source: LabelSource | None) -> MapSurvey:
@@ -244,6 +277,8 @@ def _meaning(path: Path, output: Path) -> str:
     """Say in a few words what a file is."""
     if path == output:
         return "The map: class values with names and colours"
+    if path.suffix == ".qlr":
+        return "All of it for QGIS: drag it into the window"
     if path.suffix == ".qml":
         return f"How QGIS shows {path.stem}"
     return next((words for end, words in FILES.items() if path.stem.endswith(end)), "")

@@ -1,0 +1,133 @@
+"""QGIS layer files: what they name exists, and QGIS, where there is one, shows it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as Xml
+
+import numpy as np
+import pytest
+from rasterio.crs import CRS
+
+from src.bands import Band
+from src.labels import ClassTable
+from src.layer_file import ShownLayer, scene_layer, write_layer_file
+from src.raster import write_geotiff
+from src.styles import polygon_style, raster_style
+
+UTM33 = str(CRS.from_epsg(32633).to_wkt())
+CLASSES = ClassTable.build([1, 5], {1: 'wood & "moor"', 5: "water"}, {1: "#006400", 5: "#1e5adc"})
+BANDS = (Band("nir", 842), Band("red", 665), Band("green", 560), Band("blue", 490))
+
+
+def make(folder: Path) -> Path:
+    """A scene in a folder of its own, its map, and a layer file of both."""
+    place: Any = {"crs": UTM33, "transform": (10.0, 0.0, 330_000.0, 0.0, -10.0, 5_822_040.0)}
+    (folder / "scenes").mkdir()
+    (folder / "maps").mkdir()
+    image = np.random.default_rng(0).integers(100, 1100, (4, 40, 30), dtype=np.uint16)
+    image[:, :5] = 0
+    write_geotiff(folder / "scenes" / "a b.tif", image, nodata=0, bands=BANDS, **place)
+    values = np.full((40, 30), 5, np.uint8)
+    values[20:] = 1
+    write_geotiff(folder / "maps" / "map.tif", values, nodata=0, **place)
+    path = folder / "maps" / "map.qlr"
+    layers = [
+        ShownLayer("Map", str(folder / "maps" / "map.tif"), raster_style(CLASSES), crs=UTM33),
+        scene_layer(str(folder / "scenes" / "a b.tif")),
+    ]
+    write_layer_file(path, "map", layers)
+    return path
+
+
+def test_paths_are_relative_and_lead_to_the_files(tmp_path: Path) -> None:
+    path = make(tmp_path)
+    root = Xml.parse(path).getroot()
+    sources = [node.text or "" for node in root.iter("datasource")]
+    assert sources == ["./map.tif", "../scenes/a b.tif"]
+    assert all((path.parent / source).is_file() for source in sources)
+    nodes = list(root.iter("layer-tree-layer"))
+    assert [node.get("source") for node in nodes] == sources
+    assert [node.get("id") for node in nodes] == [layer.findtext("id") for layer in root.iter("maplayer")]
+
+
+def test_a_scene_is_shown_in_its_colours_without_nodata(tmp_path: Path) -> None:
+    layer = list(Xml.parse(make(tmp_path)).getroot().iter("maplayer"))[1]
+    renderer = layer.find("pipe/rasterrenderer")
+    assert renderer is not None
+    assert [renderer.get(f"{name}Band") for name in ("red", "green", "blue")] == ["2", "3", "4"]
+    for name in ("red", "green", "blue"):
+        low, high = (float(renderer.findtext(f"{name}ContrastEnhancement/{end}Value") or 0) for end in ("min", "max"))
+        assert 100 <= low < 200
+        assert 1000 < high < 1100
+
+
+def test_what_is_not_on_this_disk_keeps_its_address(tmp_path: Path) -> None:
+    layers = [
+        ShownLayer("a", "/vsicurl/b.tif"),
+        ShownLayer("c", "https://d/e.tif"),
+        ShownLayer("f", "g.gpkg", layer="h"),
+    ]
+    write_layer_file(tmp_path / "x.qlr", "x", layers)
+    sources = [node.text for node in Xml.parse(tmp_path / "x.qlr").getroot().iter("datasource")]
+    assert sources[:2] == ["/vsicurl/b.tif", "https://d/e.tif"]
+    assert str(sources[2]).endswith("g.gpkg|layername=h")
+
+
+def test_styles_are_well_formed_and_keep_names() -> None:
+    for style in (raster_style(CLASSES), polygon_style(CLASSES)):
+        labels = [node.get("label") for node in Xml.fromstring(style).iter() if node.get("label")]
+        assert labels == list(CLASSES.names)
+
+
+QGIS = """
+import json, os, sys
+from qgis.core import *
+from qgis.PyQt.QtCore import QSize
+app = QgsApplication([], False); app.initQgis()
+project = QgsProject.instance()
+assert QgsLayerDefinition.loadLayerDefinition(sys.argv[1], project, project.layerTreeRoot())[0]
+layers = [node.layer() for node in project.layerTreeRoot().findLayers()]
+settings = QgsMapSettings(); settings.setLayers(layers[:1]); settings.setOutputSize(QSize(30, 40))
+settings.setDestinationCrs(layers[0].crs()); settings.setExtent(layers[0].extent())
+job = QgsMapRendererSequentialJob(settings); job.start(); job.waitForFinished()
+image = job.renderedImage()
+print(json.dumps({
+    "layers": [[l.name(), l.isValid(), l.crs().authid(), type(l.renderer()).__name__] for l in layers],
+    "classes": [[c.value, c.label, c.color.name()] for c in layers[0].renderer().classes()],
+    "pixels": [image.pixelColor(15, 5).name(), image.pixelColor(15, 35).name()],
+}), flush=True)
+os._exit(0)
+"""
+
+
+def test_qgis_opens_the_file_and_paints_the_classes(tmp_path: Path) -> None:
+    python = shutil.which("python3", path="/usr/bin")
+    if (
+        python is None
+        or subprocess.run([python, "-c", "import qgis.core"], capture_output=True, check=False).returncode
+    ):
+        pytest.skip("needs QGIS in the system's Python (Debian: apt-get install python3-qgis)")
+    (tmp_path / "look.py").write_text(QGIS)
+    environment = {"QT_QPA_PLATFORM": "offscreen", "HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path)}
+    result = subprocess.run(
+        [python, "look.py", str(make(tmp_path))],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "LANG": "C.UTF-8"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    seen = json.loads(result.stdout.splitlines()[-1])
+    assert seen["layers"] == [
+        ["Map", True, "EPSG:32633", "QgsPalettedRasterRenderer"],
+        ["Scene", True, "EPSG:32633", "QgsMultiBandColorRenderer"],
+    ]
+    assert seen["classes"] == [[1, 'wood & "moor"', "#006400"], [5, "water", "#1e5adc"]]
+    assert seen["pixels"] == ["#1e5adc", "#006400"]
