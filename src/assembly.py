@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from src.balance import Counts
 from src.bands import BandStatistics
@@ -134,13 +135,12 @@ def _keep_assigned(
 def choose_format(settings: Preparation, scenes: Sequence[Scene]) -> ChipFormat:
     """Decide what chips look like, and name the bands that are not used."""
     bands = scenes[0].info.bands
-    measured = bands_with_measurements(scenes, settings.chip_size)
-    bad = [any(scene.info.bands[band].bad for scene in scenes) for band in range(len(bands))]
-    for what, unused in (("without any measurement", np.logical_not(measured)), ("marked bad", np.array(bad))):
+    measured = np.array(bands_with_measurements(scenes, settings.chip_size))
+    bad = np.array([any(scene.info.bands[band].bad for scene in scenes) for band in range(len(bands))])
+    for what, unused in (("without any measurement", ~measured), ("marked bad", bad & measured)):
         if unused.any():
-            names = ", ".join(f"{index + 1} ({bands[index].name})" for index in np.flatnonzero(unused))
-            log.info("Bands %s are not used: %s.", what, names)
-    used = tuple(m and not b for m, b in zip(measured, bad, strict=True))
+            log.info("Bands %s are not used: %s.", what, _numbers(np.flatnonzero(unused) + 1))
+    used = tuple((measured & ~bad).tolist())
     if not any(used):
         raise UserError(f"No band of {scenes[0].info.path} has a measurement; check nodata=… and the file.")
     return ChipFormat(
@@ -151,6 +151,12 @@ def choose_format(settings: Preparation, scenes: Sequence[Scene]) -> ChipFormat:
         used=used,
         compress=settings.compress,
     )
+
+
+def _numbers(numbers: npt.NDArray[np.int64]) -> str:
+    """Write ascending numbers in few words: 1, 130–135."""
+    runs = np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1)
+    return ", ".join(f"{run[0]}–{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
 
 
 def _cut(

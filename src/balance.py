@@ -48,7 +48,7 @@ def balanced_parts(counts: Counts, sizes: Sequence[int], seed: int) -> npt.NDArr
     """
     counts = counts[:, counts.any(0)]
     filled = [part for part, size in enumerate(sizes) if size]
-    needed = needed_classes(counts, filled)
+    needed = needed_pixels(counts, filled)
     problem = _Problem(counts.astype(np.float64), tuple(sizes[part] for part in filled), needed)
     parts = np.full(len(counts), -1)
     for part, chosen in zip(filled, problem.solve(seed), strict=True):
@@ -56,14 +56,18 @@ def balanced_parts(counts: Counts, sizes: Sequence[int], seed: int) -> npt.NDArr
     return parts
 
 
-def needed_classes(counts: Counts, filled: Sequence[int]) -> npt.NDArray[np.bool_]:
-    """Tell which classes every part should have, parts × k.
+def needed_pixels(counts: Counts, filled: Sequence[int]) -> Floats:
+    """Return the pixels of each class that every part should have at least, parts × k.
 
-    All that are in as many chips as there are parts; training should have every class, since what is not learnt
-    cannot be scored.
+    It is one percent of the class's pixels, as in SpecDeepMap, for classes in as many chips as there are parts.
+    Training should have every class, since what is not learnt cannot be scored.
+
+    Args:
+        counts: n × k pixels of each class in each chip.
+        filled: The parts that get chips.
     """
-    chips = (counts > 0).sum(0)
-    return np.array([(chips >= len(filled)) | ((part == TRAIN) & (chips > 0)) for part in filled])
+    chips, least = (counts > 0).sum(0), 0.01 * counts.sum(0)
+    return np.array([np.where((chips >= len(filled)) | (part == TRAIN), least, 0.0) for part in filled])
 
 
 def distance(sums: Sequence[Floats]) -> Floats:
@@ -85,12 +89,12 @@ class _Problem:
     Attributes:
         counts: n × k pixels.
         sizes: Chips per part, all above 0.
-        needed: parts × k classes that a part should have.
+        needed: parts × k pixels that a part should have at least.
     """
 
     counts: Floats
     sizes: tuple[int, ...]
-    needed: npt.NDArray[np.bool_]
+    needed: Floats
 
     def solve(self, seed: int) -> list[Indices]:
         """Return the members of each part."""
@@ -102,7 +106,7 @@ class _Problem:
 
     def cost(self, sums: Sequence[Floats]) -> Floats:
         """Return absences and mean distance of assignments, given … × k pixels of each part."""
-        absent = [(pixels[..., need] == 0).sum(-1) for pixels, need in zip(sums, self.needed, strict=True)]
+        absent = [(pixels < least).sum(-1) for pixels, least in zip(sums, self.needed, strict=True)]
         return distance(sums) + _ABSENCE * sum(absent, np.zeros(1))
 
     def _best_of_all(self) -> list[Indices]:

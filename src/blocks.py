@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from src.balance import Counts, Floats, distance, needed_classes
+from src.balance import Counts, Floats, distance, needed_pixels
 
 Ints = npt.NDArray[np.int64]
 
@@ -132,8 +132,8 @@ class _Search:
         cost = _SIZE * wrong + _LOSS * lost + _ABSENCE * len(self.units.pixels) * (chips == 0).sum(-1)
         if self.balance:
             sums = [mask @ self.units.pixels for mask in kept]
-            needed = needed_classes(self._pixels, filled)
-            absent = sum((pixels[:, need] == 0).sum(-1) for pixels, need in zip(sums, needed, strict=True))
+            needed = needed_pixels(self._pixels, filled)
+            absent = sum((pixels < least).sum(-1) for pixels, least in zip(sums, needed, strict=True))
             cost = cost + distance(sums) + _ABSENCE * absent
         return np.asarray(cost)
 

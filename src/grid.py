@@ -200,7 +200,7 @@ def _group_shape(size: tuple[int, int], step: tuple[int, int], pixels: int, *, r
         return 1, 1  # gaps would be most of what is read
     if rows:
         return max(1, (pixels // size[1] - size[0]) // step[0] + 1), 1
-    side = math.isqrt(pixels)
+    side = min(math.isqrt(pixels), pixels // size[0])
     down = max(1, (side - size[1]) // step[1] + 1)
     height = size[1] + (down - 1) * step[1]
     return max(1, (pixels // height - size[0]) // step[0] + 1), down

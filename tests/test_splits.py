@@ -1,0 +1,222 @@
+"""No pixel of ground is in two parts, whatever the geometry; proven by painting every part's pixels."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import shapely
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from src.errors import UserError
+from src.grid import Window, chip_windows
+from src.ground import Places, components
+from src.raster import RasterInfo
+from src.splits import Strategy, imbalance, split_chips
+
+SHARES = (70.0, 15.0, 15.0)
+
+
+def scene(
+    name: str, height: int, width: int, left: float = 0, top: float = 0, pixel: float = 10, crs: str | None = "utm33"
+) -> RasterInfo:
+    wkt = None if crs is None else _wkt({"utm33": 32633, "utm32": 32632}[crs])
+    return RasterInfo(name, width, height, "uint8", wkt, (pixel, 0, left, 0, -pixel, top), (None,), ())
+
+
+def _wkt(code: int) -> str:
+    from rasterio.crs import CRS
+
+    return str(CRS.from_epsg(code).to_wkt())
+
+
+def places(chips: list[tuple[int, Window]], scenes: list[RasterInfo], step: tuple[int, int], buffer: int = 0) -> Places:
+    size = (chips[0][1].width, chips[0][1].height)
+    return Places.of(chips, scenes, size, step, buffer)
+
+
+def ground(window: Window, info: RasterInfo, buffer: float = 0) -> set[tuple[int, int]]:
+    """Pixels of a window on the common grid of all scenes of these tests, whose pixels are 10 m."""
+    inside = window._replace(
+        row=window.row - int(buffer),
+        column=window.column - int(buffer),
+        height=window.height + 2 * int(buffer),
+        width=window.width + 2 * int(buffer),
+    ).intersection(info.window)
+    x, y = round(info.transform[2] / 10), -round(info.transform[5] / 10)
+    return {
+        (y + r, x + c) for r in range(inside.row, inside.row_stop) for c in range(inside.column, inside.column_stop)
+    }
+
+
+def draw_chips(
+    data: st.DataObject, scenes: list[RasterInfo], size: tuple[int, int], step: tuple[int, int]
+) -> list[tuple[int, Window]]:
+    """Windows of all scenes, of which some are missing, as coverage drops some."""
+    kept = data.draw(st.floats(0.5, 1), "share kept")
+    generator = np.random.default_rng(data.draw(st.integers(0, 999), "seed of the gaps"))
+    windows = [(i, w) for i, info in enumerate(scenes) for w in chip_windows(info.height, info.width, size, step)]
+    return [chip for chip in windows if generator.random() < kept]
+
+
+def classes(count: int) -> npt.NDArray[np.int64]:
+    return np.random.default_rng(count).integers(0, 500, (count, 4))
+
+
+@settings(max_examples=120)
+@given(st.data())
+def test_no_pixel_of_ground_is_in_two_parts(data: st.DataObject) -> None:
+    size = data.draw(st.tuples(st.integers(2, 9), st.integers(2, 9)), "size")
+    step = data.draw(st.tuples(st.integers(1, 12), st.integers(1, 12)), "step")
+    strategy: Strategy = data.draw(st.sampled_from(["balanced", "blocks", "random"]), "strategy")
+    buffer = data.draw(st.integers(0, 6), "buffer") if strategy == "blocks" else 0
+    scenes = [
+        scene(f"s{i}", *data.draw(st.tuples(st.integers(8, 40), st.integers(8, 40))), left=10 * x, top=-10 * y)
+        for i, (x, y) in enumerate(
+            data.draw(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), min_size=1, max_size=3), "places")
+        )
+    ]
+    chips = draw_chips(data, scenes, size, step)
+    assume(len(chips) >= 3)
+    try:
+        split = split_chips(classes(len(chips)), places(chips, scenes, step, buffer), SHARES, strategy, 1, buffer)
+    except UserError as error:
+        assume("ground" not in str(error) and "blocks" not in str(error))
+        raise
+    owner: dict[tuple[int, int], int] = {}
+    for (index, window), part in zip(chips, split.parts, strict=True):
+        if part >= 0:
+            for pixel in ground(window, scenes[index]):
+                assert owner.setdefault(pixel, part) == part
+    if buffer:
+        for (index, window), part in zip(chips, split.parts, strict=True):
+            if part >= 0:
+                near = _within(window, buffer)
+                others = [
+                    w for (i, w), p in zip(chips, split.parts, strict=True) if i == index and p >= 0 and p != part
+                ]
+                assert not any(near.intersection(other).pixels for other in others)
+
+
+def _within(window: Window, buffer: int) -> Window:
+    return Window(window.row - buffer, window.column - buffer, window.height + 2 * buffer, window.width + 2 * buffer)
+
+
+@pytest.mark.parametrize("strategy", ["balanced", "random"])
+def test_chips_apart_are_all_used(strategy: Strategy) -> None:
+    info = scene("a", 60, 60)
+    chips = [(0, w) for w in chip_windows(60, 60, (10, 10), (10, 10))]
+    split = split_chips(classes(36), places(chips, [info], (10, 10)), (80, 10, 10), strategy)
+    assert [(split.parts == part).sum() for part in range(3)] == [29, 4, 3]
+    assert split.straddling == 0
+
+
+def test_groups_of_overlapping_chips_stay_whole_where_they_can() -> None:
+    """Ten scenes with overlapping chips each: whole scenes go to a part, and no chip is lost."""
+    scenes = [scene(f"s{i}", 20, 20, left=1000 * i) for i in range(10)]
+    chips = [(i, w) for i in range(10) for w in chip_windows(20, 20, (10, 10), (5, 5))]
+    split = split_chips(classes(len(chips)), places(chips, scenes, (5, 5)), (80, 10, 10))
+    assert split.straddling == 0
+    by_scene = split.parts.reshape(10, -1)
+    assert (by_scene == by_scene[:, :1]).all()
+    assert [(by_scene[:, 0] == part).sum() for part in range(3)] == [8, 1, 1]
+
+
+def test_where_overlap_ties_all_together_blocks_are_cut_and_few_chips_are_lost() -> None:
+    info = scene("a", 400, 400)
+    chips = [(0, w) for w in chip_windows(400, 400, (40, 40), (20, 20))]
+    split = split_chips(classes(len(chips)), places(chips, [info], (20, 20)), (80, 10, 10))
+    sizes = np.array([(split.parts == part).sum() for part in range(3)])
+    assert 0 < split.straddling < 0.25 * len(chips)
+    assert split.straddling == (split.parts < 0).sum()
+    np.testing.assert_allclose(sizes / sizes.sum(), [0.8, 0.1, 0.1], atol=0.03)
+
+
+def test_blocks_are_balanced_and_apart() -> None:
+    info = scene("a", 600, 600)
+    chips = [(0, w) for w in chip_windows(600, 600, (20, 20), (20, 20))]
+    counts = classes(len(chips)) + 1000 * np.eye(4, dtype=np.int64)[np.arange(len(chips)) * 4 // len(chips)]
+    at = places(chips, [info], (20, 20), 30)
+    balanced = split_chips(counts, at, (80, 10, 10), "blocks", buffer=30)
+    chance = split_chips(counts, at, (80, 10, 10), "random")
+    assert balanced.cut is not None
+    assert balanced.imbalance < 0.05
+    assert chance.straddling == 0
+    assert imbalance(counts, balanced.parts) == balanced.imbalance
+
+
+def test_a_given_block_is_taken() -> None:
+    info = scene("a", 100, 100)
+    chips = [(0, w) for w in chip_windows(100, 100, (10, 10), (10, 10))]
+    split = split_chips(classes(100), places(chips, [info], (10, 10)), SHARES, "blocks", block=50, seed=3)
+    assert split.cut == (50, 50)
+    grid = split.parts.reshape(10, 10)
+    for row in (0, 5):
+        for column in (0, 5):
+            assert len(np.unique(grid[row : row + 5, column : column + 5])) == 1
+
+
+def test_scenes_that_touch_share_nothing_and_scenes_that_overlap_do() -> None:
+    first, beside, over = scene("a", 10, 10), scene("b", 10, 10, left=100), scene("c", 10, 10, left=95)
+    chips = [(i, Window(0, 0, 10, 10)) for i in range(2)]
+    assert not len(places(chips, [first, beside], (10, 10)).across)
+    assert places(chips, [first, over], (10, 10)).across.tolist() == [[0, 1]]
+    assert places(chips, [first, beside], (10, 10), buffer=1).across.tolist() == [[0, 1]]
+
+
+def test_scenes_in_neighbouring_zones_are_found_to_overlap() -> None:
+    """Two Sentinel-2 tiles of neighbouring UTM zones show the same ground."""
+    import rasterio.warp
+
+    west = scene("w", 100, 100, left=790_000, top=5_800_000, crs="utm32")
+    xs, ys = rasterio.warp.transform("EPSG:32632", "EPSG:32633", [790_500], [5_799_500])
+    east = scene("e", 100, 100, left=xs[0] - 500, top=ys[0] + 500, crs="utm33")
+    chips = [(i, w) for i in range(2) for w in chip_windows(100, 100, (50, 50), (50, 50))]
+    assert len(places(chips, [west, east], (50, 50)).across) >= 4
+
+
+def test_scenes_without_a_crs_lie_apart() -> None:
+    scenes = [scene(name, 10, 10, crs=None) for name in "ab"]
+    assert not len(places([(0, Window(0, 0, 5, 5)), (1, Window(0, 0, 5, 5))], scenes, (5, 5)).across)
+
+
+@given(st.lists(st.tuples(st.integers(0, 29), st.integers(0, 29)), max_size=40))
+def test_components_are_what_chains_of_pairs_join(pairs: list[tuple[int, int]]) -> None:
+    found = components(30, [np.array(pairs, np.int64).reshape(-1, 2)])
+    lines = [shapely.LineString([(a, 0), (b, 1)]) for a, b in pairs]
+    assert len(lines) == len(pairs)
+    label = list(range(30))
+    for _ in range(30):
+        for a, b in pairs:
+            label[a] = label[b] = min(label[a], label[b])
+    assert all((found[a] == found[b]) == (label[a] == label[b]) for a in range(30) for b in range(30))
+
+
+@settings(max_examples=40)
+@given(st.data())
+def test_pairs_are_all_chips_that_overlap_or_are_nearer_than_the_buffer(data: st.DataObject) -> None:
+    size = data.draw(st.tuples(st.integers(1, 9), st.integers(1, 9)))
+    step = data.draw(st.tuples(st.integers(1, 9), st.integers(1, 9)))
+    buffer = data.draw(st.integers(0, 5))
+    info = scene("a", 25, 25)
+    chips = draw_chips(data, [info], size, step)
+    assume(chips)
+    found = {tuple(sorted(p)) for batch in places(chips, [info], step).pairs(buffer) for p in batch.tolist()}
+    expected = {
+        (i, j)
+        for i, (_, one) in enumerate(chips)
+        for j, (_, other) in enumerate(chips[:i])
+        if _within(one, buffer).intersection(other).pixels
+    }
+    assert found == {tuple(sorted(p)) for p in expected}
+
+
+def test_too_few_chips_and_too_much_overlap_are_said() -> None:
+    info = scene("a", 20, 20)
+    two = [(0, Window(0, 0, 10, 10)), (0, Window(0, 10, 10, 10))]
+    with pytest.raises(UserError, match="2 chips for 3 parts"):
+        split_chips(classes(2), places(two, [info], (10, 10)), SHARES)
+    tied = [(0, w) for w in chip_windows(12, 12, (10, 10), (2, 2)) if w.row < 4 and w.column < 4]
+    with pytest.raises(UserError, match="share so much ground"):
+        split_chips(classes(len(tied)), places(tied, [info], (2, 2)), SHARES)
