@@ -17,6 +17,7 @@ import numpy.typing as npt
 from src.balance import Counts, Floats, distance, needed_pixels
 
 Ints = npt.NDArray[np.int64]
+Bits = npt.NDArray[np.uint64]
 
 NONE = -1
 _ABSENCE = 2.0
@@ -25,10 +26,10 @@ _SIZE = 1.0
 """… chips in the wrong part, by number …"""
 _LOSS = 0.5
 """… and chips that have to go."""
-_STARTS = 100
-_REFINED = 20
-_MOVES = 400
-_ELEMENTS = 2_000_000
+_STARTS = 80
+_REFINED = 16
+_MOVES = 250
+_ELEMENTS = 400_000
 """Changes that are looked at in one step, and numbers that this may take."""
 _STEPS = 200
 
@@ -40,18 +41,16 @@ class Units:
     Attributes:
         count: Number of units.
         unit: Unit of each cell; a cell is all chips of a unit that lie near the same other units.
-        near: cells × w units that a cell lies near; its own where it has fewer.
+        near: cells × w: the units that a cell lies near, as sets of bits.
         pixels: cells × k pixels of each class.
         chips: Chips of each cell.
-        cell: Cell of each chip.
     """
 
     count: int
     unit: Ints
-    near: Ints
+    near: Bits
     pixels: Counts
     chips: Ints
-    cell: Ints
 
     @classmethod
     def build(cls, unit: Ints, counts: Counts, pairs: Iterable[Ints]) -> Units:
@@ -63,23 +62,41 @@ class Units:
             pairs: Chips that may not be in different parts, in m × 2 batches.
         """
         total = int(unit.max()) + 1
-        keys = [np.zeros(0, np.int64)]
+        near = np.zeros((len(unit), 0), bool)
         for batch in pairs:
-            other = batch[unit[batch[:, 0]] != unit[batch[:, 1]]]
-            keys.append(
-                np.concatenate([other[:, 0] * total + unit[other[:, 1]], other[:, 1] * total + unit[other[:, 0]]])
-            )
-            if len(keys) > 64:
-                keys = [np.unique(np.concatenate(keys))]
-        chip, neighbour = np.divmod(np.unique(np.concatenate(keys)), total)
-        width = int(np.bincount(chip, minlength=1).max())
-        near = np.repeat(unit[:, None], width, axis=1)
-        near[chip, np.arange(len(chip)) - np.searchsorted(chip, chip)] = neighbour
-        kinds, cell = np.unique(np.column_stack([unit, near]), axis=0, return_inverse=True)
+            if not near.size:
+                near = np.zeros((len(unit), total), bool)
+            one, other = batch[unit[batch[:, 0]] != unit[batch[:, 1]]].T
+            near[one, unit[other]] = True
+            near[other, unit[one]] = True
+        bits = as_bits(near)
+        kinds, cell = np.unique(np.column_stack([unit.astype(np.uint64), bits]), axis=0, return_inverse=True)
         cell = cell.reshape(-1)
         pixels = np.zeros((len(kinds), counts.shape[1]), np.int64)
         np.add.at(pixels, cell, counts)
-        return cls(total, kinds[:, 0], kinds[:, 1:], pixels, np.bincount(cell), cell)
+        return cls(total, kinds[:, 0].astype(np.int64), kinds[:, 1:], pixels, np.bincount(cell))
+
+    @cached_property
+    def neighbours(self) -> list[set[int]]:
+        """The units that each unit lies near."""
+        near: list[set[int]] = [set() for _ in range(self.count)]
+        for unit, bits in zip(self.unit.tolist(), self.near, strict=True):
+            near[unit].update(np.flatnonzero(np.unpackbits(bits.view(np.uint8), bitorder="little")).tolist())
+        return near
+
+    @cached_property
+    def pixels_by_unit(self) -> Counts:
+        """Pixels of each class in each unit, units × k."""
+        pixels = np.zeros((self.count, self.pixels.shape[1]), np.int64)
+        np.add.at(pixels, self.unit, self.pixels)
+        return pixels
+
+
+def as_bits(members: npt.NDArray[np.bool_]) -> Bits:
+    """Pack n × m booleans into sets of bits, n × ⌈m / 64⌉."""
+    padded = np.zeros((len(members), -(-members.shape[1] // 64) * 64), bool)
+    padded[:, : members.shape[1]] = members
+    return np.packbits(padded, axis=1, bitorder="little").view(np.uint64)
 
 
 def assign_units(units: Units, shares: Sequence[float], seed: int, *, balance: bool = True) -> tuple[Ints, float]:
@@ -112,7 +129,7 @@ class _Search:
     shares: Floats
     balance: bool
 
-    @property
+    @cached_property
     def choices(self) -> list[int]:
         """Parts that a unit can go to."""
         parts = [part for part, share in enumerate(self.shares) if share > 0]
@@ -121,7 +138,10 @@ class _Search:
     def cost(self, parts: Ints) -> Floats:
         """Return the cost of assignments, given as a × units."""
         own = parts[:, self.units.unit]
-        stays = (own >= 0) & ~(parts[:, self.units.near] > own[..., None]).any(-1)
+        stays = own >= 0
+        for part in (1, 2) if self.units.near.shape[1] else ():
+            touches = ((as_bits(parts == part)[:, None] & self.units.near) != 0).any(-1)
+            stays &= ~touches | (own >= part)
         filled = [part for part in self.choices if part != NONE]
         kept = [((own == part) & stays).astype(np.float64) for part in filled]
         chips = np.stack([mask @ self.units.chips for mask in kept], -1)
@@ -132,45 +152,34 @@ class _Search:
         cost = _SIZE * wrong + _LOSS * lost + _ABSENCE * len(self.units.pixels) * (chips == 0).sum(-1)
         if self.balance:
             sums = [mask @ self.units.pixels for mask in kept]
-            needed = needed_pixels(self._pixels, filled)
+            needed = needed_pixels(self.units.pixels_by_unit, filled)
             absent = sum((pixels < least).sum(-1) for pixels, least in zip(sums, needed, strict=True))
             cost = cost + distance(sums) + _ABSENCE * absent
         return np.asarray(cost)
 
-    @cached_property
-    def _pixels(self) -> Counts:
-        """Pixels of each class in each unit."""
-        pixels = np.zeros((self.units.count, self.units.pixels.shape[1]), np.int64)
-        np.add.at(pixels, self.units.unit, self.units.pixels)
-        return pixels
-
     def grow(self, generator: np.random.Generator) -> Ints:
         """Make a random assignment whose parts hang together: few seams, few chips lost."""
         chips = np.bincount(self.units.unit, self.units.chips, self.units.count)
-        neighbours = self._neighbours
-        by_size = sorted(self.choices, key=lambda part: self.shares[part] if part != NONE else 1 - self.shares.sum())
-        parts = np.full(self.units.count, by_size[-1])
-        free = set(range(self.units.count))
-        for part in by_size[:-1]:
-            share = self.shares[part] if part != NONE else 1 - self.shares.sum()
-            wanted, front = share * chips.sum(), set[int]()
-            while wanted > 0 and len(free) > 1:
-                unit = int(generator.choice(sorted(front or free)))
-                if chips[unit] > 2 * wanted and wanted < share * chips.sum():
+        wanted = {part: self._share(part) * chips.sum() for part in self.choices}
+        *small, largest = sorted(self.choices, key=self._share)
+        parts = np.full(self.units.count, largest)
+        free = np.ones(self.units.count, bool)
+        anywhere = iter(generator.permutation(self.units.count).tolist())
+        for part in small:
+            front: list[int] = []
+            left = wanted[part]
+            while left > 0:
+                unit = front.pop(int(generator.integers(len(front)))) if front else next(anywhere, None)
+                if unit is None or (chips[unit] > 2 * left and left < wanted[part]):
                     break
-                parts[unit] = part
-                free.discard(unit)
-                front = (front | neighbours[unit]) & free
-                wanted -= chips[unit]
+                if free[unit]:
+                    parts[unit], free[unit] = part, False
+                    front.extend(self.units.neighbours[unit])
+                    left -= chips[unit]
         return parts
 
-    @cached_property
-    def _neighbours(self) -> list[set[int]]:
-        """Units that each unit lies near."""
-        neighbours: list[set[int]] = [set() for _ in range(self.units.count)]
-        for unit, near in zip(self.units.unit.tolist(), self.units.near.tolist(), strict=True):
-            neighbours[unit].update(near)
-        return neighbours
+    def _share(self, part: int) -> float:
+        return float(self.shares[part]) if part != NONE else 1 - float(self.shares.sum())
 
     def refine(self, parts: Ints, cost: float, generator: np.random.Generator) -> tuple[Ints, float]:
         """Move one unit, or swap two, as long as that helps."""
@@ -184,14 +193,23 @@ class _Search:
         return parts, cost
 
     def _changes(self, parts: Ints, generator: np.random.Generator) -> Ints:
-        """Return assignments that differ from one by a unit in another part, or by two units swapped."""
-        limit = int(np.clip(_ELEMENTS // max(self.units.near.size, 1), 50, _MOVES))
-        moves = np.array([(u, p) for u in range(len(parts)) for p in self.choices if p != parts[u]])
+        """Return assignments that differ from one by a unit in another part, or by two units swapped.
+
+        Only units at a seam are moved: one amidst its own part would lose all chips around it.
+        """
+        at_seams = [
+            unit
+            for unit, near in enumerate(self.units.neighbours)
+            if not near or any(parts[other] != parts[unit] for other in near)
+        ]
+        movable = np.array(at_seams or range(self.units.count))
+        limit = int(np.clip(_ELEMENTS // self.units.chips.size, 30, _MOVES))
+        moves = np.array([(unit, part) for unit in movable for part in self.choices if part != parts[unit]])
         if len(moves) > limit:
             moves = generator.choice(moves, limit, replace=False)
         moved = np.tile(parts, (len(moves), 1))
         moved[np.arange(len(moves)), moves[:, 0]] = moves[:, 1]
-        one, other = generator.integers(len(parts), size=(2, limit))
+        one, other = generator.choice(movable, size=(2, limit))
         one, other = one[parts[one] != parts[other]], other[parts[one] != parts[other]]
         swapped = np.tile(parts, (len(one), 1))
         swapped[np.arange(len(one)), one], swapped[np.arange(len(one)), other] = parts[other], parts[one]
