@@ -24,6 +24,19 @@ MEAN_OVER_CHIPS = "mean over chips"
 
 _TITLES = {"iou": "IoU", "f1": "F1", "precision": "Precision", "recall": "Recall"}
 
+MEANINGS = {
+    "iou.csv": "IoU per class and mean over all pixels, in SpecDeepMap’s two columns",
+    "iou_mean_over_chips.csv": "the same as the mean over chips, SpecDeepMap’s way of counting",
+    "scores.csv": "all scores as a table",
+    "scores.json": "all scores, the confusion matrix and the confidence for programs",
+    "confusion.csv": "confusion matrix in pixels",
+    "confusion_normalized.csv": "confusion matrix in shares of the label’s pixels",
+    "confusion.png": "confusion matrix as a picture",
+    "reliability.png": "confidence against hit rate as a picture",
+    "predictions": "a map of every chip as GeoTIFF",
+}
+"""What the files of an evaluation are, by name."""
+
 
 def write_iou_csv(path: str | Path, classes: ClassTable, iou: npt.NDArray[np.float64], mean: float) -> None:
     """Write SpecDeepMap's two columns: ``Class`` (the class value) and ``IoU``, the last row ``Mean IoU``.

@@ -380,6 +380,18 @@ def test_matrix_shades_are_shares_of_the_row() -> None:
     assert rows[1][2] == [("0", 0, False), ("0", 0, True)]
 
 
+def test_many_classes_stand_above_their_columns_by_number(tmp_path: Path) -> None:
+    names = tuple(f"class {letter}" for letter in "abcdefghi")
+    many, few = (Matrix("c", names[:n], ("#000000",) * n, np.eye(n, dtype=np.int64)) for n in (9, 8))
+    texts = []
+    for matrix in (many, few):
+        report = Report("Test", "t", "", (), (Section("Matrix", (matrix,)),))
+        texts.append(Page(write_report(tmp_path / "m.html", report)).words)
+    assert "9 class i" in texts[0]
+    assert texts[0].count("class i") == 1
+    assert texts[1].count("class h") == 2
+
+
 @pytest.mark.parametrize(("share", "expected"), [(0.5, 50.0), (1.7, 100.0), (float("nan"), None), (None, None)])
 def test_bars_stay_in_their_track(share: float | None, expected: float | None) -> None:
     assert Bar("a", share, ("x",)).percent == expected

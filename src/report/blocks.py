@@ -11,6 +11,9 @@ import numpy.typing as npt
 
 from src.report.wording import grouped
 
+_MOST_NAMED = 8
+"""Classes whose names fit above the columns of a matrix."""
+
 
 @dataclass(frozen=True)
 class Text:
@@ -100,6 +103,11 @@ class Matrix:
     names: tuple[str, ...]
     colors: tuple[str, ...]
     counts: npt.NDArray[np.int64]
+
+    @property
+    def dense(self) -> bool:
+        """Whether there are so many classes that columns go by number and cells have no counts."""
+        return len(self.names) > _MOST_NAMED
 
     @property
     def rows(self) -> list[tuple[str, str, list[tuple[str, int, bool]]]]:

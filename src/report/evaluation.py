@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -154,13 +155,10 @@ def _class_bars(evaluation: Evaluation) -> Bars:
 
 
 def _confusions(evaluation: Evaluation) -> Matrix:
-    return Matrix(
-        "A row is what the labels say, a column what the map says: share of the row’s pixels, and their number. "
-        "The diagonal is right.",
-        evaluation.classes.names,
-        evaluation.classes.colors,
-        evaluation.pooled.matrix,
-    )
+    named = Matrix("", evaluation.classes.names, evaluation.classes.colors, evaluation.pooled.matrix)
+    cells = "percent of the row’s pixels" if named.dense else "share of the row’s pixels, and their number"
+    caption = f"A row is what the labels say, a column what the map says: {cells}. The diagonal is right."
+    return replace(named, caption=caption)
 
 
 def _confidence(evaluation: Evaluation, calibration: Calibration, name: str) -> Section:

@@ -33,7 +33,7 @@ from src.report.evaluation import evaluation_report
 from src.report.examples import Extremes
 from src.report.page import Report
 from src.report.provenance import Run
-from src.score_files import format_scores, write_score_files
+from src.score_files import MEANINGS, format_scores, write_score_files
 from src.scores import Evaluation
 from src.spec import NetworkSpec, software_versions
 from src.tables import Part, Sample, read_samples
@@ -41,19 +41,6 @@ from src.tasks.reporting import add_report
 from src.tasks.schema import EvalConfig
 
 log = logging.getLogger(__name__)
-
-FILES = {
-    "iou.csv": "IoU per class and mean over all pixels, in SpecDeepMap’s two columns",
-    "iou_mean_over_chips.csv": "the same as the mean over chips, SpecDeepMap’s way of counting",
-    "scores.csv": "all scores as a table",
-    "scores.json": "all scores, the confusion matrix and the confidence for programs",
-    "confusion.csv": "confusion matrix in pixels",
-    "confusion_normalized.csv": "confusion matrix in shares of the label’s pixels",
-    "confusion.png": "confusion matrix as a picture",
-    "reliability.png": "confidence against hit rate as a picture",
-    "predictions": "a map of every chip as GeoTIFF",
-}
-"""What the files are that an evaluation leaves."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +126,9 @@ def score(settings: EvalConfig, output: Path) -> Scored:
         files.append(output / "predictions")
     for path in files:
         log.info("%s", path)
-    return Scored(checkpoint, spec, chips, evaluation, examples, [(path, FILES.get(path.name, "")) for path in files])
+    return Scored(
+        checkpoint, spec, chips, evaluation, examples, [(path, MEANINGS.get(path.name, "")) for path in files]
+    )
 
 
 def _run_network(

@@ -28,7 +28,7 @@ from src.models.precision import choose_device, precision_name
 from src.progress import pixel_progress
 from src.raster import RasterInfo, crs_label, describe
 from src.report.prediction import MappedScene, prediction_report
-from src.score_files import format_scores, write_score_files
+from src.score_files import MEANINGS, format_scores, write_score_files
 from src.spec import software_versions
 from src.strip_mapping import Probabilities
 from src.styles import raster_style
@@ -281,4 +281,5 @@ def _meaning(path: Path, output: Path) -> str:
         return "All of it for QGIS: drag it into the window"
     if path.suffix == ".qml":
         return f"How QGIS shows {path.stem}"
-    return next((words for end, words in FILES.items() if path.stem.endswith(end)), "")
+    meanings = MEANINGS if path.suffix in {".csv", ".json", ".png"} else FILES
+    return next((words for end, words in meanings.items() if path.name.endswith(end) or path.stem.endswith(end)), "")
