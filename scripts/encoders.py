@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from src.errors import UserError  # noqa: E402
-from src.models.architectures import WITH_ENCODER, build, trial  # noqa: E402
+from src.models.architectures import WITH_ENCODER, build, outline, trial  # noqa: E402
 from src.models.encoders import TIMM, smp_names, timm_names  # noqa: E402
 
 BANDS, CLASSES = 13, 5
@@ -109,8 +109,7 @@ def examine_pair(architecture: str, encoder: str) -> str:
     first = ""
     for size in SIZES:
         try:
-            with torch.device("meta"):
-                network = build(architecture, encoder, BANDS, CLASSES, (size, size))
+            network = outline(architecture, encoder, BANDS, CLASSES, (size, size))
         except UserError as error:
             problem: str | None = str(error).split(": ", 1)[1].removesuffix(". docs/encoders.md lists what works.")
             return first or problem or ""

@@ -20,6 +20,7 @@ from src.models.architectures import (
     build,
     build_checked,
     nearest_sizes,
+    outline,
     trial,
 )
 from src.models.compact import CompactUNet, JustoUNetSimple
@@ -159,6 +160,18 @@ def test_a_frozen_encoder_keeps_its_parameters_and_batch_norms(architecture: str
     assert all(p.grad is None for p in network.encoder.parameters())
     assert all(torch.equal(before[name], value) for name, value in network.encoder.state_dict().items())
     assert any(p.grad is not None for p in network.decoder.parameters())
+
+
+@pytest.mark.parametrize("encoder", ["resnet18", "mit_b0"])
+def test_an_outline_has_shapes_without_numbers(encoder: str) -> None:
+    """Smp's mit_* encoders compute while they are built, which cannot be done without numbers."""
+    network = outline("unet", encoder, 4, 3, (64, 64))
+    assert all(value.is_meta for value in network.state_dict().values())
+
+
+def test_a_wordless_assertion_is_put_into_words() -> None:
+    with pytest.raises(UserError, match="cannot be dilated"):
+        build("deeplabv3", "tu-dla46_c", 4, 3)
 
 
 def test_every_parameter_learns() -> None:

@@ -18,7 +18,7 @@ from src.bands import Band, Normalization
 from src.errors import UserError
 from src.models import architectures, satellite
 from src.models.network import Network
-from src.models.weights import KEYS, WeightsChoice, WeightsPlan, apply_weights, prepare_weights
+from src.models.weights import KEYS, WeightsChoice, WeightsPlan, apply_weights, input_layers, prepare_weights
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "weights"
 SIZE = (64, 64)
@@ -262,6 +262,16 @@ def test_timms_weights_are_brought_into_the_encoders_form(architecture: str, enc
     assert sum(same) >= 0.75 * len(own)
     with torch.inference_mode():
         assert torch.isfinite(network.eval()(torch.rand(1, 13, *SIZE))).all()
+
+
+def test_the_first_layer_is_found_whatever_it_is_called() -> None:
+    for encoder, names in (
+        ("resnet18", {"conv1.weight": 1}),
+        ("mit_b0", {"patch_embed1.proj.weight": 1}),
+        ("tu-tresnet_m", {"model.body_conv1.conv.weight": 16}),
+        ("tu-coat_lite_tiny", {"model.model.patch_embed1.proj.weight": 1}),
+    ):
+        assert input_layers("unet", encoder, SIZE, {})[0] == names
 
 
 # --- files ------------------------------------------------------------------------------------------------------

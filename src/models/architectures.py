@@ -6,6 +6,7 @@ import copy
 import difflib
 import inspect
 import re
+import traceback
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -91,6 +92,26 @@ def build(
         ) from error
 
 
+def outline(
+    architecture: str,
+    encoder: str,
+    bands: int,
+    classes: int,
+    chip_size: tuple[int, int] | None = None,
+    /,
+    **options: Any,
+) -> nn.Module:
+    """Build a network of shapes only, without numbers and without memory (the meta device); see :func:`build`."""
+    try:
+        with torch.device("meta"):
+            network = build(architecture, encoder, bands, classes, chip_size, **options)
+    except UserError as error:
+        if "meta" not in str(error):
+            raise
+        network = build(architecture, encoder, bands, classes, chip_size, **options)  # it computes as it is built
+    return network.to("meta")  # smp's own encoders make their first layer's numbers whatever the device
+
+
 def build_checked(
     architecture: str, encoder: str, bands: int, classes: int, chip_size: tuple[int, int], /, **options: Any
 ) -> nn.Module:
@@ -136,11 +157,14 @@ def accepted_sizes(network: nn.Module, bands: int, sizes: Iterable[tuple[int, in
     Tells a prediction which windows are possible, since an encoder may need a multiple of something, or one size.
     """
     shadow = copy.deepcopy(network).to("meta")
-    return [
-        (width, height)
-        for width, height in sizes
-        if trial(shadow, torch.empty(1, bands, height, width, device="meta")) is None
-    ]
+    accepted = []
+    for width, height in sizes:
+        problem = trial(shadow, torch.empty(1, bands, height, width, device="meta"))
+        if problem and "meta" in problem:  # the sizes follow from numbers
+            problem = trial(network, torch.zeros(1, bands, height, width))
+        if problem is None:
+            accepted.append((width, height))
+    return accepted
 
 
 def nearest_sizes(
@@ -151,8 +175,7 @@ def nearest_sizes(
     for direction in (-1, 1):
         for width, height in _candidates(chip_size, direction):
             try:
-                with torch.device("meta"):
-                    network = build(architecture, encoder, bands, classes, (width, height), **options)
+                network = outline(architecture, encoder, bands, classes, (width, height), **options)
             except UserError:
                 continue
             if trial(network, torch.empty(1, bands, height, width, device="meta")) is None:
@@ -163,7 +186,9 @@ def nearest_sizes(
 
 def cause(error: Exception) -> str:
     """Put into a few words why an encoder and an architecture, or a size, do not go together."""
-    text = re.sub(r"\s+", " ", str(error)).strip().rstrip(".")
+    steps = traceback.extract_tb(error.__traceback__)
+    text = str(error) or (steps[-1].line or "" if steps else "")  # timm asserts without a word
+    text = re.sub(r"\s+", " ", text).strip().rstrip(".")
     for pattern, meaning in _CAUSES.items():
         match = re.search(pattern, text)
         if match:
@@ -175,8 +200,14 @@ _CAUSES = {
     r"Unsupported model downsampling pattern": "its features do not halve in size from stage to stage; plain vision "
     "transformers go with model=dpt",
     r"Expected image height and width divisible by (\d+)": r"width and height must be multiples of \1",
-    r"'?output_stride'?": "it cannot be dilated, which this architecture needs",
+    r"output_stride|not support dilated": "it cannot be dilated, which this architecture needs (pan can do without: "
+    "model.encoder_output_stride=32)",
     r"feature_info|features_only": "timm gives no features of its stages",
+    r"not support encoder_name=mit|`mit_\w+` is not supported": "smp has not made this architecture for mit_* encoders",
+    r"Depth of the encoder cannot exceed .* got (\d+) depth, model has (\d+)": r"it has \2 stages, model.encoder_depth "
+    r"asks for \1",
+    r"Invalid channel dimensions": "its features have other widths than timm says",
+    r"dimension of length 3 at -3": "it is made for three bands",
     r"Only Timm encoders": "dpt takes timm's vision transformers only (tu-…)",
     r"forward_intermediates|return_prefix_tokens": "it is no plain vision transformer, timm gives no tokens",
 }

@@ -19,7 +19,7 @@ from torch import nn
 from src.bands import Band, Normalization
 from src.errors import UserError
 from src.models import imagenet, satellite
-from src.models.architectures import WITHOUT_ENCODER, build, encoder_name
+from src.models.architectures import WITHOUT_ENCODER, encoder_name, outline
 from src.models.band_kernels import Kernels, matched_bands, rgb_bands, same_bands
 from src.models.encoders import TIMM, encoder_arguments
 from src.models.pretrained import aligned, filtered, read_tensors, url_file
@@ -176,8 +176,7 @@ def input_layers(
     """
     shapes = []
     for count in (5, 6):
-        with torch.device("meta"):
-            network = build(architecture, encoder, count, 2, chip_size, **options)
+        network = outline(architecture, encoder, count, 2, chip_size, **options)
         shapes.append({name: value.shape for name, value in network.get_submodule("encoder").state_dict().items()})
     few, more = shapes
     inputs = {name: more[name][1] - few[name][1] for name in few if few[name] != more[name]}
