@@ -32,6 +32,7 @@ def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["predict.py", "window=wide"], ["window=wide", "whole number"]),
         (["eval.py"], ["checkpoint is not given"]),
         (["train.py", "model=unett"], ["model=unett", "segformer", "unet"]),
+        (["train.py", "model=segformer"], ["data_dir is not given", "prepare.py"]),
         (["train.py", "lr=fast"], ["lr=fast", "a number"]),
         (["prepare.py", "chip.sise=3"], ["chip.sise is not a key", "size"]),
     ],

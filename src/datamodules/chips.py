@@ -63,7 +63,7 @@ class ChipData(SegmentationData):
 
     def __init__(
         self,
-        data_dir: str | Path,
+        data_dir: str | Path | None,
         batch_size: int = 16,
         seed: int = 42,
         workers: int | Literal["auto"] = "auto",
@@ -71,6 +71,11 @@ class ChipData(SegmentationData):
         check: bool = True,
     ) -> None:
         super().__init__(batch_size, seed, workers, cache, check)
+        if data_dir is None:
+            raise UserError(
+                "data_dir is not given; expected a data folder that prepare.py made. Add data_dir=… to the command "
+                "(the demo's is data/demo/chips)."
+            )
         self.folder: DataFolder = read_data_folder(data_dir)
 
     def describe(self) -> DataDescription:
