@@ -18,6 +18,7 @@ import numpy.typing as npt
 import rasterio
 import rasterio.shutil
 import rasterio.warp
+from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
@@ -504,7 +505,10 @@ def copy_raster(source: str | Path, path: str | Path, driver: str, **options: st
     """
     try:
         rasterio.shutil.copy(os.fspath(source), os.fspath(path), driver=driver, **options)
-    except RasterioError as error:
+        # What fails while a file is closed is not reported: its last block tells whether all of it is there.
+        with rasterio.open(path) as dataset:
+            dataset.read(window=RasterioWindow(dataset.width - 1, dataset.height - 1, 1, 1))
+    except (CPLE_BaseError, RasterioError) as error:
         Path(path).unlink(missing_ok=True)
         reason = re.sub(r"\s+", " ", str(error.__cause__ or error)).strip()
         raise UserError(

@@ -211,12 +211,16 @@ def normalized_entropy(probabilities: torch.Tensor) -> torch.Tensor:
 
 
 class BackgroundWriter:
-    """Writes blocks in a thread of its own, at most a few behind; errors surface at a later call or at the end."""
+    """Writes blocks in a thread of its own, at most a few behind; errors surface at a later call or at the end.
+
+    After an error nothing more is written: a strip must not be called whole when one of its blocks is missing.
+    """
 
     def __init__(self, store: StripStore, depth: int = 8) -> None:
         self._store, self._depth = store, depth
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._pending: deque[Future[None]] = deque()
+        self._stopped = False
 
     def write(self, row: int, column: int, blocks: dict[str, npt.NDArray[Any]]) -> None:
         """Write a block of every layer with its upper left pixel at (row, column)."""
@@ -232,14 +236,24 @@ class BackgroundWriter:
         self._submit(lambda: self._store.finish(strip))
 
     def _submit(self, job: Callable[[], None]) -> None:
-        self._pending.append(self._pool.submit(job))
+        self._pending.append(self._pool.submit(self._run, job))
         while len(self._pending) > self._depth:
             self._pending.popleft().result()
+
+    def _run(self, job: Callable[[], None]) -> None:
+        if self._stopped:
+            return
+        try:
+            job()
+        except BaseException:
+            self._stopped = True
+            raise
 
     def __enter__(self) -> BackgroundWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._stopped = self._stopped or kind is not None
         try:
             while kind is None and self._pending:
                 self._pending.popleft().result()

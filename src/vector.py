@@ -184,13 +184,19 @@ def sieve(source: str | Path, target: str | Path, pixels: int) -> None:
 
     Args:
         source: A one-band uint8 raster.
-        target: The GeoTIFF to write.
+        target: The file of numbers to write (ENVI, with a header beside).
         pixels: Regions (4-connected) with fewer pixels join.
+
+    Raises:
+        OSError: The disk is full.
     """
     with rasterio.open(source) as before:
-        profile = {"driver": "GTiff", "tiled": True, "count": 1, "dtype": "uint8", "BIGTIFF": "IF_SAFER"}
-        with rasterio.open(target, "w+", width=before.width, height=before.height, **profile) as after:
+        height, width = before.shape
+        with rasterio.open(target, "w+", driver="ENVI", width=width, height=height, count=1, dtype="uint8") as after:
+            if hasattr(os, "posix_fallocate"):  # GDAL would not say that the disk is full
+                with Path(target).open("r+b") as file:
+                    os.posix_fallocate(file.fileno(), 0, width * height)
             band, into = rasterio.band(before, 1), rasterio.band(after, 1)
             # rasterio hands the file's band to GDAL, which fills it, and then cannot return it as an array.
             with suppress(TypeError):
-                rasterio.features.sieve(band, min(pixels, before.width * before.height), out=into, mask=band)
+                rasterio.features.sieve(band, min(pixels, width * height), out=into, mask=band)

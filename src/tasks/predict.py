@@ -28,6 +28,7 @@ from src.models.precision import choose_device, precision_name
 from src.progress import pixel_progress
 from src.raster import RasterInfo, crs_label, describe
 from src.report.prediction import MappedScene, prediction_report
+from src.scene_reader import open_scene
 from src.score_files import MEANINGS, format_scores, write_score_files
 from src.spec import software_versions
 from src.strip_mapping import Probabilities
@@ -56,19 +57,32 @@ def run(config: DictConfig) -> float | None:
     settings = OmegaConf.to_object(config)
     assert isinstance(settings, PredictConfig)
     run_folder = Path(HydraConfig.get().runtime.output_dir)
+    mapper, scenes = map_all(settings, run_folder)
+    make = partial(prediction_report, scenes=scenes, spec=mapper.spec, checkpoint=mapper.checkpoint)
+    add_report(report_path([scene.output for scene in scenes], settings.output), "predict", config, make)
+    scored = [scene.evaluation.pooled.mean_iou for scene in scenes if scene.evaluation]
+    return sum(scored) / len(scored) if scored else None
+
+
+def map_all(settings: PredictConfig, run_folder: Path) -> tuple[Mapper, list[MappedScene]]:
+    """Map and score every scene, write the files, say what they are.
+
+    Args:
+        settings: The command's keys.
+        run_folder: Where maps go whose place was not given.
+
+    Raises:
+        UserError: Something that was given cannot be used; what can be seen before mapping is seen before.
+    """
     images = find_images(settings.image)
     labels = find_labels(settings.label, len(images))
     outputs = choose_outputs(images, settings.output, run_folder)
     mapper = load_mapper(settings)
-    sources = [_label(mapper, image, label, settings) for image, label in zip(images, labels, strict=True)]
-    scenes = [
+    sources = [_check(mapper, image, label, settings) for image, label in zip(images, labels, strict=True)]
+    return mapper, [
         _map_one(mapper, image, output, source, label, settings)
         for image, output, source, label in zip(images, outputs, sources, labels, strict=True)
     ]
-    make = partial(prediction_report, scenes=scenes, spec=mapper.spec, checkpoint=mapper.checkpoint)
-    add_report(report_path(outputs, settings.output), "predict", config, make)
-    scored = [scene.evaluation.pooled.mean_iou for scene in scenes if scene.evaluation]
-    return sum(scored) / len(scored) if scored else None
 
 
 def load_mapper(settings: PredictConfig) -> Mapper:
@@ -92,7 +106,7 @@ def map_options(settings: PredictConfig) -> MapOptions:
         raise UserError(f"blend={settings.blend} is not known; expected one of {', '.join(blends)}. Take cosine.")
     storages: dict[object, Probabilities | None] = {False: None, True: "uint8", "uint8": "uint8", "float16": "float16"}
     wanted = settings.probabilities
-    if wanted not in storages:
+    if not isinstance(wanted, bool | str) or wanted not in storages:
         raise UserError(f"probabilities={wanted} is not known; expected true, false, uint8 or float16. Take true.")
     if settings.sieve < 0:
         raise UserError(f"sieve={settings.sieve} is no number of pixels; expected 0 (keep all) or more.")
@@ -175,13 +189,15 @@ def report_path(outputs: Sequence[Path], output: str | None) -> Path:
     return outputs[0].with_name(f"{outputs[0].stem}_report.html" if named else "report.html")
 
 
-def _label(mapper: Mapper, image: str, label: str | None, settings: PredictConfig) -> LabelSource | None:
-    """Open what a scene is scored against before hours are spent on mapping it."""
+def _check(mapper: Mapper, image: str, label: str | None, settings: PredictConfig) -> LabelSource | None:
+    """Open a scene and what it is scored against before hours are spent on mapping others; return the latter."""
+    with open_scene(image, mapper.spec) as reader:
+        info = reader.info
     if label is None:
         return None
     rules = None if settings.class_map is None else ClassMap(tuple(class_rule(rule) for rule in settings.class_map))
     options = LabelOptions(rules, settings.label_field, settings.label_layer)
-    return ground_truth(label, describe(image), mapper.spec.classes, options)
+    return ground_truth(label, info, mapper.spec.classes, options)
 
 
 def _map_one(

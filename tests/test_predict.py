@@ -1,0 +1,263 @@
+"""The command: scenes in, maps and scores out, and one line for everything that a user can get wrong."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyogrio.raw
+import pytest
+import rasterio
+import shapely
+from hydra import compose, initialize_config_dir
+from mapping_scenes import CLASSES, make_trained, noise, read, write_raster
+from omegaconf import OmegaConf
+
+from src.errors import UserError
+from src.tasks import entry, predict, schema
+from src.tasks.schema import ClassRuleConfig, PredictConfig
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_trained(tmp_path_factory.mktemp("run")).checkpoint
+
+
+def run(tmp_path: Path, **keys: Any) -> list[Any]:
+    settings = PredictConfig(**{"accelerator": "cpu", "output": str(tmp_path / "out" / "map.tif"), **keys})
+    return predict.map_all(settings, tmp_path / "run")[1]
+
+
+def scene(folder: Path, name: str = "scene.tif", height: int = 90, width: int = 70, **options: Any) -> str:
+    return str(write_raster(folder / name, noise(height, width), **options))
+
+
+def start(tmp_path: Path, checkpoint: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, str(ROOT / "predict.py"), f"checkpoint={checkpoint}", "accelerator=cpu", *arguments]
+    return subprocess.Popen(
+        [*command, f"hydra.run.dir={tmp_path / 'run'}"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_killed_and_started_again_the_command_ends_with_the_same_bytes(tmp_path: Path, checkpoint: Path) -> None:
+    image = scene(tmp_path, height=1500, width=150)
+    arguments = [f"image={image}", "window=64", "probabilities=true"]
+    broken = tmp_path / "broken" / "map.tif"
+    process = start(tmp_path, checkpoint, *arguments, f"output={broken}")
+    strips = broken.parent / ".map.tif.partial" / "strips"
+    while process.poll() is None and not (strips.is_file() and strips.read_text().count("\n") >= 3):
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    said = process.communicate()
+    assert process.returncode == -signal.SIGKILL, said
+    assert not list(broken.parent.glob("*.tif"))
+    again = start(tmp_path, checkpoint, *arguments, f"output={broken}")
+    output, errors = again.communicate()
+    assert (again.returncode, errors) == (0, "")
+    assert "as before the break" in output
+    named = [line.split("  ")[0] for line in output.splitlines() if line.startswith(str(tmp_path))]
+    assert {Path(name).name for name in named} >= {"map.tif", "map_probabilities.tif", "map_uncertainty.tif"}
+    assert all(Path(name).is_file() for name in named)
+    run(tmp_path, checkpoint=str(checkpoint), image=image, window=64, probabilities=True)
+    for name in ("map.tif", "map_probabilities.tif", "map_uncertainty.tif"):
+        assert (broken.parent / name).read_bytes() == (tmp_path / "out" / name).read_bytes(), name
+
+
+def test_labels_on_another_grid_score_the_map_and_leave_it_whole(
+    tmp_path: Path, checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = scene(tmp_path)
+    caplog.set_level(logging.INFO)
+    (alone,) = run(tmp_path / "alone", checkpoint=str(checkpoint), image=image)
+    mapped = read(alone.output)
+    # A ground truth of the lower right quarter, three pixels finer than the scene, right but for class 9.
+    fine = np.kron(mapped, np.ones((2, 2), np.uint8))[60:, 60:]
+    fine[fine == 9] = 4
+    with rasterio.open(image) as dataset:
+        corner = dataset.transform * rasterio.Affine.translation(30, 30) * rasterio.Affine.scale(0.5)
+    label = str(write_raster(tmp_path / "label.tif", fine[None], transform=corner))
+    (scored,) = run(tmp_path, checkpoint=str(checkpoint), image=image, label=label)
+    np.testing.assert_array_equal(read(scored.output), mapped)
+    truth = np.where(mapped == 9, 4, mapped)[30:, 30:]
+    table = pd.read_csv(tmp_path / "out" / "iou.csv", index_col="Class")["IoU"]
+    for value in CLASSES.values:
+        both, either = (truth == value) & (mapped[30:, 30:] == value), (truth == value) | (mapped[30:, 30:] == value)
+        if either.any():
+            assert table[str(value)] == pytest.approx(both.sum() / either.sum())
+    assert {"Class", "IoU", "F1", "Support"} <= set(pd.read_csv(tmp_path / "out" / "scores.csv").columns)
+    found = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert found["all_pixels"]["overall_accuracy"] == pytest.approx((truth == mapped[30:, 30:]).mean())
+    assert "is warped onto the grid" in caplog.text
+
+
+def test_polygons_score_by_their_classes_names_and_by_a_class_map(tmp_path: Path, checkpoint: Path) -> None:
+    image = scene(tmp_path)
+    with rasterio.open(image) as dataset:
+        left, bottom, right, top = dataset.bounds
+    boxes = [shapely.box(left, bottom, right, (top + bottom) / 2), shapely.box(left, (top + bottom) / 2, right, top)]
+    for name, texts in (("named.gpkg", ["Town", "water"]), ("other.gpkg", ["city", "lake"])):
+        pyogrio.raw.write(
+            tmp_path / name,
+            np.array(shapely.to_wkb(boxes), object),
+            [np.array(texts, object)],
+            ["fclass"],
+            driver="GPKG",
+            geometry_type="Polygon",
+            crs="EPSG:32633",
+        )
+    given = {"checkpoint": str(checkpoint), "image": image}
+    (by_name,) = run(tmp_path / "a", **given, label=str(tmp_path / "named.gpkg"), label_field="fclass")
+    assert by_name.evaluation.pooled.support.tolist() == [45 * 70, 0, 45 * 70]
+    rules = [ClassRuleConfig(9, ["city"]), ClassRuleConfig(1, ["lake"])]
+    (mapped,) = run(tmp_path / "b", **given, label=str(tmp_path / "other.gpkg"), class_map=rules)
+    np.testing.assert_array_equal(mapped.evaluation.pooled.matrix, by_name.evaluation.pooled.matrix)
+    with pytest.raises(UserError, match="has the classes city, lake; the checkpoint knows water, forest"):
+        run(tmp_path / "c", **given, label=str(tmp_path / "other.gpkg"))
+
+
+def test_values_that_the_checkpoint_does_not_know_do_not_count_and_are_named(
+    tmp_path: Path, checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    image = scene(tmp_path)
+    truth = np.full((1, 90, 70), 4, np.uint8)
+    truth[0, :40] = 77
+    label = str(write_raster(tmp_path / "label.tif", truth))
+    (found,) = run(tmp_path, checkpoint=str(checkpoint), image=image, label=label)
+    assert found.evaluation.pooled.matrix.sum() == 50 * 70
+    assert "has pixels of 77, which the checkpoint does not know" in caplog.text
+
+
+def test_several_scenes_load_the_network_once(
+    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads: list[object] = []
+    real = predict.load_network
+    monkeypatch.setattr(predict, "load_network", lambda path: (loads.append(path), real(path))[1])
+    for name in ("a.tif", "b.tif"):
+        scene(tmp_path, name)
+    given: dict[str, Any] = {"checkpoint": str(checkpoint), "output": str(tmp_path / "maps")}
+    run(tmp_path, image=str(tmp_path / "?.tif"), **given)
+    assert len(loads) == 1
+    assert sorted(path.name for path in (tmp_path / "maps").glob("*.tif")) == ["a_map.tif", "b_map.tif"]
+    with pytest.raises(UserError, match="is one file for 2 scenes"):
+        run(tmp_path, image=[str(tmp_path / "a.tif"), str(tmp_path / "b.tif")], checkpoint=str(checkpoint))
+
+
+def test_scenes_of_one_name_do_not_overwrite_each_other(tmp_path: Path) -> None:
+    images = ["north/s.tif", "south/s.tif", "t.tif"]
+    outputs = predict.choose_outputs(images, None, tmp_path)
+    assert [path.name for path in outputs] == ["s_map.tif", "s_map_2.tif", "t_map.tif"]
+
+
+def test_a_raster_without_crs_works_and_says_so(
+    tmp_path: Path, checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    (found,) = run(tmp_path, checkpoint=str(checkpoint), image=scene(tmp_path, crs=None))
+    assert "Without a CRS" in caplog.text
+    assert read(found.output).all()
+
+
+def broken_scene(tmp_path: Path) -> str:
+    path = Path(scene(tmp_path, height=400, compress="deflate", blockysize=4))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"checkpoint": "nowhere.ckpt"}, "There is no checkpoint nowhere.ckpt"),
+        ({"checkpoint": __file__}, "cannot be read as a checkpoint"),
+        ({"image": "nowhere.tif"}, "There is no file nowhere.tif"),
+        ({"image": "nowhere/*.tif"}, "matches no file"),
+        ({"image": []}, "empty list"),
+        ({"image": __file__}, "cannot be read as a raster"),
+        ({"label": "nowhere.tif"}, "There is no file nowhere.tif"),
+        ({"blend": "sharp"}, "blend=sharp is not known"),
+        ({"probabilities": "int8"}, "probabilities=int8 is not known"),
+        ({"probabilities": [1]}, r"probabilities=\[1\] is not known"),
+        ({"sieve": 4}, "Add vector=true"),
+        ({"sieve": -1, "vector": True}, "sieve=-1 is no number of pixels"),
+        ({"devices": 0}, "devices=0 is no number of processes"),
+        ({"accelerator": "tpu"}, "accelerator=tpu is not known"),
+        ({"label": ["a.tif", "b.tif"]}, "label has 2 files for 1 scenes"),
+    ],
+)
+def test_a_mistake_is_one_line_and_nothing_is_written(
+    tmp_path: Path, checkpoint: Path, wrong: dict[str, Any], words: str
+) -> None:
+    given: dict[str, Any] = {"checkpoint": str(checkpoint), "image": scene(tmp_path)} | wrong
+    with pytest.raises(UserError, match=words) as caught:
+        run(tmp_path, **given)
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["scene.tif"]
+
+
+def test_a_raster_that_ends_in_the_middle_leaves_no_map(tmp_path: Path, checkpoint: Path) -> None:
+    with pytest.raises(UserError, match="whole file that GDAL reads"):
+        run(tmp_path, checkpoint=str(checkpoint), image=broken_scene(tmp_path))
+    assert not list((tmp_path / "out").glob("map*"))
+
+
+def test_a_label_that_does_not_overlap_is_refused_before_anything_is_mapped(tmp_path: Path, checkpoint: Path) -> None:
+    far = rasterio.Affine(10, 0, 900_000, 0, -10, 5_000_000)
+    label = str(write_raster(tmp_path / "label.tif", np.ones((1, 20, 20), np.uint8), transform=far))
+    with pytest.raises(UserError, match="do not overlap"):
+        run(tmp_path, checkpoint=str(checkpoint), image=scene(tmp_path), label=label)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_scene_itself_is_never_overwritten(tmp_path: Path, checkpoint: Path) -> None:
+    image = scene(tmp_path)
+    with pytest.raises(UserError, match="is the scene itself"):
+        run(tmp_path, checkpoint=str(checkpoint), image=image, output=image)
+
+
+def test_an_output_that_cannot_be_is_one_line(tmp_path: Path, checkpoint: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file") as caught:
+        run(tmp_path, checkpoint=str(checkpoint), image=scene(tmp_path), output=str(tmp_path / "file" / "map.tif"))
+    assert "cannot be read or written" in entry.explain("predict", caught.value)
+
+
+def test_a_scene_that_is_wrong_is_found_before_others_are_mapped(tmp_path: Path, checkpoint: Path) -> None:
+    good = scene(tmp_path, "good.tif")
+    bad = str(write_raster(tmp_path / "two_bands.tif", noise(40, 40)[:2]))
+    with pytest.raises(UserError, match=r"two_bands\.tif has 2 bands"):
+        run(tmp_path, checkpoint=str(checkpoint), image=[good, bad], output=str(tmp_path / "maps"))
+    assert not (tmp_path / "maps").exists()
+
+
+def test_the_demo_maps_what_training_has_not_seen_with_preparation_s_classes() -> None:
+    schema.register()
+    with initialize_config_dir(str(ROOT / "configs")):
+        rules = [
+            OmegaConf.load(ROOT / "configs" / task / "experiment" / "demo.yaml").class_map
+            for task in ("prepare", "predict")
+        ]
+        config = compose("predict")
+    merged = [{rule.value: list(rule.merge) for rule in part} for part in rules]
+    assert merged[0] == merged[1]
+    demo = OmegaConf.load(ROOT / "configs" / "predict" / "experiment" / "demo.yaml")
+    del demo["hydra"]
+    settings = OmegaConf.merge(config, demo)
+    assert settings.image.endswith("data/demo/map_image.tif")
+    assert settings.checkpoint.endswith("train/demo")
