@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,13 +65,16 @@ def connect(url: str, grace: int | None = None, patience: int = 60) -> RDBStorag
     try:
         with database_errors(url), warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            return RDBStorage(
+            storage = RDBStorage(
                 url,
                 engine_kwargs={"connect_args": {"timeout": patience}} if is_file else None,
                 heartbeat_interval=None if grace is None else max(1, grace // 4),
                 grace_period=grace,
                 heartbeat_stale_trial_callback=put_back,
             )
+        if is_file:
+            _lock_at_once(storage.engine)
+        return storage
     except ImportError as error:
         raise UserError(
             f"{shown(url)} needs a database driver that is not installed; sqlite:// and postgresql:// need no more "
@@ -78,6 +82,24 @@ def connect(url: str, grace: int | None = None, patience: int = 60) -> RDBStorag
         ) from error
     except RuntimeError as error:  # tables of another Optuna
         raise _unusable(url, str(error).splitlines()[0]) from error
+
+
+def _lock_at_once(engine: sqlalchemy.Engine) -> None:
+    """Let SQLite lock the file before a transaction reads.
+
+    Else two processes that ask for one waiting trial both read that it waits, and both run it: SQLite has no locks of
+    rows, which Optuna counts on.
+    """
+
+    @sqlalchemy.event.listens_for(engine, "connect")
+    def leave_transactions_to_us(connection: sqlite3.Connection, _: object) -> None:
+        connection.isolation_level = None
+
+    @sqlalchemy.event.listens_for(engine, "begin")
+    def begin(connection: sqlalchemy.Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    engine.dispose()  # connections from before know nothing of it
 
 
 def put_back(study: optuna.Study, trial: FrozenTrial) -> None:

@@ -54,6 +54,8 @@ def start(task: str, main: Callable[[], Any]) -> None:
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us instead of Hydra's own several lines
     os.environ.setdefault("SPECDEEPMAP_ROOT", str(CONFIGS.parent))
+    # Launchers start other processes, which have to find src from wherever they are.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(CONFIGS.parent), os.environ.get("PYTHONPATH")]))
     schema.register()
     search_before(CONFIGS / task)
     Plugins.instance().register(StudySweeper)

@@ -185,5 +185,5 @@ def register() -> None:
     """Make every schema known to Hydra as ``<task>_schema``."""
     store = ConfigStore.instance()
     for task, schema in SCHEMAS.items():
-        store.store(f"{task}_schema", schema)
-    store.store("study", StudySweeperConfig, group="hydra/sweeper")
+        store.store(f"{task}_schema", schema, replace=True)
+    store.store("study", StudySweeperConfig, group="hydra/sweeper", replace=True)

@@ -42,13 +42,14 @@ class StudySweeper(Sweeper):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Take what Hydra gives; with the joblib launcher, as many workers as trials at a time."""
-        if config.hydra.launcher.get("n_jobs") == -1:  # joblib divides the cores' threads by this number
-            config.hydra.launcher.n_jobs = self.n_jobs
         self.context, self.composed = hydra_context, config
         self.folder = Path(config.hydra.sweep.dir)
         self.launcher: Launcher = Plugins.instance().instantiate_launcher(
             config=config, hydra_context=hydra_context, task_function=task_function
         )
+        joblib = getattr(self.launcher, "joblib", {})
+        if joblib.get("n_jobs") == -1:  # joblib divides the cores' threads by this number
+            joblib["n_jobs"] = self.n_jobs
 
     def sweep(self, arguments: list[str]) -> None:
         """Run what is missing of the study, and say what came of all of it."""

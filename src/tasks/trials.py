@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 
 SAMPLERS = ("hydra_plugins.hydra_optuna_sweeper.*", "optuna.samplers.*")
 
-SAME_ERRORS = 3
-"""Trials in a row that fail with one and the same error before a sweep stops: the next would too."""
+SAME_ERRORS = 5
+"""Trials that fail alike before any succeeds, after which a process stops: the next would fail too."""
 
 
 def run_study(sweeper: StudySweeper, arguments: Sequence[str]) -> None:
@@ -80,8 +80,8 @@ def open_study(sweeper: StudySweeper, space: Mapping[str, BaseDistribution]) -> 
 
 
 def _work(sweeper: StudySweeper, search: Search, fixed: Sequence[str]) -> None:
-    alike = ""
-    count = 0
+    errors: set[str] = set()
+    failed = 0
     while (trials := search.claim(sweeper.n_jobs)) or search.await_others():
         if not trials:
             continue
@@ -91,10 +91,10 @@ def _work(sweeper: StudySweeper, search: Search, fixed: Sequence[str]) -> None:
             error = explain("train", outcome) if isinstance(outcome, Exception) else ""
             state = search.tell(trial, outcome if isinstance(outcome, float) else UserError(error))
             _announce(search, trial, state, outcome, error)
-            count = count + 1 if error and error == alike else 1
-            alike = error
-        if alike and count >= SAME_ERRORS:
-            raise UserError(f"{count} trials in a row failed alike, so the sweep stops. {alike}")
+            errors.add(error)
+            failed += bool(error)
+        if failed >= SAME_ERRORS and len(errors) == 1:
+            raise UserError(f"All of {failed} trials failed alike, so the sweep stops. {error}")
 
 
 def _launch(

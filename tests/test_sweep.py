@@ -1,0 +1,282 @@
+"""``python train.py -m``: grids, studies, launchers, and what is said about those that cannot be."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shlex
+import signal
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import hydra
+import pytest
+from omegaconf import DictConfig
+from optuna.trial import TrialState
+
+from src.errors import UserError
+from src.tasks import entry
+from src.tasks.command_line import arrange
+from src.tasks.entry import CONFIGS
+from tests.browser import CHROMIUM, chromium
+from tests.sweeping import finish, stand_in, start, trials
+
+Sweep = Callable[..., list[str]]
+
+
+def objective(config: DictConfig) -> float:
+    """What a training would return."""
+    if config.loss._target_.endswith("CrossEntropyDice"):
+        raise UserError("ce_dice does not go with these chips")
+    if config.batch_size == 13:
+        raise MemoryError("out of memory")
+    return 1 - float(config.lr)
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Sweep]:
+    """Run a multirun in this process; returns its lines, or those on stderr if it ends with an error."""
+    handlers = logging.getLogger().handlers[:]
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> list[str]:
+        logs = f"paths.logs={tmp_path / 'logs'}"
+        monkeypatch.setattr(sys, "argv", ["train.py", "-m", "data_dir=here", logs, *arguments])
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+        monkeypatch.setenv("SPECDEEPMAP_ROOT", str(tmp_path))
+        capsys.readouterr()
+        main = hydra.main(config_path=str(CONFIGS), config_name="train")(objective)
+        try:
+            entry.start("train", main)
+        except SystemExit as end:
+            return str(end.code).splitlines()
+        return capsys.readouterr().out.splitlines()
+
+    yield run
+    logging.getLogger().handlers[:] = handlers
+
+
+def storage(folder: Path, name: str = "demo") -> str:
+    return f"sqlite:///{folder / 'logs/study' / name / 'study.db'}"
+
+
+def test_a_grid_runs_every_combination(sweep: Sweep) -> None:
+    lines = sweep("model=unet,segformer", "encoder=resnet18,tu-convnext_tiny", "hydra.sweep.dir=grid")
+    jobs = [line.split("model=")[1] for line in lines if "model=" in line]
+    assert sorted(jobs) == sorted(
+        f"{model} encoder={encoder}" for model in ("unet", "segformer") for encoder in ("resnet18", "tu-convnext_tiny")
+    )
+    assert sorted(path.name for path in Path("grid").iterdir() if path.is_dir()) == ["0", "1", "2", "3"]
+
+
+def test_a_study_goes_on_with_the_same_command_and_a_failed_trial_does_not_end_it(sweep: Sweep, tmp_path: Path) -> None:
+    study = ("hparams_search=demo", "loss=focal,ce_dice", "hydra/sweeper/sampler=random")
+    first = sweep(*study, "hydra.sweeper.n_trials=2")
+    again = sweep(*study, "hydra.sweeper.n_trials=2")
+    more = sweep(*study, "hydra.sweeper.n_trials=6")
+    done = trials(storage(tmp_path), "demo")
+    assert any("2 of 2 trials to do" in line for line in first)
+    assert any("0 of 2 trials to do" in line for line in again)
+    assert any("4 of 6 trials to do" in line for line in more)
+    assert len(done) == 6
+    for trial in done:
+        fails = trial.params["loss"] == "ce_dice"
+        assert trial.state is (TrialState.FAIL if fails else TrialState.COMPLETE)
+        assert ("does not go with" in trial.user_attrs.get("error", "")) == fails
+        assert (tmp_path / "logs/study/demo" / str(trial.number) / ".hydra/config.yaml").is_file()
+    assert {trial.state for trial in done} == {TrialState.FAIL, TrialState.COMPLETE}
+    best = max((t for t in done if t.value is not None), key=lambda t: t.value or 0)
+    assert f"best         trial {best.number}, validation IoU {best.value:.4f}" in more
+    command = next(line for line in more if line.startswith("repeat it"))
+    words = shlex.split(command.removeprefix("repeat it"))
+    assert words[:2] == ["python", "train.py"]
+    assert {"hparams_search=demo", f"lr={best.params['lr']}", "data_dir=here"} <= set(words)
+    assert not any(word.startswith("hydra.sweeper") for word in words)
+    assert (tmp_path / "logs/study/demo/study.html").is_file()
+
+
+def test_what_is_fixed_on_the_command_line_leaves_the_space(sweep: Sweep, tmp_path: Path) -> None:
+    sweep("hparams_search=demo", "loss=focal", "batch_size=4", "lr=0.1,0.2", "hydra.sweeper.n_trials=1")
+    (only,) = trials(storage(tmp_path), "demo")
+    assert set(only.params) == {"lr", "encoder", "augmentation"}
+    assert only.params["lr"] in (0.1, 0.2)
+
+
+def test_a_grid_of_a_study_ends_when_it_is_through(sweep: Sweep, tmp_path: Path) -> None:
+    fixed = ("hparams_search=demo", "loss=focal", "batch_size=4", "encoder=resnet18", "augmentation=none")
+    sweep(*fixed, "lr=0.1,0.2,0.3", "hydra/sweeper/sampler=grid", "hydra.sweeper.n_trials=9")
+    assert sorted(trial.params["lr"] for trial in trials(storage(tmp_path), "demo")) == [0.1, 0.2, 0.3]
+
+
+def test_trials_that_all_fail_alike_end_the_sweep_and_tell_why(sweep: Sweep, tmp_path: Path) -> None:
+    (line,) = sweep("hparams_search=demo", "loss=ce_dice", "hydra.sweeper.n_trials=9")
+    assert line.startswith("train.py: error: All of 5 trials failed alike")
+    assert "ce_dice does not go with these chips" in line
+    assert len(trials(storage(tmp_path), "demo")) == 5
+
+
+def test_out_of_memory_is_a_failed_trial(sweep: Sweep, tmp_path: Path) -> None:
+    (line,) = sweep("hparams_search=demo", "loss=focal", "batch_size=13", "hydra.sweeper.n_trials=1")
+    assert "came to an end" in line
+    assert "out of memory" in line
+    assert [trial.state for trial in trials(storage(tmp_path), "demo")] == [TrialState.FAIL]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["hparams_search=demo", "lrr=1,2"], ["lrr is not a key", "did you mean 'lr'"]),
+        (["hparams_search=demo", "model=unet,unett"], ["model=unett does not exist", "segformer"]),
+        (["hparams_search=demo", "hydra.sweeper.n_trials=0"], ["n_trials=0", "1 and more"]),
+        (["hparams_search=demo", "hydra.sweeper.params=null"], ["nothing to search", "interval"]),
+        (["hparams_search=demo", "lr=interval(0.1,0.01)"], ["lr=interval(0.1,0.01)", "lower number first"]),
+        (["hparams_search=demo", "lr=range(1,1)"], ["lr=range(1,1)", "cannot be searched"]),
+        (["hparams_search=demo", "hydra/sweeper/sampler=grid"], ["lr has no end of values", "range"]),
+        (["hparams_search=demo", "hydra.sweeper.storage=here"], ["no storage of a study", "sqlite:///FILE"]),
+        (["hparams_search=demo", "hydra.sweeper.storage=null"], ["hydra.sweeper.storage is empty"]),
+        (["hparams_search=demo", "hydra/launcher=lsf"], ["hydra/launcher=lsf does not exist", "joblib"]),
+        (["hparams_search=demo", "hydra/launcher=submitit_slurm"], ["finds no srun", "joblib"]),
+        (["lr=0.1,0.2", "hydra/launcher=submitit_slurm", "hydra.sweep.dir=grid"], ["finds no srun", "joblib"]),
+    ],
+)
+def test_a_sweep_that_cannot_be_is_one_line(
+    arguments: list[str], words: list[str], sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    (line,) = sweep(*arguments)
+    assert line.startswith("train.py: error: ")
+    for word in words:
+        assert word in line
+    assert not (tmp_path / "logs/study").exists()
+
+
+def test_another_study_of_the_same_name_is_one_line(sweep: Sweep, tmp_path: Path) -> None:
+    study = ("hparams_search=demo", "loss=focal", "hydra.sweeper.n_trials=1")
+    sweep(*study)
+    (space,) = sweep(*study, "encoder=resnet34,resnet50")
+    (data,) = sweep(*study, "data_dir=elsewhere")
+    assert "encoder in resnet18, tu-mobilenetv3_small_100, here resnet34, resnet50" in space
+    assert "data_dir=here, here elsewhere" in data
+    assert "hydra.sweeper.study_name" in space
+    assert any("0 of 1 trials to do" in line for line in sweep(*study, "accelerator=cpu", "devices=2"))
+    assert len(trials(storage(tmp_path), "demo")) == 1
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+def test_processes_share_a_study_and_the_trial_of_a_killed_one_is_not_lost(tmp_path: Path) -> None:
+    script = stand_in(tmp_path)
+    study = ("hparams_search=demo", "data_dir=here", "loss=focal", "hydra.sweeper.n_trials=5", "hydra.sweeper.grace=4")
+    killed = start(script, *study, seconds=600)
+    folder = tmp_path / "logs/study/demo"
+    wait_for((folder / "0/began").is_file)
+    others = [start(script, *study), start(script, *study)]
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    said = [finish(other) for other in others]
+    done = trials(storage(tmp_path), "demo")
+    lost, *rest = sorted(done, key=lambda trial: trial.number)
+    assert lost.state is TrialState.FAIL
+    assert [trial.state for trial in rest] == [TrialState.COMPLETE] * 5
+    assert [trial.params for trial in rest].count(lost.params) == 1
+    assert len({trial.params["lr"] for trial in rest}) == 5
+    ran = [re.findall(r"^trial (\d+),", text, re.MULTILINE) for text in said]
+    assert sorted(int(number) for each in ran for number in each) == [trial.number for trial in rest]
+
+
+def test_joblib_runs_trials_at_once_and_shares_the_threads(tmp_path: Path) -> None:
+    study = ("hparams_search=demo", "data_dir=here", "loss=focal", "hydra/launcher=joblib")
+    said = finish(start(stand_in(tmp_path), *study, "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=2", seconds=1))
+    began = [(tmp_path / f"logs/study/demo/{i}/began").read_text().split() for i in range(2)]
+    cores = len(os.sched_getaffinity(0))
+    assert [threads for threads, _ in began] == [str(max(1, cores // 2))] * 2
+    assert len({process for _, process in began}) == 2
+    assert said.count("validation IoU") == 3
+
+
+def test_submitit_runs_a_grid_in_processes_of_its_own(tmp_path: Path) -> None:
+    finish(
+        start(
+            stand_in(tmp_path), "lr=0.1,0.2", "data_dir=here", "hydra/launcher=submitit_local", "hydra.sweep.dir=grid"
+        )
+    )
+    processes = {(tmp_path / f"grid/{i}/began").read_text().split()[-1] for i in range(2)}
+    assert len(processes) == 2
+    assert all((tmp_path / f"grid/{i}/ended").is_file() for i in range(2))
+
+
+SLURM = {
+    # Keeps the script, and soon afterwards runs its array as the cluster would.
+    "sbatch": """cp "${@: -1}" "$SLURM_KEPT"
+(sleep 1; for task in 0 1; do
+  SLURM_JOB_ID=7 SLURM_ARRAY_JOB_ID=7 SLURM_ARRAY_TASK_ID=$task SLURM_NTASKS=1 SLURM_NODEID=0 SLURM_LOCALID=0 \\
+    SLURM_JOB_NUM_NODES=1 SLURM_PROCID=0 SLURM_JOB_NODELIST=here bash "$SLURM_KEPT"
+done) > /dev/null 2>&1 &
+echo Submitted batch job 7""",
+    "srun": """while [[ "$1" == --* ]]; do case "$1" in --output|--error) shift 2;; *) shift;; esac; done
+exec "$@" """,
+    "sacct": "printf 'JobID|State|NodeList\\n7_0|RUNNING|here\\n7_1|RUNNING|here\\n'",
+    "scontrol": "echo here",
+}
+
+
+def test_the_batch_script_for_slurm_asks_for_what_was_given_and_runs(tmp_path: Path) -> None:
+    for name, text in SLURM.items():
+        command = tmp_path / "bin" / name
+        command.parent.mkdir(exist_ok=True)
+        command.write_text(f"#!/bin/bash\n{text}\n")
+        command.chmod(command.stat().st_mode | stat.S_IEXEC)
+    kept = tmp_path / "script.sh"
+    asked = ("timeout_min=90", "partition=gpu", "gpus_per_node=4", "cpus_per_task=8", "mem_gb=64")
+    process = start(
+        stand_in(tmp_path),
+        *("lr=0.1,0.2", "data_dir=here", "hydra/launcher=submitit_slurm", "hydra.sweep.dir=grid"),
+        *(f"hydra.launcher.{key}" for key in asked),
+        PATH=f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+        SLURM_KEPT=str(kept),
+    )
+    finish(process)
+    script = kept.read_text()
+    for option in (
+        *("--array=0-1%2", "--time=90", "--partition=gpu", "--gpus-per-node=4"),
+        *("--ntasks-per-node=1", "--cpus-per-task=8", "--nodes=1", "--mem=64GB", "--job-name=train"),
+    ):
+        assert f"#SBATCH {option}\n" in script
+    assert re.search(rf"^srun .*{re.escape(sys.executable)} -u -m submitit.core._submit", script, re.MULTILINE)
+    assert all((tmp_path / f"grid/{i}/ended").is_file() for i in range(2))
+
+
+def test_globs_of_files_become_one_run_each(tmp_path: Path) -> None:
+    for name in ("b.tif", "a, it's.tif"):
+        (tmp_path / name).touch()
+    given = f"image=glob({tmp_path}/*.tif)"
+    arranged = arrange(["-m", given, "model=glob(unet*)"], {})
+    assert arranged == ["-m", f"image=choice('{tmp_path}/a, it\\'s.tif',{tmp_path}/b.tif)", "model=glob(unet*)"]
+    assert arrange([given], {}) == [given]
+    with pytest.raises(UserError, match="matches no file"):
+        arrange(["-m", "image=glob(none/*.tif)"], {})
+
+
+@pytest.mark.parametrize("variable", ["RANK", "SLURM_PROCID"])
+def test_only_the_first_of_distributed_processes_writes_what_hydra_writes(variable: str) -> None:
+    assert arrange(["lr=1"], {variable: "0"}) == ["lr=1"]
+    quiet = ["lr=1", "hydra.output_subdir=null", "hydra/job_logging=disabled", "hydra.run.dir=."]
+    assert arrange(["lr=1"], {variable: "1"}) == quiet
+    assert arrange(["hydra.run.dir=here"], {variable: "1"})[-1] != "hydra.run.dir=."
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+def test_the_page_of_a_study_shows_its_plots_without_a_network(sweep: Sweep, tmp_path: Path) -> None:
+    sweep("hparams_search=demo", "loss=focal,cross_entropy", "hydra.sweeper.n_trials=4")
+    with chromium(tmp_path / "profile") as page:
+        page.show(tmp_path / "logs/study/demo/study.html")
+        assert page.complaints == []
