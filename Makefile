@@ -11,10 +11,10 @@ export MPLBACKEND := Agg
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install lock lint format types test demo sweep tensorboard audit clean FORCE
+.PHONY: help install lock lint format types test test-postgres demo sweep tensorboard audit clean FORCE
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## Make .venv with what requirements.lock pins; PYTHON=python3.12 picks the interpreter
 
@@ -56,6 +56,9 @@ types: install ## Types, with mypy strict
 
 test: lint types ## Everything that has to pass: lint, types, tests
 	$(BIN)/python -m pytest
+
+test-postgres: install ## Two processes on one study in PostgreSQL (apt-get install postgresql)
+	TEST_POSTGRES=1 $(BIN)/python -m pytest tests/test_study_postgres.py
 
 sweep: install data/demo/chips/dataset.json ## Search the demo's hyperparameters with Optuna: four short trials
 	$(BIN)/python train.py -m experiment=demo hparams_search=demo

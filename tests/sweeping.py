@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import optuna
+from optuna.trial import TrialState
+
+from src.study_storage import connect
 
 ROOT = Path(__file__).parents[1]
 
@@ -66,5 +72,37 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 
 def trials(storage: str, name: str) -> list[optuna.trial.FrozenTrial]:
-    """Read the trials of a study."""
-    return optuna.load_study(study_name=name, storage=storage).get_trials()
+    """Read the trials of a study, and leave no connection open."""
+    database = connect(storage)
+    try:
+        return optuna.load_study(study_name=name, storage=database).get_trials()
+    finally:
+        database.remove_session()
+        database.engine.dispose()
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+    """Look again and again until something has happened."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+def check_sharing(script: Path, storage: str, *arguments: str) -> None:
+    """Kill a process in its trial, let two others do five trials, and see that each was done once and none lost."""
+    study = ("hparams_search=demo", "data_dir=here", "loss=focal", "hydra.sweeper.n_trials=5", "hydra.sweeper.grace=4")
+    killed = start(script, *study, *arguments, seconds=600)
+    wait_for((script.parent / "logs/study/demo/0/began").is_file)
+    others = [start(script, *study, *arguments, seconds=0.5) for _ in range(2)]
+    killed.kill()
+    killed.communicate()
+    said = [finish(other) for other in others]
+    lost, *rest = sorted(trials(storage, "demo"), key=lambda trial: trial.number)
+    assert lost.state is TrialState.FAIL
+    assert [trial.state for trial in rest] == [TrialState.COMPLETE] * 5
+    assert [trial.params for trial in rest].count(lost.params) == 1
+    assert len({trial.params["lr"] for trial in rest}) == 5
+    ran = [re.findall(r"^trial (\d+),", text, re.MULTILINE) for text in said]
+    assert sorted(int(number) for each in ran for number in each) == [trial.number for trial in rest]
+    assert all(ran), "one process did everything"

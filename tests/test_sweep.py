@@ -6,10 +6,8 @@ import logging
 import os
 import re
 import shlex
-import signal
 import stat
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,7 +21,7 @@ from src.tasks import entry
 from src.tasks.command_line import arrange
 from src.tasks.entry import CONFIGS
 from tests.browser import CHROMIUM, chromium
-from tests.sweeping import finish, stand_in, start, trials
+from tests.sweeping import check_sharing, finish, stand_in, start, trials
 
 Sweep = Callable[..., list[str]]
 
@@ -166,31 +164,8 @@ def test_another_study_of_the_same_name_is_one_line(sweep: Sweep, tmp_path: Path
     assert len(trials(storage(tmp_path), "demo")) == 1
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.1)
-
-
 def test_processes_share_a_study_and_the_trial_of_a_killed_one_is_not_lost(tmp_path: Path) -> None:
-    script = stand_in(tmp_path)
-    study = ("hparams_search=demo", "data_dir=here", "loss=focal", "hydra.sweeper.n_trials=5", "hydra.sweeper.grace=4")
-    killed = start(script, *study, seconds=600)
-    folder = tmp_path / "logs/study/demo"
-    wait_for((folder / "0/began").is_file)
-    others = [start(script, *study), start(script, *study)]
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
-    said = [finish(other) for other in others]
-    done = trials(storage(tmp_path), "demo")
-    lost, *rest = sorted(done, key=lambda trial: trial.number)
-    assert lost.state is TrialState.FAIL
-    assert [trial.state for trial in rest] == [TrialState.COMPLETE] * 5
-    assert [trial.params for trial in rest].count(lost.params) == 1
-    assert len({trial.params["lr"] for trial in rest}) == 5
-    ran = [re.findall(r"^trial (\d+),", text, re.MULTILINE) for text in said]
-    assert sorted(int(number) for each in ran for number in each) == [trial.number for trial in rest]
+    check_sharing(stand_in(tmp_path), storage(tmp_path))
 
 
 def test_joblib_runs_trials_at_once_and_shares_the_threads(tmp_path: Path) -> None:

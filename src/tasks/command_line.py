@@ -11,7 +11,7 @@ from typing import cast
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, read_write
 
 from src.errors import UserError
 
@@ -69,7 +69,7 @@ def as_single_run(output_dir: str) -> Iterator[None]:
         return
     before = sys.argv
     sys.argv = [before[0], *config.overrides.task, f"output_dir={quoted(output_dir)}"]
-    with open_dict(cast(DictConfig, config)):
+    with read_write(cast(DictConfig, config.run)):
         config.run.dir = output_dir
     try:
         yield

@@ -86,7 +86,8 @@ def run(task: str, config: DictConfig) -> float | None:
         return result
     except (UserError, OmegaConfBaseException, OSError) as error:
         if HydraConfig.get().mode is not RunMode.RUN:
-            log.error("%s.py: error: %s", task, explain(task, error))
+            if "study_name" not in HydraConfig.get().sweeper:  # a study tells its failures itself
+                log.error("%s.py: error: %s", task, explain(task, error))
             raise
         _forget(Path(HydraConfig.get().runtime.output_dir))
         _leave(task, error)
@@ -108,6 +109,10 @@ def search_before(folder: Path) -> None:
 
 def explain(task: str, error: Exception) -> str:
     """Put an error into one line: what was given, what was expected, what to do."""
+    return re.sub(r"\s+", " ", _explanation(task, error)).strip()
+
+
+def _explanation(task: str, error: Exception) -> str:
     if isinstance(error, UserError):
         return str(error)
     if _is_system_error(error):
@@ -137,7 +142,7 @@ def _kind(type_name: str) -> str:
 def _leave(task: str, error: Exception) -> NoReturn:
     if _is_system_error(error) and error.errno not in _DISK and not isinstance(error, FileNotFoundError):
         raise error
-    sys.exit(f"{task}.py: error: " + re.sub(r"\s+", " ", explain(task, error)).strip())
+    sys.exit(f"{task}.py: error: " + explain(task, error))
 
 
 def _forget(run_folder: Path) -> None:
