@@ -1,0 +1,521 @@
+"""prepare from end to end: every kind of input, compared with a plain NumPy slice of the whole scene."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pytest
+import rasterio
+import rasterio.features
+import rasterio.shutil
+import shapely
+from rasterio.transform import Affine
+
+from src.chips import read_labelled
+from src.class_map import ClassRule
+from src.datafolder import DataFolder, read_data_folder
+from src.errors import UserError
+from src.overview import Overview
+from src.preparation import prepare
+from src.prepare_settings import Preparation
+from src.tables import PARTS
+from tests import rasters
+
+ROOT = Path(__file__).parents[1]
+SETTINGS = Preparation("", "", (16, 16), (16, 16), min_coverage=50.0, shares=(60.0, 20.0, 20.0))
+
+
+@pytest.fixture(autouse=True)
+def plain_overview(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the picture out where a test is about something else: it takes longer than all the rest."""
+    if "picture" not in request.fixturenames:
+        monkeypatch.setattr(Overview, "draw", lambda _, path: path.write_bytes(b""))
+
+
+@pytest.fixture
+def picture() -> None:
+    """Ask for the picture as it is."""
+
+
+def settings(image: Path | tuple[Path, ...] | str, label: Path | tuple[Path, ...] | str, **changes: Any) -> Preparation:
+    def plain(value: Path | tuple[Path, ...] | str) -> str | tuple[str, ...]:
+        return tuple(str(path) for path in value) if isinstance(value, tuple) else str(value)
+
+    return replace(SETTINGS, image=plain(image), label=plain(label), **changes)
+
+
+def made(tmp_path: Path, given: Preparation) -> DataFolder:
+    prepare(given, tmp_path / "data")
+    return read_data_folder(tmp_path / "data")
+
+
+def chips(folder: DataFolder) -> list[tuple[str, int, int, npt.NDArray[Any], npt.NDArray[Any]]]:
+    """Scene, x, y, image and label of every chip that the lists name."""
+    found = []
+    for part in PARTS:
+        for sample in folder.samples(part, required=False):
+            scene, _, place = sample.image.stem.rpartition("_tile_")
+            x, y = map(int, place.split("_"))
+            found.append((scene, x, y, rasters.read(sample.image), rasters.read(sample.label)[0]))
+    return found
+
+
+def check_slices(folder: DataFolder, image: npt.NDArray[Any], label: npt.NDArray[Any], fill: float = 0) -> None:
+    """Compare every chip with the same slice of the whole scene, padded at its lower right."""
+    width, height = folder.spec.chip_size
+    whole = np.pad(image, ((0, 0), (0, height), (0, width)), constant_values=fill)
+    values = np.pad(label, ((0, height), (0, width)))
+    found = chips(folder)
+    assert found
+    for _, x, y, pixels, classes in found:
+        assert pixels.dtype == image.dtype
+        assert classes.dtype == np.uint8
+        np.testing.assert_array_equal(pixels, whole[:, y : y + height, x : x + width])
+        np.testing.assert_array_equal(classes, values[y : y + height, x : x + width])
+
+
+def digest(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "float32"])
+@pytest.mark.parametrize(
+    "layout", [{}, {"tiled": True, "blockxsize": 16, "blockysize": 32, "interleave": "band"}, {"compress": "deflate"}]
+)
+def test_a_geotiff_of_any_type_and_layout(dtype: str, layout: dict[str, Any], tmp_path: Path) -> None:
+    image = rasters.image(tmp_path / "scene.tif", 70, 90, bands=4, dtype=dtype, **layout)
+    label = rasters.label(tmp_path / "label.tif", 70, 90)
+    check_slices(made(tmp_path, settings(image, label, min_coverage=0.0)), rasters.read(image), rasters.read(label)[0])
+
+
+@pytest.mark.parametrize("interleave", ["bsq", "bil", "bip"])
+def test_envi_as_enmap_ships_it_with_bad_and_dead_bands(interleave: str, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(1).integers(1, 5000, (6, 64, 64)).astype(np.int16)
+    pixels[3] = -32768
+    path = rasters.write(tmp_path / "scene.bsq", pixels, driver="ENVI", interleave=interleave, nodata=-32768)
+    header = path.with_suffix(".hdr")
+    header.write_text(
+        header.read_text()
+        + "wavelength units = Micrometers\nwavelength = {0.4, 0.5, 0.6, 1.4, 1.5, 1.6}\nbbl = {1, 1, 1, 1, 0, 1}\n"
+    )
+    label = rasters.label(tmp_path / "label.tif")
+    folder = made(tmp_path, settings(path, label))
+    assert folder.spec.used == (True, True, True, False, False, True)
+    assert [band.wavelength for band in folder.spec.bands] == pytest.approx([400, 500, 600, 1400, 1500, 1600])
+    check_slices(folder, pixels, rasters.read(label)[0])
+    assert folder.statistics is not None
+    assert np.isnan(folder.statistics.mean[3])
+    with rasterio.open(folder.samples("train")[0].image) as chip:
+        assert float(chip.tags(1)["wavelength"]) == pytest.approx(400)
+        assert chip.tags(5)["bbl"] == "0"
+        assert chip.nodata == -32768
+
+
+def test_a_vrt_and_a_path_in_a_zip(tmp_path: Path) -> None:
+    image, label = rasters.image(tmp_path / "scene.tif"), rasters.label(tmp_path / "label.tif")
+    rasterio.shutil.copy(str(image), str(tmp_path / "scene.vrt"), driver="VRT")
+    check_slices(made(tmp_path, settings(tmp_path / "scene.vrt", label)), rasters.read(image), rasters.read(label)[0])
+    subprocess.run([sys.executable, "-m", "zipfile", "-c", str(tmp_path / "z.zip"), str(image)], check=True)
+    prepare(settings(f"/vsizip/{tmp_path}/z.zip/scene.tif", label), tmp_path / "zipped")
+    assert (tmp_path / "zipped/dataset.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("crs", "transform"),
+    [
+        ("EPSG:32633", Affine(10, 0, 330_000, 0, -10, 5_822_000)),
+        ("EPSG:4326", Affine(0.001, 0, 12.5, 0, -0.001, 52.5)),
+        ("EPSG:32633", Affine(10, 0, 330_000, 0, 10, 5_822_000)),
+        ("EPSG:32633", Affine(10, 0, 330_000, 0, -10, 5_822_000) @ Affine.rotation(30)),
+        (None, Affine(1, 0, 0, 0, -1, 64)),
+    ],
+    ids=["utm", "geographic", "south-up", "rotated", "no crs"],
+)
+def test_any_grid_and_chips_lie_where_they_were(crs: str | None, transform: Affine, tmp_path: Path) -> None:
+    image = rasters.image(tmp_path / "scene.tif", crs=crs, transform=transform)
+    label = rasters.label(tmp_path / "label.tif", crs=crs, transform=transform)
+    folder = made(tmp_path, settings(image, label))
+    check_slices(folder, rasters.read(image), rasters.read(label)[0])
+    for sample in folder.samples("train"):
+        x, y = map(int, sample.image.stem.split("_tile_")[1].split("_"))
+        with rasterio.open(sample.image) as chip:
+            assert (chip.crs.to_string() if chip.crs else None) == crs
+            np.testing.assert_allclose(tuple(chip.transform), tuple(transform @ Affine.translation(x, y)))
+
+
+def test_labels_of_another_extent_are_unclassified_elsewhere(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    image = rasters.image(tmp_path / "scene.tif")
+    label = rasters.label(tmp_path / "label.tif", 50, 50, transform=rasters.NORTH_UP @ Affine.translation(-3, 8))
+    caplog.set_level(logging.INFO)
+    folder = made(tmp_path, settings(image, label, min_coverage=0.0))
+    expected = np.zeros((64, 64), np.uint8)
+    expected[8:58, :47] = rasters.read(label)[0][:, 3:]
+    check_slices(folder, rasters.read(image), expected)
+    assert "another extent" in caplog.text
+
+
+@pytest.mark.parametrize(("crs", "pixel"), [("EPSG:32633", 7.0), ("EPSG:32632", 10.0), ("EPSG:4326", 0.0001)])
+def test_labels_on_another_grid_are_warped_by_nearest_neighbour(
+    crs: str, pixel: float, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """SpecDeepMap accepted labels of another size or zone without a word, pixel by pixel."""
+    image = rasters.image(tmp_path / "scene.tif")
+    left, bottom, right, top = rasterio.warp.transform_bounds("EPSG:32633", crs, 330_000, 5_821_360, 330_640, 5_822_000)
+    grid = Affine(pixel, 0, left - 3.3 * pixel, 0, -pixel, top + 3.7 * pixel)
+    height, width = int((top - bottom) / pixel) + 8, int((right - left) / pixel) + 8
+    label = rasters.label(tmp_path / "label.tif", height, width, cell=9, crs=crs, transform=grid)
+    caplog.set_level(logging.INFO)
+    folder = made(tmp_path, settings(image, label))
+    assert "warped onto the grid" in caplog.text
+    values = rasters.read(label)[0]
+    rows, columns = np.mgrid[0:64, 0:64]
+    xs, ys = 330_000 + 10 * (columns + 0.5), 5_822_000 - 10 * (rows + 0.5)
+    xs, ys = rasterio.warp.transform("EPSG:32633", crs, xs.ravel(), ys.ravel())
+    at = np.array([~grid @ point for point in zip(xs, ys, strict=True)])
+    expected = values[np.floor(at[:, 1]).astype(int), np.floor(at[:, 0]).astype(int)].reshape(64, 64)
+    for _, x, y, _, classes in chips(folder):
+        same = classes == expected[y : y + 16, x : x + 16]
+        assert same.mean() > 0.99  # a position may lie a hundredth of a pixel off
+
+
+@pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".shp"])
+def test_vector_labels_with_text_classes(suffix: str, tmp_path: Path) -> None:
+    crs = "EPSG:4326" if suffix == ".geojson" else rasters.UTM
+    image = rasters.image(tmp_path / "scene.tif", crs=crs, transform=_grid(crs))
+    shapes = [(_box(crs, 0, 0, 40, 64), "wood"), (_box(crs, 30, 0, 64, 30), "lake"), (_box(crs, 50, 40, 64, 64), None)]
+    label = rasters.polygons(tmp_path / f"land{suffix}", shapes, crs=crs)
+    folder = made(tmp_path, settings(image, label, label_field="class"))
+    assert folder.spec.classes.names == ("lake", "wood")
+    expected = np.zeros((64, 64), np.uint8)
+    expected[:, :40] = 2
+    expected[:30, 30:] = 1
+    check_slices(folder, rasters.read(image), expected)
+
+
+def test_vector_labels_in_another_crs_with_numbers(tmp_path: Path) -> None:
+    image = rasters.image(tmp_path / "scene.tif")
+    crs = "EPSG:4326"
+    corners = np.array([(330_000, 5_822_000), (330_404, 5_822_000), (330_404, 5_821_000), (330_000, 5_821_000)])
+    xs, ys = rasterio.warp.transform(rasters.UTM, crs, corners[:, 0], corners[:, 1])
+    ring = shapely.Polygon(list(zip(xs, ys, strict=True)))
+    label = rasters.polygons(tmp_path / "land.gpkg", [(ring.buffer(1).difference(ring), 7), (ring, 200)], crs=crs)
+    folder = made(tmp_path, settings(image, label))
+    expected = np.full((64, 64), 7, np.uint8)
+    expected[:, :40] = 200
+    check_slices(folder, rasters.read(image), expected)
+
+
+def _grid(crs: str) -> Affine:
+    return rasters.NORTH_UP if crs == rasters.UTM else Affine(0.001, 0, 12.5, 0, -0.001, 52.5)
+
+
+def _box(crs: str, left: int, top: int, right: int, bottom: int) -> shapely.Polygon:
+    """Return a box given in pixels."""
+    (x0, y0), (x1, y1) = _grid(crs) @ (left, top), _grid(crs) @ (right, bottom)
+    return shapely.box(min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1))
+
+
+def test_a_class_map_merges_drops_and_orders(tmp_path: Path) -> None:
+    image = rasters.image(tmp_path / "scene.tif")
+    boxes = {"oak": (0, 0, 64, 20), "pine": (0, 10, 64, 40), "lake": (20, 0, 40, 64), "bog": (35, 0, 64, 64)}
+    label = rasters.polygons(tmp_path / "l.gpkg", [(_box(rasters.UTM, *box), name) for name, box in boxes.items()])
+    rules = (
+        ClassRule(9, ("lake",), "water", "#0000ff"),
+        ClassRule(4, ("oak", "pine"), "forest"),
+        ClassRule(0, ("bog",)),
+    )
+    folder = made(tmp_path, settings(image, label, class_map=rules, min_coverage=1.0))
+    expected = np.zeros((64, 64), np.uint8)
+    expected[:, 20:40] = 9
+    expected[:40] = 4
+    expected[:, 35:] = 0
+    check_slices(folder, rasters.read(image), expected)
+    assert [(c.value, c.name) for c in folder.spec.classes.classes] == [(4, "forest"), (9, "water")]
+    assert folder.spec.classes.colors[1] == "#0000ff"
+
+
+def test_values_over_255_can_be_mapped_and_others_drop_out(tmp_path: Path) -> None:
+    image = rasters.image(tmp_path / "scene.tif")
+    codes = np.array([0, 1110, 1120, 9000], np.int32)[rasters.read(rasters.label(tmp_path / "l.tif"))[0]]
+    label = rasters.write(tmp_path / "codes.tif", codes)
+    folder = made(tmp_path, settings(image, label, class_map=(ClassRule(3, (1110, 9000), "grain"),), min_coverage=10.0))
+    check_slices(folder, rasters.read(image), np.where(np.isin(codes, [1110, 9000]), 3, 0).astype(np.uint8))
+
+
+def test_rare_classes_become_other_and_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    image = rasters.image(tmp_path / "scene.tif")
+    values = rasters.read(rasters.label(tmp_path / "l.tif", values=(1, 2)))[0]
+    values[3, 5:9] = 7
+    values[60, 60:62] = 12
+    label = rasters.write(tmp_path / "label.tif", values)
+    caplog.set_level(logging.INFO)
+    folder = made(tmp_path, settings(image, label, min_class_share=0.5))
+    expected = np.where(values > 2, 3, values).astype(np.uint8)
+    check_slices(folder, rasters.read(image), expected)
+    assert folder.spec.classes.names == ("class_1", "class_2", "other")
+    assert "class_7 (0.098 %), class_12" in caplog.text
+
+
+def test_values_with_gaps_names_and_colours_of_the_label_raster(tmp_path: Path) -> None:
+    """SpecDeepMap failed on 10, 20, 30 and never counted the 7 of 1, 2, 7."""
+    image = rasters.image(tmp_path / "scene.tif")
+    colors = {10: (255, 0, 0), 20: (0, 128, 0), 255: (0, 0, 255)}
+    label = rasters.label(tmp_path / "label.tif", values=(10, 20, 255), colors=colors)
+    folder = made(tmp_path, settings(image, label, class_names={20: "wood"}))
+    assert folder.spec.classes.values == (10, 20, 255)
+    assert folder.spec.classes.names == ("class_10", "wood", "class_255")
+    assert folder.spec.classes.colors == ("#ff0000", "#008000", "#0000ff")
+    counts = sum(np.bincount(c.ravel(), minlength=256) for *_, c in chips(folder))
+    assert counts[[10, 20, 255]].sum() == 64 * 64
+    assert sum(sum(row.counts) for row in folder.summary.rows if folder.summary) == 64 * 64
+
+
+def test_a_mask_an_alpha_band_nan_and_nodata_in_any_band_are_no_measurements(tmp_path: Path) -> None:
+    label = rasters.label(tmp_path / "label.tif")
+    values, generator = rasters.read(label)[0], np.random.default_rng(0)
+    gap = np.zeros((64, 64), bool)
+    gap[5:9, 5:30] = True
+    pixels = generator.integers(1, 250, (3, 64, 64)).astype(np.uint8)
+    alpha = np.concatenate([pixels, np.where(gap, 0, 255).astype(np.uint8)[None]])
+    holed = pixels.astype(np.float32)
+    holed[1, gap] = np.nan
+    zeroed = pixels.copy()
+    zeroed[2, gap] = 0
+    images = {
+        "mask": rasters.write(tmp_path / "mask.tif", pixels, mask=~gap),
+        "alpha": rasters.write(tmp_path / "alpha.tif", alpha, photometric="RGB", alpha="YES"),
+        "nan": rasters.write(tmp_path / "nan.tif", holed),
+        "nodata": rasters.write(tmp_path / "nodata.tif", zeroed, nodata=0),
+        "override": rasters.write(tmp_path / "override.tif", zeroed),
+    }
+    for name, image in images.items():
+        given = settings(image, label, min_coverage=0.0, nodata=0.0 if name == "override" else None)
+        prepare(given, tmp_path / name)
+        folder = read_data_folder(tmp_path / name)
+        check_slices(folder, rasters.read(image)[:3], np.where(gap, 0, values))
+        assert folder.statistics is not None
+        valid = np.concatenate([rasters.read(s.image)[:3, _valid(s.label, gap)] for s in folder.samples("train")], 1)
+        np.testing.assert_allclose(folder.statistics.mean, valid.astype(np.float64).mean(1), rtol=1e-9)
+        np.testing.assert_allclose(folder.statistics.std, valid.astype(np.float64).std(1), rtol=1e-9)
+
+
+def _valid(chip: Path, gap: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    x, y = map(int, chip.stem.split("_tile_")[1].split("_"))
+    return ~gap[y : y + 16, x : x + 16]
+
+
+def test_padding_over_the_edge_is_no_data(tmp_path: Path) -> None:
+    """SpecDeepMap: 72 × 72 pixels of 1000, tile 32, coverage 0: mean 662.5 and deviation 472.9."""
+    image = rasters.write(tmp_path / "scene.tif", np.full((1, 72, 72), 1000, np.uint16))
+    label = rasters.label(tmp_path / "label.tif", 72, 72)
+    given = settings(image, label, chip_size=(32, 32), chip_step=(32, 32), min_coverage=0.0)
+    folder = made(tmp_path, given)
+    assert folder.statistics is not None
+    assert (folder.statistics.mean, folder.statistics.std) == ((1000.0,), (0.0,))
+    edge = next(s for part in PARTS for s in folder.samples(part) if s.image.stem.endswith("64_64"))
+    spec = folder.spec
+    assert read_labelled(edge, spec.bands, spec.used, spec.nodata, spec.classes).valid.sum() == 64
+
+
+def test_nodata_is_recognised_before_scaling(tmp_path: Path) -> None:
+    """SpecDeepMap: 2000 or −9999 with the scaler 10 000 gave the mean −0.4."""
+    pixels = np.full((2, 64, 64), 2000, np.int16)
+    pixels[:, ::2] = -9999
+    image, label = rasters.write(tmp_path / "s.tif", pixels, nodata=-9999), rasters.label(tmp_path / "label.tif")
+    folder = made(tmp_path, settings(image, label, scaler=10_000.0, min_coverage=10.0))
+    assert folder.statistics is not None
+    assert folder.statistics.mean == (0.2, 0.2)
+    assert folder.spec.scaler == 10_000
+    header = (tmp_path / "data/Normalize_Bands.csv").read_text().splitlines()[0]
+    assert header == "Band_Number,std,mean,std and mean already scaled by scaler"
+
+
+def test_statistics_are_numpys_over_the_training_chips(tmp_path: Path) -> None:
+    image = rasters.image(tmp_path / "s.tif", 96, 96, bands=3, dtype="float32")
+    folder = made(tmp_path, settings(image, rasters.label(tmp_path / "l.tif", 96, 96), scaler=100.0))
+    pixels = np.concatenate([rasters.read(s.image).reshape(3, -1) for s in folder.samples("train")], 1)
+    assert folder.statistics is not None
+    np.testing.assert_allclose(folder.statistics.mean, pixels.astype(np.float64).mean(1) / 100, rtol=1e-9)
+    np.testing.assert_allclose(folder.statistics.std, pixels.astype(np.float64).std(1) / 100, rtol=1e-9)
+
+
+def test_the_tables_are_specdeepmaps(tmp_path: Path) -> None:
+    image, label = rasters.image(tmp_path / "s.tif"), rasters.label(tmp_path / "l.tif")
+    folder = made(tmp_path, settings(image, label))
+    table = pd.read_csv(tmp_path / "data/Summary_train_val.csv", keep_default_na=False)
+    assert list(table.columns) == [
+        "Class ID",
+        "Train Count",
+        "Train Percentage",
+        "Validation Count",
+        "Validation Percentage",
+        "Test Count",
+        "Test Percentage",
+        "Class Train Weight",
+        "Scaler",
+        "Ignored Background : Class Zero",
+    ]
+    counts = [np.bincount(rasters.read(s.label).ravel(), minlength=4)[1:] for s in folder.samples("train")]
+    share = np.sum(counts, 0) / np.sum(counts)
+    np.testing.assert_array_equal(table["Train Count"], np.sum(counts, 0))
+    np.testing.assert_allclose(table["Train Percentage"], np.round(100 * share, 2))
+    np.testing.assert_allclose(table["Class Train Weight"], np.round(1 - share, 4))
+    assert set(table["Scaler"]) == {"None"}
+    assert set(table["Ignored Background : Class Zero"]) == {"No"}
+    lists = pd.read_csv(tmp_path / "data/train_files.csv")
+    assert list(lists.columns) == ["image", "mask"]
+    assert lists["image"].str.match(r"images/s_tile_\d+_\d+\.tif").all()
+
+
+def test_one_class_has_the_weight_one(tmp_path: Path) -> None:
+    """SpecDeepMap gave it 0, and the loss was NaN."""
+    image, label = rasters.image(tmp_path / "s.tif"), rasters.label(tmp_path / "l.tif", values=(5,))
+    assert made(tmp_path, settings(image, label)).class_weights == (1.0,)
+
+
+def test_coverage_decides_and_the_summary_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    values = np.ones((64, 64), np.uint8)
+    values[:16, :16].flat[:129] = 0
+    values[:16, 16:32].flat[:128] = 0
+    values[:16, 32:48] = 0
+    pixels = np.ones((1, 64, 64), np.uint8)
+    pixels[:, :16, 48:] = 0
+    image, label = rasters.write(tmp_path / "s.tif", pixels, nodata=0), rasters.write(tmp_path / "l.tif", values)
+    caplog.set_level(logging.INFO)
+    folder = made(tmp_path, settings(image, label))
+    assert {(x, y) for _, x, y, _, _ in chips(folder) if y == 0} == {(16, 0)}
+    for words in ("13 of 16 windows are chips", "1 below the coverage", "1 without label", "1 without measurement"):
+        assert words in caplog.text
+    assert "overview.png" in caplog.text
+
+
+def test_many_scenes_by_glob_and_one_vector_file_for_all(tmp_path: Path) -> None:
+    for number in range(3):
+        grid = rasters.NORTH_UP @ Affine.translation(0, 64 * number)
+        rasters.image(tmp_path / f"scene_{number}.tiff", seed=number, transform=grid)
+    label = rasters.polygons(
+        tmp_path / "l.gpkg", [(_box(rasters.UTM, 0, 0, 30, 192), 1), (_box(rasters.UTM, 30, 0, 64, 192), 2)]
+    )
+    folder = made(tmp_path, settings(tmp_path / "scene_*.tiff", label))
+    found = chips(folder)
+    assert {scene for scene, *_ in found} == {"scene_0", "scene_1", "scene_2"}
+    for scene, x, y, pixels, _ in found:
+        whole = rasters.read(tmp_path / f"{scene}.tiff")
+        np.testing.assert_array_equal(pixels, whole[:, y : y + 16, x : x + 16])
+    assert [scene.name for scene in folder.spec.scenes] == ["scene_0", "scene_1", "scene_2"]
+
+
+def test_chips_of_four_bytes_bands_have_no_alpha_by_accident(tmp_path: Path) -> None:
+    """GDAL takes the fourth band of a uint8 TIFF for transparency unless told otherwise."""
+    image, label = rasters.image(tmp_path / "s.tif", bands=4, dtype="uint8"), rasters.label(tmp_path / "l.tif")
+    assert len(made(tmp_path, settings(image, label)).spec.bands) == 4
+
+
+def test_running_twice_does_nothing_and_other_settings_are_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    image, label = rasters.image(tmp_path / "s.tif"), rasters.label(tmp_path / "l.tif")
+    folder = made(tmp_path, settings(image, label))
+    before = {path: path.stat().st_mtime_ns for path in folder.path.rglob("*")}
+    caplog.set_level(logging.INFO)
+    prepare(settings(image, label), folder.path)
+    assert "nothing to do" in caplog.text
+    assert {path: path.stat().st_mtime_ns for path in folder.path.rglob("*")} == before
+    with pytest.raises(UserError, match=r"seed: 42 → 7.*overwrite=true"):
+        prepare(settings(image, label, seed=7), folder.path)
+    prepare(settings(image, label, seed=7, chip_size=(32, 32), chip_step=(32, 32)), folder.path, overwrite=True)
+    assert read_data_folder(folder.path).spec.chip_size == (32, 32)
+    assert len(list((folder.path / "images").iterdir())) == 4
+
+
+def test_a_changed_scene_is_not_taken_for_the_prepared_one(tmp_path: Path) -> None:
+    image, label = rasters.image(tmp_path / "s.tif"), rasters.label(tmp_path / "l.tif")
+    folder = made(tmp_path, settings(image, label))
+    os.utime(image, ns=(1, 1))
+    with pytest.raises(UserError, match=r"changed: .*s\.tif"):
+        prepare(settings(image, label), folder.path)
+
+
+@pytest.mark.usefixtures("picture")
+def test_a_run_killed_at_any_moment_ends_the_same_when_started_again(tmp_path: Path) -> None:
+    """The process kills itself after the n-th file that it has written, moved or removed."""
+    image, label = rasters.image(tmp_path / "s.tif"), rasters.label(tmp_path / "l.tif")
+    given = settings(image, label, chip_size=(32, 32), chip_step=(32, 32))
+    prepare(given, tmp_path / "whole")
+    expected = digest(tmp_path / "whole")
+    script = (
+        "import os, signal, sys; from pathlib import Path; left = [int(sys.argv[1])]\n"
+        "def hook(event, args):\n"
+        "    if event in ('os.rename', 'os.remove', 'shutil.rmtree', 'os.mkdir') and 'killed' in str(args[0]):\n"
+        "        left[0] -= 1\n"
+        "        if left[0] < 0: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "from src.preparation import prepare; from src.prepare_settings import Preparation\n"
+        "given = eval(sys.argv[2]); sys.addaudithook(hook); prepare(given, sys.argv[3])\n"
+    )
+    for moment in (1, 7, 13, 15, 18, 21):
+        target = tmp_path / f"killed_{moment}"
+        command = [sys.executable, "-c", script, str(moment), repr(given), str(target)]
+        environment = {**os.environ, "MPLBACKEND": "Agg"}
+        result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        assert result.returncode == -signal.SIGKILL, result.stderr
+        assert not (target / "dataset.json").exists() or digest(target).items() >= expected.items()
+        prepare(given, target)
+        assert digest(target) == expected
+
+
+def test_overwriting_keeps_the_old_folder_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    image, label = rasters.image(tmp_path / "s.tif"), rasters.label(tmp_path / "l.tif")
+    folder = made(tmp_path, settings(image, label))
+    before = digest(folder.path)
+    bad = rasters.write(tmp_path / "bad.tif", np.full((64, 64), 300, np.int16))
+    with pytest.raises(UserError, match="300"):
+        prepare(settings(image, bad), folder.path, overwrite=True)
+    assert digest(folder.path) == before
+
+
+def test_what_prepare_did_not_make_is_left_alone(tmp_path: Path) -> None:
+    image, label = rasters.image(tmp_path / "s.tif"), rasters.label(tmp_path / "l.tif")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"did not make \(notes\.txt\)"):
+        prepare(settings(image, label), tmp_path / "data", overwrite=True)
+    (tmp_path / "file").write_text("a file")
+    with pytest.raises(UserError, match="no folder"):
+        prepare(settings(image, label), tmp_path / "file")
+
+
+@pytest.mark.usefixtures("picture")
+def test_dataset_json_describes_the_folder(tmp_path: Path) -> None:
+    image, label = rasters.image(tmp_path / "s.tif", names=["blue", "green", "red"]), rasters.label(tmp_path / "l.tif")
+    folder = made(tmp_path, settings(image, label, strategy="blocks", buffer=4))
+    content = json.loads((folder.path / "dataset.json").read_text())
+    assert [band["name"] for band in content["bands"]] == ["blue", "green", "red"]
+    assert content["scenes"][0] | {"crs": "", "transform": []} == {
+        "name": "s",
+        "path": str(image),
+        "width": 64,
+        "height": 64,
+        "crs": "",
+        "transform": [],
+    }
+    assert content["split"]["strategy"] == "blocks"
+    assert 0 <= content["split"]["imbalance"] <= 1
+    assert content["seed"] == 42
+    assert {"python", "rasterio", "numpy"} <= set(content["versions"])
+    assert (folder.path / "overview.png").read_bytes().startswith(b"\x89PNG")
