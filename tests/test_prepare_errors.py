@@ -1,0 +1,216 @@
+"""What goes wrong is one line: what was given, what was expected, what to do; and nothing is left behind."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import shapely
+from rasterio.transform import Affine
+
+from src import raster
+from src.class_map import ClassMap, ClassRule
+from src.errors import UserError
+from src.preparation import prepare
+from src.prepare_settings import Preparation
+from tests import rasters
+
+SETTINGS = Preparation("", "", (16, 16), (16, 16))
+AWAY = rasters.NORTH_UP @ Affine.translation(1000, 0)
+
+
+def fails(tmp_path: Path, words: str, **changes: Any) -> None:
+    """Prepare, expect one line with the words, and nothing in the folder."""
+    given = (
+        replace(SETTINGS, image=str(tmp_path / "s.tif"), label=str(tmp_path / "l.tif"))
+        if changes.get("image") is None
+        else SETTINGS
+    )
+    given = replace(given, **{key: value for key, value in changes.items() if value is not None})
+    with pytest.raises(UserError, match=words) as caught:
+        prepare(given, tmp_path / "out" / "data")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out/data").exists()
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Path:
+    rasters.image(tmp_path / "s.tif")
+    rasters.label(tmp_path / "l.tif")
+    return tmp_path
+
+
+def test_a_missing_file(scene: Path) -> None:
+    fails(scene, r"There is no file .*gone\.tif", image=str(scene / "gone.tif"), label=str(scene / "l.tif"))
+    fails(scene, r"There is no file .*gone\.tif", label=str(scene / "gone.tif"))
+    fails(scene, r"matches no file", image=str(scene / "gone_*.tif"), label=str(scene / "l.tif"))
+    fails(scene, r"empty list", image=(), label=())
+
+
+def test_an_unreadable_file(scene: Path) -> None:
+    (scene / "l.tif").write_text("no raster")
+    fails(scene, r"l\.tif cannot be read as a raster")
+
+
+@pytest.mark.parametrize("which", ["s.tif", "l.tif"])
+def test_a_truncated_file_is_named(which: str, scene: Path) -> None:
+    content = (scene / which).read_bytes()
+    (scene / which).write_bytes(content[: len(content) * 2 // 3])
+    fails(scene, rf"{which} cannot be read as a raster", min_coverage=0.0)
+
+
+def test_labels_elsewhere(scene: Path) -> None:
+    rasters.label(scene / "l.tif", transform=AWAY)
+    fails(scene, r"do not overlap")
+    box = shapely.box(0, 0, 10, 10)
+    rasters.polygons(scene / "l.gpkg", [(box, "a")])
+    fails(scene, r"do not overlap: no geometry lies within", label=str(scene / "l.gpkg"))
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "words"),
+    [
+        (300, "int16", "the value 300"),
+        (-1, "int16", "the value -1"),
+        (1.5, "float32", "the value 1.5"),
+        (1e6, "float64", "1e"),
+    ],
+)
+def test_labels_that_are_no_classes(value: float, dtype: str, words: str, scene: Path) -> None:
+    """Under a uint8 image, SpecDeepMap wrote 300 as 255."""
+    pixels = np.ones((64, 64), dtype)
+    pixels[40, 40] = value
+    rasters.write(scene / "l.tif", pixels)
+    fails(scene, words)
+
+
+def test_labels_of_several_bands(scene: Path) -> None:
+    rasters.image(scene / "l.tif", bands=3, dtype="uint8")
+    fails(scene, r"has 3 bands; a label raster has one")
+
+
+def test_labels_without_any_class(scene: Path) -> None:
+    rasters.label(scene / "l.tif", values=(0,))
+    fails(scene, r"have no class", min_coverage=0.0)
+
+
+def test_labels_without_a_crs(scene: Path) -> None:
+    rasters.label(scene / "l.tif", crs=None, transform=AWAY)
+    fails(scene, r"l\.tif has no CRS")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"shares": (90.0, 10.0, 10.0)}, r"split\.train=90, split\.validation=10, split\.test=10"),
+        ({"shares": (90.0, -10.0, 10.0)}, r"0 or more"),
+        ({"shares": (0.0, 0.0, 0.0)}, r"above 0"),
+        ({"chip_size": (0, 16)}, r"chip\.size is \[0, 16\]"),
+        ({"chip_step": (16, -1)}, r"chip\.step"),
+        ({"min_coverage": 101.0}, r"chip\.min_coverage is 101"),
+        ({"min_coverage": -1.0}, r"chip\.min_coverage is -1"),
+        ({"min_class_share": 200.0}, r"min_class_share"),
+        ({"buffer": 5}, r"split\.strategy=blocks"),
+        ({"buffer": -5, "strategy": "blocks"}, r"split\.buffer=-5"),
+        ({"block": 0, "strategy": "blocks"}, r"split\.block"),
+        ({"scaler": 0.0}, r"scaler is 0"),
+    ],
+)
+def test_settings_out_of_range(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        replace(SETTINGS, **changes)
+
+
+def test_scenes_that_do_not_go_together(scene: Path) -> None:
+    def against(other: Path) -> dict[str, Any]:
+        return {"image": (str(scene / "s.tif"), str(other)), "label": str(scene / "l.tif")}
+
+    fails(scene, r"more\.tif has 4 bands, but .*s\.tif has 3", **against(rasters.image(scene / "more.tif", bands=4)))
+    fails(scene, r"f\.tif is float32, but .*uint16", **against(rasters.image(scene / "f.tif", dtype="float32")))
+    named = rasters.image(scene / "n.tif", names=["red", "green", "blue"])
+    rasters.image(scene / "s.tif", names=["blue", "green", "red"])
+    fails(scene, r"Band 1 of .*n\.tif is 'red', but that of .*s\.tif is 'blue'", **against(named))
+    twin = rasters.image(scene / "elsewhere" / "s.tif", names=["blue", "green", "red"])
+    fails(scene, r"have the same name", **against(twin))
+
+
+def test_as_many_labels_as_images(scene: Path) -> None:
+    images = tuple(str(rasters.image(scene / f"{name}.tif")) for name in "abc")
+    fails(scene, r"3 images and 2 labels", image=images, label=(str(scene / "l.tif"), str(scene / "l.tif")))
+
+
+def test_no_chip_left_says_what_was_dropped_for_what(scene: Path) -> None:
+    values = np.zeros((64, 64), np.uint8)
+    values[:8, :8] = 1
+    rasters.write(scene / "l.tif", values)
+    fails(scene, r"No chips are left for 3 parts \(dropped: 1 below the coverage, 15 without label, of 16\)")
+    values[:16, :16] = 1
+    rasters.write(scene / "l.tif", values)
+    fails(scene, r"1 chip is left for 3 parts")
+
+
+def test_a_nodata_value_that_does_not_fit(scene: Path) -> None:
+    fails(scene, r"nodata=-9999 does not fit into .*uint16", nodata=-9999.0)
+
+
+def test_a_scene_without_any_measurement(scene: Path) -> None:
+    rasters.write(scene / "s.tif", np.zeros((2, 64, 64), np.uint8), nodata=0)
+    fails(scene, r"No band of .* has a measurement")
+
+
+def test_vector_files_that_cannot_be_used(scene: Path) -> None:
+    label = str(scene / "l.gpkg")
+    box = shapely.box(330_000, 5_821_400, 330_600, 5_822_000)
+    rasters.polygons(scene / "l.gpkg", [(box, "a")], field="fclass")
+    fails(scene, r"no field land; give label_field=… as one of: fclass", label=label, label_field="land")
+    fails(scene, r"no layer x; give label_layer=… as one of: l", label=label, label_layer="x")
+    fails(scene, r"class_map merges b, which no label has; there is: a", label=label, class_map=(ClassRule(1, ("b",)),))
+    rasters.polygons(scene / "n.gpkg", [(box, 1.5)])
+    fails(scene, r"the value 1\.5", label=str(scene / "n.gpkg"))
+    rasters.polygons(scene / "h.gpkg", [(box, 400)])
+    fails(scene, r"the value 400", label=str(scene / "h.gpkg"))
+
+
+def test_names_that_do_not_fit_the_classes(scene: Path) -> None:
+    fails(scene, r"class_names has 2 entries for 3 classes \(1, 2, 3\)", class_names=("a", "b"))
+    fails(scene, r"class_names has a key that is no class value", class_names={"a": "b"})
+    fails(scene, r"written #rrggbb", class_colors={1: "green"})
+
+
+@pytest.mark.parametrize(
+    ("rules", "words"),
+    [
+        ([ClassRule(256, (1,))], "expected 1–255"),
+        ([ClassRule(1, ())], "merges nothing"),
+        ([ClassRule(1, (5,)), ClassRule(1, (6,))], "the value 1 twice"),
+        ([ClassRule(1, (5,)), ClassRule(2, (5,))], "puts 5 into 1 and 2"),
+    ],
+)
+def test_class_maps_that_contradict_themselves(rules: list[ClassRule], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        ClassMap(tuple(rules))
+
+
+def test_a_full_disk_leaves_nothing(scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = 3
+    real: Callable[[Any], Any] = raster.whole_file
+
+    @contextmanager
+    def full(path: Path) -> Iterator[Path]:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        with real(path) as partial:
+            yield partial
+
+    monkeypatch.setattr(raster, "whole_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        prepare(replace(SETTINGS, image=str(scene / "s.tif"), label=str(scene / "l.tif")), scene / "out/data")
+    assert not (scene / "out/data").exists()
