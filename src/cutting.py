@@ -20,6 +20,7 @@ from src.grid import Window, WindowGroup, grouped_windows
 from src.label_sources import LabelReader, LabelSource
 from src.labels import UNCLASSIFIED
 from src.raster import (
+    Compression,
     DatasetReader,
     RasterInfo,
     block_cache,
@@ -62,7 +63,7 @@ class ChipFormat:
         min_coverage: Percent of a chip's pixels that have a class and a measurement, at least.
         nodata: Nodata value to declare; None where the scenes have none in common.
         used: Which bands are used.
-        compress: GDAL's name of a compression, ``none`` for none.
+        compress: Of the GeoTIFFs.
     """
 
     size: tuple[int, int]
@@ -70,7 +71,7 @@ class ChipFormat:
     min_coverage: float
     nodata: float | None
     used: tuple[bool, ...]
-    compress: str = "none"
+    compress: Compression = "none"
 
     @property
     def fill(self) -> float:

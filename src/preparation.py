@@ -49,6 +49,9 @@ def prepare(settings: Preparation, data_dir: str | Path, *, overwrite: bool = Fa
     for source in sources:
         if source.note:
             log.info("%s", source.note)
+    for info in infos:
+        if info.masked:
+            log.info("%s has a mask or an alpha band: what it leaves out is unclassified.", info.path)
     scenes = [
         Scene(info, source, scene_nodata(info, settings.nodata)) for info, source in zip(infos, sources, strict=True)
     ]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 from src.class_choice import Named
 from src.class_map import ClassRule
 from src.errors import UserError
+from src.raster import Compression
 from src.splits import Strategy
 from src.tables import PARTS
 
@@ -42,7 +44,7 @@ class Preparation:
     chip_size: tuple[int, int] = (256, 256)
     chip_step: tuple[int, int] = (256, 256)
     min_coverage: float = 50.0
-    compress: str = "none"
+    compress: Compression = "none"
     shares: tuple[float, float, float] = (80.0, 10.0, 10.0)
     strategy: Strategy = "balanced"
     buffer: int = 0
@@ -62,6 +64,8 @@ class Preparation:
         for key, numbers in (("chip.size", self.chip_size), ("chip.step", self.chip_step)):
             if min(numbers) <= 0:
                 raise UserError(f"{key} is {list(numbers)}; expected pixels above 0. Give for example {key}=256.")
+        if self.compress not in get_args(Compression):
+            raise UserError(f"chip.compress={self.compress} is not known; choose {', '.join(get_args(Compression))}.")
         for key, percent in (("chip.min_coverage", self.min_coverage), ("min_class_share", self.min_class_share)):
             if not 0 <= percent <= 100:
                 raise UserError(f"{key} is {percent:g}; it is a percentage, expected 0 to 100.")

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from xml.etree import ElementTree
 
 import numpy as np
@@ -38,6 +38,8 @@ from src.spec import SceneSpec
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
 
 DatasetReader = rasterio.DatasetReader
+Compression = Literal["none", "lzw", "deflate", "zstd"]
+"""Compressions of GeoTIFFs that every GDAL of rasterio's wheels reads, and most others."""
 
 _NANOMETRES = {"nanometers": 1.0, "nanometer": 1.0, "nm": 1.0, "micrometers": 1e3, "micrometer": 1e3, "um": 1e3}
 
@@ -425,8 +427,11 @@ def write_geotiff(
                 dataset.update_tags(index, **band_tags(band))
             if mask is not None:
                 dataset.write_mask(mask)
-        with whole_file(path) as partial:
-            partial.write_bytes(memory.getbuffer())
+        try:
+            with whole_file(path) as partial:
+                partial.write_bytes(memory.getbuffer())
+        except OSError as error:  # a full disk does not say which file it was
+            raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def recode(path: Path, lookup: npt.NDArray[np.uint8]) -> None:

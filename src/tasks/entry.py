@@ -124,8 +124,10 @@ def _explanation(task: str, error: Exception) -> str:
         return f"{key[1]} is not a key of {task}.py, nor of the choices made; {hint}"
     if wrong := re.search(r"Error merging override (\S+?)=(\S*).*?(?:converted to|Expected) (\w+)", text, re.DOTALL):
         return f"{wrong[1]}={wrong[2]} does not fit; expected {_kind(wrong[3])}. Give {wrong[1]} such a value."
-    if choice := re.search(r"Could not find '([^']+)/([^'/]+)'.*?Available options in '[^']+':(.*)", text, re.DOTALL):
-        names = ", ".join(choice[3].split("Config search path")[0].split())
+    choice = re.search(r"Could not find '([^']+)/([^'/]+)'.*?Available options in '[^']+':(.*)", text, re.DOTALL)
+    choice = choice or re.search(r"Error merging override (\S+?)=(\S*) .*?expected one of \[(.*?)\]", text, re.DOTALL)
+    if choice:
+        names = ", ".join(choice[3].split("Config search path")[0].replace(",", " ").split())
         return f"{choice[1]}={choice[2]} does not exist; choose one of: {names}."
     return text
 

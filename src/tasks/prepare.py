@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -10,6 +10,7 @@ from src.class_map import ClassRule
 from src.errors import UserError
 from src.preparation import prepare
 from src.prepare_settings import Preparation
+from src.raster import Compression
 from src.tasks.schema import ClassRuleConfig, PrepareConfig
 
 
@@ -28,7 +29,7 @@ def settings(given: PrepareConfig) -> Preparation:
         chip_size=_pair("chip.size", given.chip.size),
         chip_step=_pair("chip.step", given.chip.step),
         min_coverage=given.chip.min_coverage,
-        compress=given.chip.compress,
+        compress=cast(Compression, given.chip.compress),  # Preparation checks it
         shares=(split.train, split.validation, split.test),
         strategy=split.strategy.value,
         buffer=split.buffer,
