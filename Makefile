@@ -11,7 +11,7 @@ export MPLBACKEND := Agg
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install lock lint format types test test-postgres demo sweep tensorboard audit clean FORCE
+.PHONY: help install lock lint format types test test-postgres demo sweep tensorboard bench audit clean FORCE
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,10 @@ sweep: install data/demo/chips/dataset.json ## Search the demo's hyperparameters
 
 tensorboard: install ## Look at the training runs in a browser
 	$(BIN)/python scripts/open_tensorboard.py
+
+bench: install ## Measure speed and memory of prepare against plain reading and writing
+	$(BIN)/python scripts/bench.py prepare
+	$(BIN)/python scripts/bench.py prepare-memory
 
 audit: install ## Known vulnerabilities of what is locked
 	$(BIN)/pip-audit --strict --disable-pip --require-hashes -r requirements.lock

@@ -39,8 +39,8 @@ class Thumbnail:
         self.factor = math.ceil(max(info.height, info.width) / _SIDE)
         shape = math.ceil(info.height / self.factor), math.ceil(info.width / self.factor)
         self._bands = list(rgb_bands(info.bands))
-        self._image = np.zeros((3, *shape), info.dtype)
-        self._valid = np.zeros(shape, bool)
+        self.image = np.zeros((3, *shape), info.dtype)
+        self.valid = np.zeros(shape, bool)
 
     def add(self, window: Window, image: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> None:
         """Take every n-th pixel of a window; windows may come in any order and from any thread.
@@ -56,12 +56,12 @@ class Thumbnail:
         part = valid[here]
         row, column = -(-inside.row // self.factor), -(-inside.column // self.factor)
         there = np.s_[row : row + part.shape[0], column : column + part.shape[1]]
-        self._valid[there] = part
-        self._image[:, *there] = image[self._bands][:, *here]
+        self.valid[there] = part
+        self.image[:, *there] = image[self._bands][:, *here]
 
     def picture(self) -> npt.NDArray[np.uint8]:
         """Return it as H × W × 4."""
-        return stretch(self._image, self._valid)
+        return stretch(self.image, self.valid)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,134 @@
+"""Reading and writing rasters: every window is a slice, every measurement is known for one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rasterio.transform import Affine
+
+from src.bands import Band
+from src.errors import UserError
+from src.grid import Window
+from src.raster import describe, info_of, offset_on, open_raster, read_valid, read_window, recode, write_geotiff
+from tests import rasters
+
+WINDOWS = st.builds(Window, *[st.integers(-12, 30)] * 2, *[st.integers(1, 25)] * 2)
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return rasters.image(tmp_path_factory.mktemp("raster") / "s.tif", 20, 24, bands=3)
+
+
+@given(WINDOWS, st.lists(st.integers(0, 2), min_size=1, max_size=3))
+def test_a_window_is_a_slice_and_filled_outside(image: Path, window: Window, bands: list[int]) -> None:
+    whole = np.pad(rasters.read(image), ((0, 0), (40, 60), (40, 60)), constant_values=77)
+    top, left = window.row + 40, window.column + 40
+    with open_raster(image) as dataset:
+        found = read_window(dataset, window, 77, bands)
+    np.testing.assert_array_equal(found, whole[bands, top : top + window.height, left : left + window.width])
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
+@given(WINDOWS)
+def test_nothing_outside_or_under_a_mask_is_measured(tmp_path: Path, window: Window) -> None:
+    mask = np.random.default_rng(0).random((20, 24)) < 0.6
+    path = (
+        rasters.image(tmp_path / "m.tif", 20, 24, mask=mask)
+        if not (tmp_path / "m.tif").exists()
+        else tmp_path / "m.tif"
+    )
+    padded = np.pad(mask, ((40, 60), (40, 60)))
+    with open_raster(path) as dataset:
+        assert info_of(dataset).masked
+        valid = read_valid(dataset, window, read_window(dataset, window, 5), None)
+    top, left = window.row + 40, window.column + 40
+    np.testing.assert_array_equal(valid, padded[top : top + window.height, left : left + window.width])
+
+
+def test_an_alpha_band_is_a_mask_and_no_band(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(1, 200, (4, 9, 9)).astype(np.uint8)
+    pixels[3] = 255
+    pixels[3, :3] = 0
+    path = rasters.write(tmp_path / "rgba.tif", pixels, photometric="RGB", alpha="YES")
+    assert len(describe(path).bands) == 3
+    with open_raster(path) as dataset:
+        cube = read_window(dataset, Window(0, 0, 9, 9), 0)
+        np.testing.assert_array_equal(cube, pixels[:3])
+        np.testing.assert_array_equal(read_valid(dataset, Window(0, 0, 9, 9), cube, None), pixels[3] > 0)
+
+
+def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+    pixels = np.arange(32, dtype=np.int16).reshape(2, 4, 4)
+    mask = pixels[0] > 3
+    crs = describe(rasters.image(tmp_path / "s.tif")).crs
+    bands = (Band("red", 665.0), Band("water vapour", 1400.0, bad=True))
+    write_geotiff(tmp_path / "o.tif", pixels, crs=crs, transform=(1, 0, 5, 0, -1, 7), nodata=-1, bands=bands, mask=mask)
+    info = describe(tmp_path / "o.tif")
+    assert (info.bands, info.nodata, info.crs, info.transform) == (bands, (-1, -1), crs, (1, 0, 5, 0, -1, 7))
+    with open_raster(tmp_path / "o.tif") as dataset:
+        np.testing.assert_array_equal(read_valid(dataset, info.window, rasters.read(tmp_path / "o.tif"), -1), mask)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(("o", "."))] == ["o.tif"]
+
+
+def test_a_nodata_value_that_the_type_cannot_hold_is_not_declared(tmp_path: Path) -> None:
+    write_geotiff(tmp_path / "o.tif", np.ones((2, 2), np.uint8), crs=None, transform=(1, 0, 5, 0, -1, 7), nodata=-9999)
+    assert describe(tmp_path / "o.tif").nodata == (None,)
+
+
+def test_recoding_changes_values_and_nothing_else(tmp_path: Path) -> None:
+    path = rasters.label(tmp_path / "l.tif")
+    before, info = rasters.read(path), describe(path)
+    lookup = np.arange(256, dtype=np.uint8)
+    lookup[2] = 9
+    recode(path, lookup)
+    np.testing.assert_array_equal(rasters.read(path), np.where(before == 2, 9, before))
+    assert (describe(path).crs, describe(path).transform) == (info.crs, info.transform)
+
+
+@pytest.mark.parametrize(
+    ("shift", "scale", "expected"),
+    [
+        ((3, -2), 1.0, (-2, 3)),
+        ((0.0004, 0), 1.0, (0, 0)),
+        ((0.3, 0), 1.0, None),
+        ((0, 0), 1.001, None),
+        ((0, 0), 2, None),
+    ],
+)
+def test_grids_that_coincide_are_found(
+    shift: tuple[float, float], scale: float, expected: tuple[int, int] | None, tmp_path: Path
+) -> None:
+    grid = rasters.NORTH_UP @ Affine.translation(*shift) @ Affine.scale(scale)
+    source = describe(rasters.image(tmp_path / "a.tif"))
+    assert offset_on(source, describe(rasters.image(tmp_path / "b.tif", transform=grid))) == expected
+    other = describe(rasters.image(tmp_path / "c.tif", crs="EPSG:32632"))
+    assert offset_on(source, other) is None
+
+
+def test_an_unreadable_raster_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "x.tif").write_text("nothing")
+    with pytest.raises(UserError, match=r"x\.tif cannot be read as a raster \(.*gdalinfo -checksum"):
+        describe(tmp_path / "x.tif")
+    with pytest.raises(UserError, match="There is no file"):
+        describe(tmp_path / "y.tif")
+
+
+def test_wavelengths_without_a_unit_are_micrometres_where_they_are_small(tmp_path: Path) -> None:
+    path = rasters.image(
+        tmp_path / "s.tif", tags={1: {"wavelength": "0.665"}, 2: {"wavelength": "842"}, 3: {"bbl": "0"}}
+    )
+    assert [band.wavelength for band in describe(path).bands] == [665.0, 842.0, None]
+    assert [band.bad for band in describe(path).bands] == [False, False, True]
+
+
+def test_the_suffix_is_no_part_of_the_name(tmp_path: Path) -> None:
+    """SpecDeepMap cut four characters off, whatever they were."""
+    assert describe(rasters.image(tmp_path / "my.scene.tiff")).name == "my.scene"
+    with rasterio.open(rasters.image(tmp_path / "bare")) as dataset:
+        assert info_of(dataset).name == "bare"
