@@ -13,6 +13,8 @@ from src.raster import RasterInfo, crs_unit
 
 _SEMI_MAJOR, _ECCENTRICITY = 6_378_137.0, 0.0818191908426215
 """Of the WGS 84 ellipsoid, in metres."""
+_MEAN_RADIUS = 6_371_008.8
+"""Of the earth, in metres."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,24 @@ def row_areas(grid: RasterInfo) -> npt.NDArray[np.float64] | None:
         return None
     edges = np.asarray((f + e * np.arange(grid.height + 1)) * factor, np.float64)
     return np.asarray(np.abs(np.diff(_zone(edges)) * a * factor))
+
+
+def pixel_metres(info: RasterInfo) -> tuple[float, float] | None:
+    """Width and height of a pixel on the ground in metres, None without a CRS that tells.
+
+    Projected CRSs by their unit; geographic ones on a sphere at the raster's centre, where a degree of longitude is
+    cos(latitude) of one of latitude: near enough for a scale bar.
+    """
+    unit = crs_unit(info.crs)
+    if unit is None:
+        return None
+    kind, factor = unit
+    a, b, _, d, e, f = info.transform
+    across, down = float(np.hypot(a, d)) * factor, float(np.hypot(b, e)) * factor
+    if kind == "projected":
+        return across, down
+    latitude = factor * (f + d * info.width / 2 + e * info.height / 2)
+    return across * _MEAN_RADIUS * float(np.cos(latitude)), down * _MEAN_RADIUS
 
 
 def _zone(latitude: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

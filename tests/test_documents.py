@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-TASK = re.compile(r"python (?:prepare|train|eval|predict)\.py [^`\n|#]*")
+TASK = re.compile(r"python (?:prepare|train|eval|predict|export)\.py [^`\n|#]*")
 
 
 def commands() -> list[str]:

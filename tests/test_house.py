@@ -15,7 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
-ENTRY_POINTS = ("prepare.py", "train.py", "eval.py", "predict.py")
+ENTRY_POINTS = ("prepare.py", "train.py", "eval.py", "predict.py", "export.py")
 CODE = sorted([*ROOT.glob("*.py"), *ROOT.glob("src/**/*.py"), *ROOT.glob("scripts/**/*.py")])
 
 

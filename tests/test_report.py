@@ -18,6 +18,7 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
+from src.areas import pixel_metres
 from src.bands import Band, Normalization
 from src.datamodules.batches import Chip, collate
 from src.labels import IGNORE, ClassTable, LandClass
@@ -34,7 +35,6 @@ from src.report.pictures import (
     class_picture,
     difference,
     north_up,
-    pixel_metres,
     scale_bar,
     scene_picture,
 )

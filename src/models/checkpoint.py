@@ -16,6 +16,8 @@ from src.spec import NetworkSpec, git_revision, software_versions
 
 PREFIX = "network."
 """Where a checkpoint's state dict keeps the :class:`Network` (the attribute of the LightningModule)."""
+ONNX = ".onnx"
+"""Suffix of an exported network."""
 _VALIDATION_IOU = re.compile(r"val_iou_(\d+(?:\.\d+)?)")
 
 
@@ -90,12 +92,17 @@ def load_network(path: str | Path) -> tuple[Network, NetworkSpec]:
     """Rebuild a trained network on the CPU in eval mode; downloads nothing.
 
     Args:
-        path: A checkpoint or the folder of a run; see :func:`find_checkpoint`.
+        path: A checkpoint, the folder of a run (see :func:`find_checkpoint`), or a file that export.py wrote.
 
     Raises:
         UserError: The checkpoint cannot be read, or its weights do not fit the network that it describes.
     """
     path = find_checkpoint(path)
+    if path.suffix.lower() == ONNX:
+        # Here, so that only who has such a file waits for its libraries.
+        from src.models.onnx_file import load_onnx  # noqa: PLC0415
+
+        return load_onnx(path)
     content = read_checkpoint(path)
     spec = read_spec(content, path)
     network = build_network(spec)

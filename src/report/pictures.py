@@ -11,9 +11,10 @@ import numpy.typing as npt
 from matplotlib import colormaps, colors
 from PIL import Image
 
+from src.areas import pixel_metres
 from src.labels import ClassTable
 from src.quicklook import colorize, quicklook
-from src.raster import RasterInfo, crs_unit, describe, open_raster, read_decimated, valid_decimated
+from src.raster import RasterInfo, describe, open_raster, read_decimated, valid_decimated
 from src.report.blocks import Gradient, Picture, ScaleBar
 from src.report.wording import THIN
 
@@ -23,8 +24,6 @@ RIGHT, WRONG = (205, 209, 206, 255), (200, 30, 60, 255)
 """Colours of the difference pictures; what has no label is transparent."""
 UNSURE = "viridis"
 """Matplotlib's colours for uncertainty, dark where sure, the same as in QGIS."""
-EARTH_RADIUS = 6_371_008.8
-"""Mean radius in metres."""
 _LONGEST_BAR = 0.3
 
 
@@ -107,24 +106,6 @@ def scale_bar(info: RasterInfo) -> ScaleBar | None:
     )
     label = f"{length / 1000:g}{THIN}km" if length >= 1000 else f"{length:g}{THIN}m"
     return ScaleBar(label, min(1.0, length / width))
-
-
-def pixel_metres(info: RasterInfo) -> tuple[float, float] | None:
-    """Width and height of a pixel on the ground in metres, None without a CRS that tells.
-
-    Projected CRSs by their unit; geographic ones on a sphere at the raster's centre, where a degree of longitude is
-    cos(latitude) of one of latitude: near enough for a scale bar.
-    """
-    unit = crs_unit(info.crs)
-    if unit is None:
-        return None
-    kind, factor = unit
-    a, b, _, d, e, f = info.transform
-    across, down = float(np.hypot(a, d)) * factor, float(np.hypot(b, e)) * factor
-    if kind == "projected":
-        return across, down
-    latitude = factor * (f + d * info.width / 2 + e * info.height / 2)
-    return across * EARTH_RADIUS * float(np.cos(latitude)), down * EARTH_RADIUS
 
 
 def north_up(info: RasterInfo) -> bool:

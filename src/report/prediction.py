@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.areas import ClassArea
+from src.areas import ClassArea, pixel_metres
 from src.labels import UNCLASSIFIED, ClassTable
 from src.raster import describe
 from src.report.blocks import Bar, Bars, Block, Files, Legend, Pictures, Text
 from src.report.evaluation import score_sections, score_sentences
 from src.report.page import Report, Section
-from src.report.pictures import class_picture, gradient, mean_of, pixel_metres, scene_picture, uncertainty_picture
+from src.report.pictures import class_picture, gradient, mean_of, scene_picture, uncertainty_picture
 from src.report.provenance import Run, network_fact, run_section
 from src.report.wording import THIN, decimal, grouped, listed, percent
 from src.scores import Evaluation

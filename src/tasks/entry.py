@@ -48,8 +48,8 @@ def start(task: str, main: Callable[[], Any]) -> None:
     """Run a ``@hydra.main`` function as a command and turn its exceptions into exit codes.
 
     Args:
-        task: ``prepare``, ``train``, ``eval`` or ``predict``; ``configs/<task>/`` is searched before ``configs/``,
-            so that one name (``experiment=demo``) can mean something of its own to every command.
+        task: ``prepare``, ``train``, ``eval``, ``predict`` or ``export``; ``configs/<task>/`` is searched before
+            ``configs/``, so that one name (``experiment=demo``) can mean something of its own to every command.
         main: The decorated function.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us instead of Hydra's own several lines

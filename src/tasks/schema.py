@@ -173,11 +173,23 @@ class StudySweeperConfig:
     params: dict[str, str] | None = None
 
 
+@dataclass
+class ExportConfig:
+    """Keys of ``python export.py``."""
+
+    checkpoint: str = MISSING
+    output: str | None = None
+    data_dir: str | None = None
+    chips: int = 8
+    paths: Any = None
+
+
 SCHEMAS: dict[str, type] = {
     "prepare": PrepareConfig,
     "train": TrainConfig,
     "eval": EvalConfig,
     "predict": PredictConfig,
+    "export": ExportConfig,
 }
 
 

@@ -1,0 +1,104 @@
+"""A network described as a STAC item of the machine-learning-model extension, for catalogues of models."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from src.models.network import Network
+from src.spec import NetworkSpec
+
+EXTENSION = "https://stac-extensions.github.io/mlm/v1.6.0/schema.json"
+_CLASSIFICATION = "https://stac-extensions.github.io/classification/v2.0.0/schema.json"
+
+
+def model_item(model: Path, network: Network, spec: NetworkSpec, free: bool, torch_version: str) -> dict[str, Any]:
+    """Describe an exported network.
+
+    Args:
+        model: The ONNX file; the item is meant to lie beside it.
+        network: The network.
+        spec: What it is.
+        free: Whether it takes any height and width.
+        torch_version: Version of PyTorch that it was trained with.
+
+    Returns:
+        The item as plain dicts and lists.
+    """
+    width, height = (-1, -1) if free else spec.chip_size
+    name = f"{spec.architecture} with {spec.encoder}"
+    bands = [band.name for band in spec.bands]
+    properties = {
+        "datetime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "mlm:name": name,
+        "mlm:architecture": spec.architecture,
+        "mlm:tasks": ["semantic-segmentation"],
+        "mlm:framework": "ONNX",
+        "mlm:framework_version": torch_version,
+        "mlm:memory_size": model.stat().st_size,
+        "mlm:total_parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "mlm:pretrained": True,
+        "mlm:batch_size_suggestion": 1,
+        "mlm:accelerator": "amd64",
+        "mlm:accelerator_constrained": False,
+        "mlm:input": [
+            {
+                "name": "image",
+                "bands": bands,
+                "input": {
+                    "shape": [-1, len(bands), height, width],
+                    "dim_order": ["batch", "bands", "height", "width"],
+                    "data_type": "float32",
+                },
+                "description": "The file's own numbers divided by 255; the normalisation is inside the model.",
+                "value_scaling": [{"type": "scale", "value": 255.0}],
+                "resize_type": None,
+                "pre_processing_function": None,
+            }
+        ],
+        "mlm:output": [
+            {
+                "name": "probabilities",
+                "tasks": ["semantic-segmentation"],
+                "result": {
+                    "shape": [-1, len(spec.classes), height, width],
+                    "dim_order": ["batch", "channel", "height", "width"],
+                    "data_type": "float32",
+                },
+                "description": "Probability of each class; the class of a pixel is the channel with the largest.",
+                "classification:classes": [
+                    {
+                        "value": index,
+                        "name": _identifier(c.name),
+                        "description": c.name,
+                        "color_hint": c.color[1:].upper(),
+                    }
+                    for index, c in enumerate(spec.classes.classes)
+                ],
+                "post_processing_function": None,
+            }
+        ],
+    }
+    asset = {
+        "href": f"./{model.name}",
+        "type": "application/octet-stream; framework=onnx",
+        "title": name,
+        "roles": ["mlm:model"],
+        "mlm:artifact_type": "onnx",
+    }
+    return {
+        "type": "Feature",
+        "stac_version": "1.0.0",
+        "stac_extensions": [EXTENSION, _CLASSIFICATION],
+        "id": model.stem,
+        "geometry": None,
+        "properties": properties,
+        "links": [],
+        "assets": {"model": asset},
+    }
+
+
+def _identifier(name: str) -> str:
+    """A name as the classification extension allows it: letters, digits, dashes and underscores."""
+    return "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in name) or "_"

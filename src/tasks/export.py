@@ -1,0 +1,139 @@
+"""``python export.py``: a checkpoint as ONNX, compared with PyTorch before it is handed out."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from src.areas import pixel_metres
+from src.atomic import whole_file, write_text
+from src.chips import read_labelled
+from src.datafolder import read_data_folder
+from src.errors import UserError
+from src.models.checkpoint import ONNX, find_checkpoint, load_network, read_checkpoint
+from src.models.network import Network
+from src.models.onnx_file import Exported, probabilities_of, write_onnx
+from src.raster import describe
+from src.spec import NetworkSpec
+from src.stac import model_item
+from src.tables import Part
+from src.tasks.schema import ExportConfig
+
+log = logging.getLogger(__name__)
+
+MOST_DIFFERENT = 1e-2
+"""Largest difference of a probability from PyTorch's with which a file is handed out; rounding makes 1e-5 to 1e-3."""
+
+
+def run(config: DictConfig) -> None:
+    """Run the task."""
+    settings = OmegaConf.to_object(config)
+    assert isinstance(settings, ExportConfig)
+    output = Path(settings.output or Path(HydraConfig.get().runtime.output_dir) / "model.onnx")
+    export(settings, output)
+
+
+def export(settings: ExportConfig, output: Path) -> float:
+    """Export a checkpoint, compare it with PyTorch, describe it; returns the largest difference of a probability.
+
+    Args:
+        settings: The command's keys.
+        output: The ``.onnx`` to write; the STAC item goes beside it as ``.json``.
+
+    Raises:
+        UserError: Something that was given cannot be used, or the file computes something else; it is not kept then.
+    """
+    if output.suffix.lower() != ONNX:
+        raise UserError(f"output={output} does not end in {ONNX}; expected the name of an ONNX file. Add the ending.")
+    checkpoint = find_checkpoint(settings.checkpoint)
+    if checkpoint.suffix.lower() == ONNX:
+        raise UserError(f"checkpoint={checkpoint} is an ONNX file already; expected a .ckpt that train.py wrote.")
+    content = read_checkpoint(checkpoint)
+    parameters = content["hyper_parameters"]
+    network, spec = load_network(checkpoint)
+    images, resolution, origin = _images(settings, spec, parameters.get("config") or {})
+    with whole_file(output) as partial:
+        free = write_onnx(partial, network, spec, deepness_metadata(spec, resolution))
+        difference = compare(partial, network, spec, images)
+        if not difference <= MOST_DIFFERENT:
+            raise UserError(
+                f"The ONNX file's probabilities are up to {difference:.2g} off PyTorch's on {origin}; expected at most "
+                f"{MOST_DIFFERENT:g}, so it was not kept. Please tell us, with the architecture and the encoder."
+            )
+    item = output.with_suffix(".json")
+    version = str((parameters.get("versions") or {}).get("torch", torch.__version__))
+    write_text(item, json.dumps(model_item(output, network, spec, free, version), indent=2, ensure_ascii=False) + "\n")
+    size = "any size" if free else f"{spec.chip_size[0]} × {spec.chip_size[1]} px"
+    log.info("Network  %s/%s, windows of %s, %s", spec.architecture, spec.encoder, size, checkpoint)
+    log.info("Checked  largest difference of a probability from PyTorch's %.2g, on %s", difference, origin)
+    log.info("%s  %.1f MB", output, output.stat().st_size / 1e6)
+    log.info("%s", item)
+    return difference
+
+
+def deepness_metadata(spec: NetworkSpec, resolution: float | None) -> dict[str, Any]:
+    """Return what the QGIS plugin Deepness reads from a model's metadata.
+
+    Args:
+        spec: The network.
+        resolution: Metres per pixel, None if not known.
+    """
+    side = min(spec.chip_size)
+    metadata: dict[str, Any] = {
+        "model_type": "Segmentor",
+        "class_names": dict(enumerate(spec.classes.names)),
+        # Its documentation says one, its code reads the other.
+        "tiles_size": side,
+        "tile_size": side,
+        "tiles_overlap": round(spec.overlap),
+        # The most probable class is to be shown, however improbable.
+        "seg_thresh": 0.0,
+        "seg_small_segment": 1,
+    }
+    return metadata if resolution is None else metadata | {"resolution": round(100 * resolution, 4)}
+
+
+def compare(path: Path, network: Network, spec: NetworkSpec, images: list[npt.NDArray[np.float32]]) -> float:
+    """Return the largest difference between the file's probabilities, by ONNX Runtime, and PyTorch's."""
+    exported, largest = Exported(network, spec).eval(), 0.0
+    for image in images:
+        with torch.inference_mode():
+            expected = exported(torch.from_numpy(image[None] / np.float32(255))).numpy()
+        found = probabilities_of(path, image[None])
+        largest = max(largest, float(np.nan_to_num(np.abs(found - expected), nan=np.inf).max()))
+    return largest
+
+
+def _images(
+    settings: ExportConfig, spec: NetworkSpec, trained: Mapping[str, Any]
+) -> tuple[list[npt.NDArray[np.float32]], float | None, str]:
+    """Return images to compare on, C × H × W in file numbers, metres per pixel, and where they are from."""
+    folder = settings.data_dir or trained.get("data_dir")
+    if settings.data_dir is None and not (folder and Path(folder).is_dir()):
+        rng = np.random.default_rng(0)
+        mean, std = (np.asarray(v)[:, None, None] for v in (spec.normalization.mean, spec.normalization.std))
+        shape = (len(spec.bands), *reversed(spec.chip_size))
+        noise = [(mean + std * rng.standard_normal(shape)) * spec.normalization.scale for _ in range(settings.chips)]
+        return [image.astype(np.float32) for image in noise], None, f"{settings.chips} images of noise"
+    data = read_data_folder(str(folder))
+    parts: tuple[Part, ...] = ("test", "validation", "train")
+    samples = [sample for part in parts for sample in data.samples(part, required=False)]
+    if not samples:
+        raise UserError(f"{folder} lists no chip; expected at least one to compare on. Give another data_dir.")
+    chosen = samples[: settings.chips]
+    used, classes = spec.normalization.used, spec.classes
+    images = [
+        read_labelled(sample, spec.bands, used, spec.nodata, classes, spec.nodata_is_data).image.astype(np.float32)
+        for sample in chosen
+    ]
+    metres = pixel_metres(describe(chosen[0].image))
+    return images, metres[0] if metres else None, f"{len(images)} chips of {folder}"
