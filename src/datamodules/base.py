@@ -176,7 +176,7 @@ class SegmentationData(L.LightningDataModule, ABC):
             batch_sampler=EpochBatches(len(source), self.batch_size, seed, rank, processes, fresh),
             collate_fn=collate,
             num_workers=workers,
-            multiprocessing_context=worker_context() if workers else None,
+            multiprocessing_context=worker_context(type(source).__module__) if workers else None,
             persistent_workers=bool(workers),
             pin_memory=on_gpu,
         )
@@ -204,7 +204,7 @@ def choose_workers(wanted: int | Literal["auto"], processes: int, on_gpu: bool) 
     return max(1, min(8, share - 1)) if on_gpu else min(4, share // 4)
 
 
-def worker_context() -> Any:
+def worker_context(chips_module: str) -> Any:
     """Return how workers start: never by forking a process that has threads and open files."""
     return multiprocessing.get_context(
         "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"

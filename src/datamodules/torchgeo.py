@@ -1,0 +1,340 @@
+"""Training data from torchgeo: its data sets, samplers and data modules by name, without chips.
+
+Only classes that yield ``image`` and ``mask`` fit. torchgeo's own augmentation and normalisation are left out: ours
+follow, and the normalisation becomes part of the checkpoint.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import ModuleType
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import Dataset
+
+from src.bands import Band, BandStatistics, Normalization, measured
+from src.datamodules.base import DataDescription, SegmentationData, Stage
+from src.datamodules.batches import Chip
+from src.errors import UserError
+from src.labels import IGNORE, ClassTable
+from src.tables import class_weights
+
+SURVEYED = 200
+"""Training samples that statistics and class counts are taken from, at most."""
+_GRID = 6
+"""Rows and columns that the extent of an image is divided into where a data set has no split of its own."""
+
+
+@dataclass(frozen=True)
+class MaskCodes:
+    """How the values of torchgeo's masks become classes.
+
+    Attributes:
+        names: Name of each mask value, from 0 on.
+        unclassified: Mask value that is no class, None if all are. Unless it is 0, class values (in maps) are one
+            higher than mask values, since 0 is no class there.
+    """
+
+    names: tuple[str, ...]
+    unclassified: int | None = 0
+
+    @cached_property
+    def classes(self) -> ClassTable:
+        """The class table."""
+        named = {n + self._shift: name for n, name in enumerate(self.names) if n != self.unclassified}
+        return ClassTable.build(named, named)
+
+    def encode(self, mask: npt.NDArray[Any], origin: str) -> npt.NDArray[np.uint8]:
+        """Turn a mask into class indices; raises UserError (naming ``origin``) for a value without a name."""
+        known = mask != self.unclassified if self.unclassified is not None else np.ones(mask.shape, bool)
+        if int(mask.max(initial=0, where=known)) >= len(self.names):
+            raise UserError(
+                f"{origin} has the mask value {mask.max(where=known, initial=0)}, but datamodule.classes names "
+                f"{len(self.names)} values from 0 on; name every value."
+            )
+        return self.classes.encode(np.where(known, mask + self._shift, 0))
+
+    @property
+    def _shift(self) -> int:
+        return 0 if self.unclassified == 0 else 1
+
+
+@dataclass
+class TorchGeoChips(Dataset[Chip]):
+    """Samples of a torchgeo data set.
+
+    Attributes:
+        name: What to call the data set.
+        dataset: It yields dicts with ``image`` and ``mask``.
+        sampler: Yields its queries, or lists of them; None where the data set is indexed by numbers.
+        codes: How masks become classes.
+        size: Width and height of every sample; None leaves them as they are.
+        nodata: Nodata value of the images.
+        seed: Of the sampler; the epoch is added to it.
+    """
+
+    name: str
+    dataset: Any
+    sampler: Iterable[Any] | None
+    codes: MaskCodes
+    size: tuple[int, int] | None = None
+    nodata: float | None = None
+    seed: int = 0
+    _drawn: tuple[int, list[Any]] = field(default=(-1, []), repr=False)
+
+    def __len__(self) -> int:
+        return len(self.dataset) if self.sampler is None else len(self._queries(0))
+
+    def __getitem__(self, index: int) -> Chip:
+        """Read sample number ``index``, counted through all epochs where there is a sampler."""
+        epoch, position = (0, index) if self.sampler is None else divmod(index, len(self))
+        sample = self.dataset[position if self.sampler is None else self._queries(epoch)[position]]
+        image, mask = self._arrays(sample, position)
+        valid = measured(image, self.nodata).all(axis=0)
+        origin = f"{self.name}, sample {position}"
+        target = self.codes.encode(mask, origin)
+        target[~valid] = IGNORE
+        return Chip(origin, image, np.asarray(valid), target)
+
+    def _queries(self, epoch: int) -> list[Any]:
+        """Draw an epoch's queries: the same in every process, whatever was drawn before."""
+        if self._drawn[0] != epoch:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.seed + epoch)
+                drawn = list(self.sampler or ())
+            flat = [query for entry in drawn for query in (entry if isinstance(entry, list) else [entry])]
+            self._drawn = (epoch, flat)
+        return self._drawn[1]
+
+    def _arrays(self, sample: Mapping[str, Any], position: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[Any]]:
+        if "image" not in sample or "mask" not in sample:
+            raise UserError(
+                f"{self.name} yields {', '.join(sorted(map(str, sample)))}; expected image and mask, a data set for "
+                "semantic segmentation. For images alone give datamodule.labels too."
+            )
+        image = np.asarray(sample["image"], np.float32)
+        mask = np.asarray(sample["mask"]).squeeze()
+        if image.ndim != 3 or mask.shape != image.shape[1:]:
+            raise UserError(
+                f"{self.name}, sample {position}: image {image.shape} and mask {mask.shape}; expected C × H × W and "
+                "H × W."
+            )
+        if self.size is not None and (found := (image.shape[2], image.shape[1])) != self.size:
+            raise UserError(
+                f"{self.name}, sample {position} is {found[0]} × {found[1]} px, others are {self.size[0]} × "
+                f"{self.size[1]}; batches need one size. Choose a data set, or options, with one."
+            )
+        return image, mask
+
+
+class TorchGeoData(SegmentationData):
+    """A data set or data module of torchgeo.
+
+    Args:
+        name: Class in ``torchgeo.datamodules`` or ``torchgeo.datasets``.
+        root: Its folder, list of folders or of files.
+        labels: For a data set of images alone: name and root of the one that holds the masks (and options).
+        classes: Name of each mask value from 0 on; None takes the data set's own.
+        unclassified: Mask value that is no class, None if all are classes.
+        bands: Bands to take, by the data set's names; or names for the bands of one that has none.
+        nodata: Nodata value of the images.
+        size: Side of the windows that are drawn from data sets on the map, in pixels.
+        windows: Windows per epoch of such; None for as many as would cover them.
+        validation: Percent of the area that validates, where the data set has no split of its own.
+        sampler: Class in ``torchgeo.samplers`` that draws the training windows.
+        options: Further arguments of the class.
+        batch_size: Samples per batch and process.
+        seed: Of windows, split and order.
+        workers: Processes that read ahead; ``auto`` chooses from the cores.
+        cache: Keep samples of a fixed data set in memory when they fit.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        root: str | Sequence[str],
+        *,
+        labels: Mapping[str, Any] | None = None,
+        classes: Sequence[str] | None = None,
+        unclassified: int | None = 0,
+        bands: Sequence[str] | None = None,
+        nodata: float | None = None,
+        size: int = 256,
+        windows: int | None = None,
+        validation: float = 20.0,
+        sampler: str = "RandomGeoSampler",
+        options: Mapping[str, Any] | None = None,
+        batch_size: int = 16,
+        seed: int = 42,
+        workers: int | Literal["auto"] = "auto",
+        cache: bool = True,
+    ) -> None:
+        super().__init__(batch_size, seed, workers, cache, check=False)
+        self.title, self.root, self.labels = name, root, labels
+        self.names, self.unclassified, self.band_names, self.nodata = classes, unclassified, bands, nodata
+        self.size, self.windows, self.share, self.sampler = size, windows, validation, sampler
+        self.options = dict(options or {})
+        parts = self._parts()
+        sampled = any(sampler is not None for _, sampler in parts.values())
+        self.fresh, self.cache = sampled, cache and not sampled
+        codes = MaskCodes(self._class_names(parts["train"][0]), unclassified)
+        self._chips = {
+            stage: TorchGeoChips(name, dataset, sampler, codes, (size, size) if sampler else None, nodata, seed)
+            for stage, (dataset, sampler) in parts.items()
+        }
+
+    def source(self, stage: Stage) -> TorchGeoChips:
+        """Return the samples of a part."""
+        return self._chips[stage]
+
+    def describe(self) -> DataDescription:
+        """Return what a look at training samples says."""
+        return self._description
+
+    @cached_property
+    def _description(self) -> DataDescription:
+        chips = self._chips["train"]
+        if not len(chips) or not len(self._chips["validation"]):
+            raise UserError(
+                f"{self.title} has {len(chips)} training and {len(self._chips['validation'])} validation samples; "
+                "expected at least one of each. Lower datamodule.size, or give a larger data set."
+            )
+        first = chips[0]
+        count, height, width = first.image.shape
+        for part in self._chips.values():
+            part.size = (width, height)
+        statistics, pixels = BandStatistics(count), np.zeros(256, np.int64)
+        for index in np.unique(np.linspace(0, len(chips) - 1, min(SURVEYED, len(chips))).astype(int)).tolist():
+            chip = chips[index]
+            statistics.update(chip.image, chip.valid)
+            pixels += np.bincount(chip.target.ravel(), minlength=256)
+        classes = chips.codes.classes
+        counts = tuple(int(n) for n in pixels[: len(classes)])
+        return DataDescription(
+            origin=self.title,
+            bands=self._bands(chips.dataset, count),
+            used=(True,) * count,
+            scale=1.0,
+            normalization=Normalization.from_statistics(statistics.mean.tolist(), statistics.std.tolist()),
+            nodata=self.nodata,
+            dtype="float32",
+            chip_size=(width, height),
+            classes=classes,
+            counts=counts,
+            weights=tuple(class_weights(counts)),
+        )
+
+    def _parts(self) -> dict[Stage, tuple[Any, Any]]:
+        """Return data set and sampler of both parts."""
+        from torchgeo import datamodules, datasets  # noqa: PLC0415 (takes seconds)
+
+        if hasattr(datamodules, self.title):
+            return self._of_module(getattr(datamodules, self.title))
+        found = _named(datasets, self.title, "datamodule.name", also=datamodules)
+        if issubclass(found, datasets.GeoDataset):
+            return self._of_map(found, datasets)
+        train, validation = (self._split(found, names) for names in (("train",), ("val", "validation", "test")))
+        return {"train": (train, None), "validation": (validation, None)}
+
+    def _of_module(self, cls: type) -> dict[Stage, tuple[Any, Any]]:
+        sized = {"patch_size": self.size} if "patch_size" in inspect.signature(cls).parameters else {}
+        module = _make(cls, batch_size=self.batch_size, num_workers=0, **sized, **self._root(cls), **self.options)
+        _call(f"{self.title}.setup", module.setup, "fit")
+        parts: dict[Stage, tuple[Any, Any]] = {}
+        pairs: tuple[tuple[Stage, str], ...] = (("train", "train"), ("validation", "val"))
+        for stage, short in pairs:
+            dataset = getattr(module, f"{short}_dataset", None) or module.dataset
+            samplers = (f"{short}_batch_sampler", f"{short}_sampler", "batch_sampler", "sampler")
+            parts[stage] = dataset, next((s for n in samplers if (s := getattr(module, n, None)) is not None), None)
+        return parts
+
+    def _of_map(self, cls: type, datasets: ModuleType) -> dict[Stage, tuple[Any, Any]]:
+        from torchgeo import samplers  # noqa: PLC0415 (takes seconds)
+        from torchgeo.datasets.splits import random_grid_cell_assignment  # noqa: PLC0415
+
+        dataset = _make(cls, **self._root(cls), **self._chosen_bands(cls), **self.options)
+        if self.labels is not None:
+            given = dict(self.labels)
+            masks = _named(datasets, str(given.pop("name", "RasterDataset")), "datamodule.labels.name")
+            masks = type(masks.__name__, (masks,), {"is_image": False})
+            root = {_root_key(masks): given.pop("root", None)}
+            dataset &= _make(masks, **root, **given)
+        generator = torch.Generator().manual_seed(self.seed)
+        shares = [1 - self.share / 100, self.share / 100]
+        train, validation = random_grid_cell_assignment(dataset, shares, _GRID, generator)
+        draws = _named(samplers, self.sampler, "datamodule.sampler")
+        length = {"length": self.windows} if "length" in inspect.signature(draws).parameters else {}
+        return {
+            "train": (train, _make(draws, train, size=self.size, **length)),
+            "validation": (validation, samplers.GridGeoSampler(validation, size=self.size, stride=self.size)),
+        }
+
+    def _split(self, cls: type, names: Sequence[str]) -> Any:
+        """Make a part of a data set that has a split of its own, under the first name that it knows."""
+        if "split" not in inspect.signature(cls).parameters:
+            raise UserError(f"{self.title} has no split into training and validation; give its data module's name.")
+        known = getattr(cls, "splits", getattr(cls, "metadata", None)) or names
+        split = next((name for name in names if name in known), names[0])
+        return _make(cls, split=split, **self._root(cls), **self._chosen_bands(cls), **self.options)
+
+    def _root(self, cls: type) -> dict[str, Any]:
+        return {_root_key(cls): self.root}
+
+    def _chosen_bands(self, cls: type) -> dict[str, Any]:
+        chooses = self.band_names and getattr(cls, "all_bands", ()) and "bands" in inspect.signature(cls).parameters
+        return {"bands": list(self.band_names or ())} if chooses else {}
+
+    def _bands(self, dataset: Any, count: int) -> tuple[Band, ...]:
+        own = next(
+            (n for key in ("bands", "all_bands") if (n := getattr(dataset, key, None)) and len(n) == count), None
+        )
+        names = self.band_names or own or [f"band {number}" for number in range(1, count + 1)]
+        if len(names) != count:
+            raise UserError(
+                f"datamodule.bands names {len(names)} bands, but {self.title} yields {count}; name them all."
+            )
+        return tuple(Band(str(name)) for name in names)
+
+    def _class_names(self, dataset: Any) -> tuple[str, ...]:
+        own = self.names or getattr(dataset, "classes", None) or getattr(dataset, "all_classes", None)
+        if own is None or isinstance(own, int):
+            raise UserError(
+                f"{self.title} does not name its classes; give datamodule.classes=[…], from mask value 0 on."
+            )
+        return tuple(str(name) for name in own)
+
+
+def _named(module: ModuleType, name: str, key: str, also: ModuleType | None = None) -> Any:
+    found = getattr(module, name, None)
+    if not inspect.isclass(found):
+        known = [n for m in (module, also) if m for n, value in vars(m).items() if inspect.isclass(value)]
+        near = ", ".join(difflib.get_close_matches(name, known, 3, 0.0))
+        raise UserError(f"{key}={name} is not in torchgeo; the nearest names are {near}.")
+    return found
+
+
+def _root_key(cls: type) -> str:
+    """Return what a class calls its folder; data modules hand it on to their data set."""
+    return "paths" if "paths" in inspect.signature(cls).parameters else "root"
+
+
+def _make(cls: Any, *arguments: Any, **keywords: Any) -> Any:
+    return _call(cls.__name__, cls, *arguments, **keywords)
+
+
+def _call(what: str, function: Any, *arguments: Any, **keywords: Any) -> Any:
+    try:
+        return function(*arguments, **keywords)
+    except Exception as error:  # torchgeo raises whatever its data sets provoke
+        reason = " ".join(str(error).split()) or type(error).__name__
+        given = ", ".join(f"{key}={value}" for key, value in keywords.items())
+        raise UserError(
+            f"torchgeo's {what}({given}) does not work: {reason}. Check datamodule.root and datamodule.options."
+        ) from error

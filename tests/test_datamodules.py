@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+import itertools
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from scripts.make_scene import make_scene
+from src.datamodules import base
+from src.datamodules.base import Cached, SegmentationData, choose_workers
+from src.datamodules.batches import Batch, EpochBatches, collate
+from src.datamodules.chips import ChipData
+from src.datamodules.scenes import SceneData
+from src.datamodules.torchgeo import MaskCodes, TorchGeoData
+from src.errors import UserError
+from src.labels import IGNORE
+from tests.chip_folder import make_chip_folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_chip_folder(tmp_path_factory.mktemp("chips") / "data")
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return make_scene(tmp_path_factory.mktemp("scene"), width=200, height=150, bands=3, seed=2)
+
+
+def names(data: SegmentationData) -> list[str]:
+    data.setup()
+    return [name for batch in data.train_dataloader() for name in batch.names]
+
+
+@pytest.mark.parametrize(("count", "size"), [(17, 16), (6, 6), (5, 2), (1, 4), (33, 8)])
+def test_an_epoch_has_every_sample_once_in_batches_of_nearly_one_size(count: int, size: int) -> None:
+    batches = list(EpochBatches(count, size, seed=1))
+    assert sorted(itertools.chain(*batches)) == list(range(count))
+    assert len(batches) == len(EpochBatches(count, size, seed=1)) == -(-count // size)
+    assert max(map(len, batches)) <= size
+    assert max(map(len, batches)) - min(map(len, batches)) <= 1
+
+
+def test_the_order_follows_from_seed_and_epoch_alone() -> None:
+    def order(seed: int, epoch: int) -> list[list[int]]:
+        sampler = EpochBatches(20, 4, seed)
+        sampler.set_epoch(epoch)
+        return list(sampler)
+
+    assert order(1, 5) == order(1, 5)
+    assert order(1, 5) != order(1, 6)
+    assert order(1, 5) != order(2, 5)
+
+
+@pytest.mark.parametrize("seed", [None, 3])
+def test_processes_share_no_sample_and_validation_leaves_none_out(seed: int | None) -> None:
+    parts = [EpochBatches(11, 2, seed, rank, 3).own() for rank in range(3)]
+    together = list(itertools.chain(*parts))
+    assert len(together) == len(set(together))
+    if seed is None:
+        assert sorted(together) == list(range(11))
+    else:
+        assert {len(part) for part in parts} == {3}  # as many steps in every process
+
+
+def test_sources_that_draw_anew_get_new_numbers_in_every_epoch() -> None:
+    sampler = EpochBatches(3, 3, seed=0, fresh=True)
+    sampler.set_epoch(2)
+    assert sorted(next(iter(sampler))) == [6, 7, 8]
+
+
+def test_a_chip_comes_in_its_own_numbers_with_mask_and_indices(folder: Path) -> None:
+    data = ChipData(folder)
+    chip = data.source("train")[0]
+    assert chip.image.dtype == np.uint16
+    assert chip.image.shape == (3, 32, 32)
+    assert not chip.valid[:2, -2:].any()
+    assert chip.valid.sum() == 32 * 32 - 4
+    assert set(np.unique(chip.target)) == {0, 1, IGNORE}
+    assert (chip.target[:, :4] == IGNORE).all()
+    assert (chip.target[~chip.valid] == IGNORE).all()
+    described = data.describe()
+    assert described.classes.values == (2, 7)
+    labelled = sum(int((data.source("train")[n].target != IGNORE).sum()) for n in range(6))
+    assert sum(described.counts) == labelled + 6 * 4  # the folder counts labels, also where nothing was measured
+    assert described.normalization is not None
+    assert described.normalization.mean[0] == pytest.approx(1200, abs=60)
+
+
+def test_a_batch_counts_its_labels_and_names_its_chips(folder: Path) -> None:
+    chips = [ChipData(folder).source("train")[n] for n in (0, 1)]
+    batch: Batch = collate(chips)
+    assert batch.image.dtype == torch.uint16
+    assert batch.labelled == sum(int((chip.target != IGNORE).sum()) for chip in chips)
+    assert batch.names == ["scene_tile_0_0.tif", "scene_tile_32_0.tif"]
+
+
+def test_chips_are_kept_in_memory_when_they_fit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = ChipData(folder, workers=3)
+    data.setup()
+    assert isinstance(data._sources["train"], Cached)
+    assert data.train_dataloader().num_workers == 0  # nothing to read ahead
+    monkeypatch.setattr(base, "CACHE_SHARE", 0)
+    data = ChipData(folder, workers=1)
+    data.setup()
+    assert not isinstance(data._sources["train"], Cached)
+    assert data.train_dataloader().num_workers == 1
+
+
+def test_workers_read_in_processes_that_were_not_forked(folder: Path) -> None:
+    data = ChipData(folder, batch_size=4, workers=1, cache=False)
+    data.setup()
+    loader = data.train_dataloader()
+    assert loader.multiprocessing_context.get_start_method() in {"forkserver", "spawn"}
+    ahead = [batch.names for batch in loader]
+    here = ChipData(folder, batch_size=4)
+    here.setup()
+    assert ahead == [batch.names for batch in here.train_dataloader()]
+
+
+@pytest.mark.parametrize(
+    ("cores", "processes", "on_gpu", "expected"),
+    [(2, 1, False, 0), (8, 1, False, 2), (64, 1, False, 4), (2, 1, True, 1), (16, 1, True, 8), (16, 4, True, 3)],
+)
+def test_workers_are_chosen_from_the_cores(
+    cores: int, processes: int, on_gpu: bool, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "cores", lambda: cores)
+    assert choose_workers("auto", processes, on_gpu) == expected
+    assert choose_workers(5, processes, on_gpu) == 5
+
+
+@pytest.mark.parametrize("cache", [True, False])
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [("missing", "scene_tile_160_0.tif"), ("truncated", "scene_tile_160_0.tif"), ("foreign", "has the value 9")],
+)
+def test_a_chip_that_cannot_be_used_is_named_before_training_starts(
+    folder: Path, tmp_path: Path, damage: str, message: str, cache: bool
+) -> None:
+    copy = tmp_path / "data"
+    shutil.copytree(folder, copy)
+    chip = copy / "images" / "scene_tile_160_0.tif"
+    data = ChipData(copy, cache=cache)
+    if damage == "missing":
+        chip.unlink()
+    elif damage == "truncated":
+        chip.write_bytes(chip.read_bytes()[:-2000])
+    else:
+        label = copy / "labels" / "scene_tile_160_0.tif"
+        content = bytearray(label.read_bytes())
+        content[content.index(b"\x07" * 8)] = 9
+        label.write_bytes(content)
+    with pytest.raises(UserError, match=message) as error:
+        data.setup()
+    assert "\n" not in str(error.value)
+
+
+def test_chips_of_differing_shape_and_folders_without_chips_are_one_line(folder: Path, tmp_path: Path) -> None:
+    other = make_chip_folder(tmp_path / "other", size=40)
+    shutil.copytree(folder, tmp_path / "data")
+    shutil.copy(other / "images/scene_tile_40_0.tif", tmp_path / "data/images/scene_tile_64_0.tif")
+    with pytest.raises(UserError, match="scene_tile_64_0"):
+        ChipData(tmp_path / "data").setup()
+    (tmp_path / "data/train_files.csv").write_text("image,mask\n")
+    with pytest.raises(UserError, match="no chip"):
+        ChipData(tmp_path / "data").setup()
+    with pytest.raises(UserError, match="no data folder"):
+        ChipData(tmp_path)
+    with pytest.raises(UserError, match="batch_size=0"):
+        ChipData(folder, batch_size=0)
+
+
+def test_scenes_give_windows_of_training_blocks_and_cover_validation_blocks_once(scene: Any) -> None:
+    data = SceneData(str(scene.image), str(scene.label), size=32, windows=12, block=48, validation=30, seed=5)
+    described = data.describe()
+    train, validation = data.source("train"), data.source("validation")
+    assert len(train) == 12
+    assert described.chip_size == (32, 32)
+    seen = np.zeros((150, 200), int)
+    for block in data.survey.train:
+        window = block.window
+        seen[window.row : window.row_stop, window.column : window.column_stop] = 1
+    for index in range(24):
+        chip = train[index]
+        column, row = (int(part.split()[-1]) for part in chip.name.split(" at ")[1].split(","))
+        assert seen[row : row + 32, column : column + 32].all()  # never a pixel of a validation block
+        assert (chip.target != IGNORE).any()
+    labelled = sum(int((validation[n].target != IGNORE).sum()) for n in range(len(validation)))
+    assert labelled == sum(block.labelled for block in data.survey.validation)
+    assert sum(described.counts) == sum(block.labelled for block in data.survey.train)
+
+
+def test_windows_are_others_in_every_epoch_and_the_same_in_a_resumed_one(scene: Any) -> None:
+    def epoch(number: int) -> list[str]:
+        data = SceneData(str(scene.image), str(scene.label), size=32, windows=5, block=48)
+        data.setup()
+        loader = data.train_dataloader()
+        loader.batch_sampler.set_epoch(number)
+        return [name for batch in loader for name in batch.names]
+
+    assert epoch(0) != epoch(1)
+    assert epoch(1) == epoch(1)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"size": 0}, "size=0"),
+        ({"block": 8}, "block=8"),
+        ({"validation": 100}, "validation=100"),
+        ({"size": 150, "block": 150}, "expected at least one for training and one for validation"),
+        ({"class_map": [{"value": 1}]}, "class_map"),
+    ],
+)
+def test_scenes_that_cannot_be_drawn_from_are_one_line(scene: Any, keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        SceneData(str(scene.image), str(scene.label), **{"size": 32, "block": 48} | keys).describe()
+
+
+def test_a_pair_of_torchgeos_raster_datasets_trains_through_a_geosampler(scene: Any) -> None:
+    keys: dict[str, Any] = {
+        "labels": {"name": "RasterDataset", "root": str(scene.label)},
+        "classes": ["none", "forest", "grassland", "farmland", "residential", "water"],
+        "bands": ["B2", "B3", "B4"],
+        "size": 24,
+        "windows": 8,
+        "validation": 30,
+    }
+    data = TorchGeoData("RasterDataset", str(scene.image), **keys)
+    described = data.describe()
+    assert described.classes.names == ("forest", "grassland", "farmland", "residential", "water")
+    assert described.chip_size == (24, 24)
+    assert [band.name for band in described.bands] == ["B2", "B3", "B4"]
+    first = names(data)
+    assert len(first) == 8
+    train = data.source("train")
+    assert np.array_equal(
+        train[3].image, TorchGeoData("RasterDataset", str(scene.image), **keys).source("train")[3].image
+    )
+    assert not np.array_equal(train[3].image, train[11].image)  # the next epoch's
+    chip = data.source("validation")[0]
+    assert chip.image.shape == (3, 24, 24)
+    assert set(np.unique(chip.target)) <= {0, 1, 2, 3, 4, IGNORE}
+
+
+def test_what_torchgeo_does_not_have_is_one_line(scene: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nearest names are .*LandCoverAI"):
+        TorchGeoData("LandcoverAI", "x")
+    with pytest.raises(UserError, match=r"LandCoverAI.* does not work"):
+        TorchGeoData("LandCoverAI", str(tmp_path))
+    with pytest.raises(UserError, match="does not name its classes"):
+        TorchGeoData("RasterDataset", str(scene.image))
+    with pytest.raises(UserError, match="expected image and mask"):
+        TorchGeoData("RasterDataset", str(scene.image), classes=["a", "b"], size=24).describe()
+
+
+def test_mask_values_become_classes() -> None:
+    mask = np.array([[0, 1, 2]])
+    assert MaskCodes(("none", "a", "b")).encode(mask, "x").tolist() == [[IGNORE, 0, 1]]
+    every = MaskCodes(("sea", "a", "b"), unclassified=None)
+    assert every.encode(mask, "x").tolist() == [[0, 1, 2]]
+    assert every.classes.values == (1, 2, 3)
+    assert MaskCodes(("a", "b"), unclassified=255).classes.values == (1, 2)
+    with pytest.raises(UserError, match="mask value 3"):
+        every.encode(np.array([3]), "x")
