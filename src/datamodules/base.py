@@ -204,8 +204,14 @@ def choose_workers(wanted: int | Literal["auto"], processes: int, on_gpu: bool) 
     return max(1, min(8, share - 1)) if on_gpu else min(4, share // 4)
 
 
-def worker_context(chips_module: str) -> Any:
-    """Return how workers start: never by forking a process that has threads and open files."""
-    return multiprocessing.get_context(
-        "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    )
+def worker_context(source_module: str) -> Any:
+    """Return how workers start: never by forking a process that has threads and open files.
+
+    Args:
+        source_module: Module of what they read.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([source_module])  # imported once for all of them
+    return context

@@ -269,6 +269,10 @@ class TorchGeoData(SegmentationData):
         generator = torch.Generator().manual_seed(self.seed)
         shares = [1 - self.share / 100, self.share / 100]
         train, validation = random_grid_cell_assignment(dataset, shares, _GRID, generator)
+        # torchgeo numbers the columns of the parts' index and loses its CRS, though data sets read both.
+        columns = {n: name for n, name in enumerate(dataset.index.columns) if name != "geometry"}
+        for part in (train, validation):
+            part.index = part.index.rename(columns=columns).set_crs(dataset.crs, allow_override=True)
         draws = _named(samplers, self.sampler, "datamodule.sampler")
         length = {"length": self.windows} if "length" in inspect.signature(draws).parameters else {}
         return {
