@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
+from src.augmentation import Augmentation
 from src.bands import Normalization
 from src.datamodules.base import DataDescription
 from src.errors import UserError
-from src.models.architectures import build_checked
+from src.models.architectures import build_checked, trial
 from src.models.losses import WEIGHTINGS, class_weights
 from src.models.network import Network
 from src.models.precision import choose_device, prefers_bf16
@@ -92,6 +93,18 @@ def make_network(data: DataDescription, choice: NetworkChoice) -> tuple[Network,
     if choice.compile:
         architecture.compile()
     return network, spec
+
+
+def check_crop(network: Network, spec: NetworkSpec, augmentation: Augmentation) -> None:
+    """See that a network takes the parts of chips that the augmentation leaves; raises UserError if not."""
+    width, height = augmentation.output_size(spec.chip_size)
+    if (width, height) != spec.chip_size:
+        problem = trial(network.architecture, torch.zeros(1, len(spec.bands), height, width))
+        if problem is not None:
+            raise UserError(
+                f"augmentation.crop={augmentation.crop} leaves {width} × {height} px, which model={spec.architecture} "
+                f"with encoder={spec.encoder} cannot take ({problem}); leave it out, or give a multiple of 32."
+            )
 
 
 def choose_normalization(data: DataDescription, normalize: bool | str) -> Normalization:

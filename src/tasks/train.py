@@ -14,6 +14,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
 from src import run_folder
@@ -32,7 +33,7 @@ from src.report.provenance import Run
 from src.run_folder import Trained
 from src.tasks.command_line import as_single_run
 from src.tasks.reporting import add_report
-from src.training import NetworkChoice, choose_class_weights, choose_trainer_options, make_network
+from src.training import NetworkChoice, check_crop, choose_class_weights, choose_trainer_options, make_network
 
 log = logging.getLogger(__name__)
 
@@ -115,12 +116,14 @@ def build_segmenter(config: DictConfig, data: SegmentationData) -> Segmenter:
         compile=config.compile,
     )
     network, spec = make_network(described, choice)
+    augmentation = make(config.augmentation, "augmentation")
+    check_crop(network, spec, augmentation)
     return Segmenter(
         network,
         spec,
         make(config.loss, "loss", weight=choose_class_weights(described, _plain(config.class_weights))),
         make(config.optimizer, "optimizer"),
-        make(config.augmentation, "augmentation"),
+        augmentation,
         seed=config.seed,
         config=_plain(config),
     )
@@ -162,11 +165,14 @@ def make(node: Any, name: str, **arguments: Any) -> Any:
         arguments: Further arguments of the class.
 
     Raises:
-        UserError: It does not accept its keys.
+        UserError: It does not accept its keys, or needs a package that is not installed.
     """
     try:
         return instantiate(node, _convert_="all", _execution_whitelist_=TARGETS, **arguments)
-    except InstantiationException as error:
+    except ModuleNotFoundError as error:
+        package = name.rpartition(".")[2]
+        raise UserError(f"{name} needs a package that is not installed here; get it: pip install {package}") from error
+    except (InstantiationException, MisconfigurationException, TypeError, ValueError) as error:
         cause = error.__cause__ or error
         if isinstance(cause, UserError):
             raise cause from error

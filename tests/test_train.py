@@ -1,0 +1,354 @@
+"""``python train.py``: what its configurations build, what a run leaves behind, and what a mistake says."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import os
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from scripts.open_tensorboard import free_port
+from src.datamodules.base import SegmentationData
+from src.datamodules.batches import collate
+from src.datamodules.chips import ChipData
+from src.errors import UserError
+from src.models.checkpoint import find_checkpoint, load_network
+from src.models.optimization import Optimization
+from src.scores import confusion_matrix, mean_iou
+from src.tasks import entry, schema, train
+from src.tasks.train import build_segmenter, build_trainer, make
+from tests.chip_folder import make_chip_folder
+
+ROOT = Path(__file__).parents[1]
+SMALL = ["model.encoder_depth=3", "model.decoder_channels=[16,16,8]", "batch_size=3", "trainer.precision=32-true"]
+
+Compose = Callable[..., DictConfig]
+
+
+def choices(group: str) -> list[str]:
+    return sorted(path.stem for path in (ROOT / "configs" / group).glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_chip_folder(tmp_path_factory.mktemp("chips") / "data")
+
+
+@pytest.fixture
+def composed(folder: Path, tmp_path: Path) -> Iterator[Compose]:
+    """Composes the configuration of a command, as Hydra does when the command starts."""
+    schema.register()
+    entry.search_before(ROOT / "configs" / "train")
+
+    def do(*overrides: str, run: str = "run") -> DictConfig:
+        common = [f"data_dir={folder}", f"hydra.run.dir={tmp_path / run}", f"paths.logs={tmp_path / 'logs'}"]
+        with initialize_config_dir(str(ROOT / "configs")):
+            config = compose("train", [*common, *overrides], return_hydra_config=True)
+        config.hydra.runtime.output_dir = str(tmp_path / run)
+        (tmp_path / run).mkdir(exist_ok=True)
+        HydraConfig.instance().set_config(config)
+        OmegaConf.set_struct(config, False)
+        config.pop("hydra")
+        OmegaConf.set_struct(config, True)
+        return config
+
+    yield do
+    GlobalHydra.instance().clear()
+    HydraConfig.instance().cfg = None
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    names = ("lightning.pytorch", "lightning.fabric")
+    levels = [logging.getLogger(name).level for name in names]
+    yield
+    for name, level in zip(names, levels, strict=True):
+        logging.getLogger(name).setLevel(level)
+
+
+@pytest.mark.parametrize("choice", choices("model"))
+def test_every_model_builds(composed: Compose, choice: str) -> None:
+    config = composed(f"model={choice}", "encoder=" + ("tu-vit_tiny_patch16_224" if choice == "dpt" else "resnet18"))
+    if choice == "pan":
+        pytest.skip("needs chips of 128 px: tests/test_architectures.py builds it")
+    segmenter = build_segmenter(config, make(config.datamodule, "datamodule"))
+    assert segmenter.spec.architecture == choice
+    assert segmenter.config["model"]["name"] == choice
+
+
+@pytest.mark.parametrize("choice", choices("loss"))
+def test_every_loss_builds_with_the_class_weights_asked_for(composed: Compose, choice: str) -> None:
+    loss = make(composed(f"loss={choice}").loss, "loss", weight=(1.0, 3.0))
+    weights = [buffer.tolist() for name, buffer in loss.named_buffers() if name.endswith("weight")]
+    assert weights == [[1.0, 3.0]]
+
+
+@pytest.mark.parametrize("choice", choices("optimizer"))
+def test_every_optimizer_builds(composed: Compose, choice: str) -> None:
+    optimization = make(composed(f"optimizer={choice}", "lr=0.02").optimizer, "optimizer")
+    assert isinstance(optimization, Optimization)
+    assert optimization.name == choice
+    assert optimization.lr == 0.02
+    assert optimization.min_lr == 1e-6
+    assert optimization.build(torch.nn.Linear(2, 2), None).param_groups[0]["lr"] == 0.02
+
+
+@pytest.mark.parametrize("choice", choices("augmentation"))
+def test_every_augmentation_builds(composed: Compose, choice: str) -> None:
+    assert make(composed(f"augmentation={choice}").augmentation, "augmentation").changes == (choice != "none")
+
+
+@pytest.mark.parametrize("choice", choices("trainer"))
+def test_every_trainer_builds_or_says_that_there_is_no_gpu(composed: Compose, choice: str) -> None:
+    config = composed(f"trainer={choice}", "trainer.max_epochs=7", "output_dir=here")
+    if choice == "gpu" and not torch.cuda.is_available():
+        with pytest.raises(UserError, match=r"accelerator=gpu, but PyTorch .* finds no such device here"):
+            train.run(config)
+        return
+    wanted = {key: config.trainer[key] for key in ("accelerator", "devices", "precision")}
+    trainer = build_trainer(config, train.choose_trainer_options(**wanted))
+    assert trainer.max_epochs == 7
+
+
+@pytest.mark.parametrize("choice", choices("logger"))
+def test_every_logger_composes_and_those_that_are_dependencies_build(composed: Compose, choice: str) -> None:
+    config = composed(f"logger={choice}", "output_dir=here")
+    extra = set(config.logger) - {"tensorboard", "csv"}
+    assert extra == ({choice} if choice != "default" else set())
+    for name in extra:
+        with pytest.raises(UserError, match=f"logger.{name}.*pip install {name}"):
+            make(config.logger[name], f"logger.{name}")
+
+
+@pytest.mark.parametrize("choice", choices("datamodule"))
+def test_every_datamodule_composes_and_names_what_it_needs(composed: Compose, choice: str) -> None:
+    config = composed(f"datamodule={choice}")
+    if choice == "chips":
+        assert isinstance(make(config.datamodule, "datamodule"), SegmentationData)
+    else:
+        assert OmegaConf.missing_keys(config) <= {f"datamodule.{k}" for k in ("image", "label", "name", "root")}
+
+
+@pytest.mark.parametrize("choice", choices("weights"))
+def test_every_choice_of_weights_composes(composed: Compose, choice: str) -> None:
+    config = composed(f"weights={choice}")
+    assert config.weights.kind in {"none", "imagenet", "torchgeo", "file"}
+
+
+@pytest.mark.parametrize("choice", choices("hparams_search"))
+def test_every_search_composes(composed: Compose, choice: str) -> None:
+    composed(f"hparams_search={choice}")
+    assert HydraConfig.get().sweeper.params
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> tuple[Path, str]:
+    """One whole run as people start it; returns its folder and what it printed."""
+    run = tmp_path_factory.mktemp("trained") / "run"
+    return run, command(f"data_dir={folder}", f"hydra.run.dir={run}", "trainer.max_epochs=2", "lr_finder=true", *SMALL)
+
+
+def command(*arguments: str, fails: bool = False) -> str:
+    """Run train.py; returns its output, or what it says on stderr if it is to fail."""
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *arguments],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert (result.returncode != 0) == fails, result.stderr + result.stdout
+    assert "Traceback" not in result.stderr
+    return result.stderr if fails else result.stdout
+
+
+def test_a_person_sees_a_line_per_epoch_the_class_table_and_the_best_checkpoint(trained: tuple[Path, str]) -> None:
+    run, output = trained
+    lines = output.splitlines()
+    head = next(n for n, line in enumerate(lines) if line.startswith("epoch"))
+    assert lines[head].split() == ["epoch", "train", "loss", "IoU", "val", "loss", "IoU", "rate", "chips/s", "left"]
+    assert [line.split()[0] for line in lines[head + 1 : head + 3]] == ["0", "1"]
+    assert any(line.startswith("class_7") for line in lines)
+    assert f"best checkpoint: {find_checkpoint(run)}" in lines
+
+
+def test_a_run_leaves_config_overrides_revision_versions_and_log(trained: tuple[Path, str]) -> None:
+    run, output = trained
+    row = json.loads((run / "run.json").read_text())
+    assert "trainer.max_epochs=2" in row["command"]
+    assert set(row) == {"command", "revision", "versions", "config"}
+    assert row["config"]["trainer"]["max_epochs"] == 2
+    assert row["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert {path.name for path in (run / ".hydra").iterdir()} == {"config.yaml", "hydra.yaml", "overrides.yaml"}
+    assert output.splitlines()[-1] in (run / "train.log").read_text()
+    assert (run / "lr_finder.png").is_file()
+
+
+def test_the_csv_has_all_numbers_of_every_epoch(trained: tuple[Path, str]) -> None:
+    with (trained[0] / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["0", "1"]
+    assert {"lr", "chips_per_second", "train_loss", "train_iou", "val_loss", "val_iou", "val_iou_of/class_7"} <= set(
+        rows[0]
+    )
+    found = torch.load(trained[0] / "checkpoints/last.ckpt", weights_only=True)
+    assert float(rows[1]["val_iou"]) == pytest.approx(mean_iou(torch.tensor(found["val_matrix"])))
+    # The finder's rate is the one that was trained with, not the default.
+    rate = float(next(line for line in trained[1].splitlines() if line.startswith("learning rate")).split()[2])
+    assert float(rows[0]["lr"]) == pytest.approx(rate, rel=0.3)
+    assert rate != 0.003
+
+
+def test_tensorboard_serves_scalars_pictures_and_hyper_parameters(trained: tuple[Path, str]) -> None:
+    run = trained[0]
+    board = EventAccumulator(str(run / "tensorboard"), {"images": 0, "tensors": 0}).Reload()
+    assert "confusion matrix" in board.Tags()["images"]
+    triples = [tag for tag in board.Tags()["images"] if tag.startswith("validation/")]
+    assert len(triples) == 3  # four are asked for, three chips are there
+    assert {event.step for event in board.Images("confusion matrix")} == {0, 1}
+    picture = board.Images(triples[0])[0]
+    assert (picture.height, picture.width) == (32, 3 * 32 + 8)
+    assert "_hparams_/session_start_info" in board.summary_metadata
+    port = free_port(range(16006, 16106))
+    server = subprocess.Popen(
+        [sys.executable, "-m", "tensorboard.main", "--logdir", run, "--host", "localhost", "--port", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        scalars = served(server, f"http://localhost:{port}/data/plugin/scalars/scalars?run=tensorboard&tag=val_iou")
+    finally:
+        server.terminate()
+        server.wait()
+    logged = [event.value for event in board.Scalars("val_iou")]
+    assert [value for _, _, value in scalars] == pytest.approx(logged)
+    assert [step for _, step, _ in scalars] == [0, 1]
+
+
+def served(server: subprocess.Popen[bytes], url: str) -> Any:
+    """Ask until the server has started and read the run; gives up when it ends."""
+    while server.poll() is None:
+        try:
+            with urllib.request.urlopen(url) as answer:
+                return json.loads(answer.read())
+        except OSError:
+            pass
+    raise AssertionError(f"TensorBoard ended with {server.returncode}")
+
+
+def test_resume_last_goes_on_in_the_runs_own_folder(trained: tuple[Path, str], composed: Compose) -> None:
+    run = trained[0]
+    best = train.run(composed(f"resume={run}", "trainer.max_epochs=3", *SMALL))
+    with (run / "metrics.csv").open() as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1", "2"]
+    assert (run / "run_from_00002.json").is_file()
+    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 2
+    board = EventAccumulator(str(run / "tensorboard")).Reload()
+    assert [event.step for event in board.Scalars("val_iou")] == [0, 1, 2]
+    assert f"{best:.4f}" in find_checkpoint(run).name
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["resume={run}", "trainer.max_epochs=9"], "was trained with the model's keys"),
+        (["resume={run}", "trainer.max_epochs=9", "model=compact_unet"], "was trained with model unet, this run has"),
+        (["resume={run}", "trainer.max_epochs=1", *SMALL], "has trained all its"),
+        (["resume=last", *SMALL], "resume=last finds no last.ckpt"),
+        (["resume=nowhere.ckpt"], "There is no checkpoint nowhere.ckpt"),
+        (["resume={run}", "init_from={run}"], "contradict each other"),
+        (["init_from={run}", "model=fpn"], r"is unet/resnet18, this network is fpn/resnet18"),
+        (["freeze_encoder=true"], "random and would stay so"),
+        (["class_weights=[1]"], "expected 2 numbers"),
+        (["class_weights=loud"], "class_weights=loud is not known"),
+        (["normalize=loud"], "normalize=loud is not known"),
+        (["trainer.precision=17"], "trainer cannot be made of"),
+        (["data_dir=nowhere"], "nowhere is no data folder"),
+        (["+loss.gama=2"], r"loss cannot be made of .*gama"),
+        (["encoder=resnet19"], "resnet18"),
+        (["augmentation.cutmix=2"], "is a probability"),
+        (["augmentation.crop=20", "model=dpt", "encoder=tu-vit_tiny_patch16_224"], "crop=20 leaves 20 × 20 px"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    trained: tuple[Path, str], composed: Compose, overrides: list[str], message: str
+) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        train.run(composed(*(text.format(run=trained[0]) for text in overrides), run="mistake"))
+    assert "\n" not in str(error.value)
+
+
+def test_more_gpus_than_there_are_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("src.training.choose_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for devices in (3, [0, 2]):
+        with pytest.raises(UserError, match="this machine has 2 usable GPUs"):
+            train.choose_trainer_options("gpu", devices, "auto")
+    assert train.choose_trainer_options("gpu", 2, "32-true")["devices"] == 2
+
+
+def test_init_from_takes_what_fits_and_names_the_rest(
+    trained: tuple[Path, str], composed: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    four = make_chip_folder(tmp_path / "four", bands=4)
+    caplog.set_level(logging.INFO)
+    config = composed(f"init_from={trained[0]}", f"data_dir={four}", *SMALL)
+    segmenter = build_segmenter(config, make(config.datamodule, "datamodule"))
+    old, _ = load_network(trained[0])
+    new = dict(segmenter.network.named_parameters())
+    same = [name for name, value in old.named_parameters() if value.shape == new[name].shape]
+    assert len(same) == len(new) - 1
+    assert all(torch.equal(dict(old.named_parameters())[name], new[name]) for name in same)
+    assert "not taken: encoder.conv1.weight (64 × 3 × 7 × 7 there, 64 × 4 × 7 × 7 here)" in caplog.text
+
+
+def test_a_new_run_in_an_old_folder_leaves_no_checkpoint_of_the_old_one(composed: Compose, tmp_path: Path) -> None:
+    old = tmp_path / "run" / "checkpoints" / "00099-val_iou_0.9999.ckpt"
+    old.parent.mkdir(parents=True)
+    old.touch()
+    train.run(composed("trainer.max_epochs=1", "callbacks.pictures.chips=0", *SMALL))
+    assert not old.exists()
+
+
+def test_several_models_in_one_command(folder: Path, tmp_path: Path) -> None:
+    sweep = [f"hydra.sweep.dir={tmp_path}", "trainer.max_epochs=1", "callbacks.pictures.chips=0"]
+    command("-m", f"data_dir={folder}", "model=unet,segformer", "trainer.precision=32-true", *sweep)
+    kinds = [load_network(tmp_path / number)[1].architecture for number in ("0", "1")]
+    assert kinds == ["unet", "segformer"]
+
+
+def test_two_processes_score_as_one_does(folder: Path, tmp_path: Path) -> None:
+    together = ["trainer=ddp", "accelerator=cpu", "devices=2", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}"]
+    output = command(f"data_dir={folder}", *SMALL, *together)
+    assert output.count("best checkpoint") == 1  # only the first process speaks
+    network, spec = load_network(tmp_path / "checkpoints/last.ckpt")
+    matrix = torch.zeros(2, 2, dtype=torch.int64)
+    validation = ChipData(folder).source("validation")
+    assert len(validation) == 3  # not divisible by two
+    for chip in map(validation.__getitem__, range(3)):
+        batch = collate([chip])
+        with torch.inference_mode():
+            guess = network(batch.image, batch.valid).argmax(1)
+        matrix += confusion_matrix(batch.target, guess, len(spec.classes))
+    with (tmp_path / "metrics.csv").open() as file:
+        row = next(csv.DictReader(file))
+    assert float(row["val_iou"]) == pytest.approx(mean_iou(matrix), abs=1e-3)
+    saved = np.array(torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["val_matrix"])
+    assert saved.sum() == int(matrix.sum())  # every pixel once
