@@ -13,6 +13,7 @@ from src.augmentation import Augmentation
 from src.bands import Normalization
 from src.datamodules.base import DataDescription
 from src.errors import UserError
+from src.models import distributed
 from src.models.architectures import build_checked, trial
 from src.models.losses import WEIGHTINGS, class_weights
 from src.models.network import Network
@@ -157,19 +158,24 @@ def choose_class_weights(data: DataDescription, choice: bool | str | Sequence[fl
     return weights
 
 
-def choose_trainer_options(accelerator: str, devices: Any, precision: str) -> dict[str, Any]:
+def choose_trainer_options(
+    accelerator: str, devices: Any, precision: str, strategy: str = "auto", num_nodes: int = 1
+) -> dict[str, Any]:
     """Choose what a trainer is told of its devices: those that are there, and the numbers they multiply fastest.
 
     Args:
         accelerator: As in :data:`src.models.precision.ACCELERATORS`.
         devices: A number, a list of device numbers, or ``auto``.
         precision: ``auto``, or a precision of Lightning's.
+        strategy: ``auto``, ``ddp``, or another of Lightning's.
+        num_nodes: Machines.
 
     Raises:
         UserError: There is no such accelerator, or there are not as many devices.
     """
     device = choose_device(accelerator)
     if device.type != "cpu":
+        devices = torch.cuda.device_count() if devices == "auto" and device.type == "cuda" else devices
         there = torch.cuda.device_count() if device.type == "cuda" else 1
         numbers = devices if isinstance(devices, list) else range(devices if isinstance(devices, int) else 1)
         if len(numbers) > there or max(numbers, default=0) >= there:
@@ -184,4 +190,5 @@ def choose_trainer_options(accelerator: str, devices: Any, precision: str) -> di
     # Synchronised batch norm exists on GPUs only.
     alone = {"sync_batchnorm": False} if device.type == "cpu" else {}
     kind = "gpu" if device.type != "cpu" else "cpu"
-    return {"accelerator": kind, "devices": devices, "precision": precision, **alone}
+    chosen = distributed.strategy(strategy, devices, num_nodes)
+    return {"accelerator": kind, "devices": devices, "precision": precision, "strategy": chosen, **alone}

@@ -120,7 +120,7 @@ def test_every_trainer_builds_or_says_that_there_is_no_gpu(composed: Compose, ch
         with pytest.raises(UserError, match=r"accelerator=gpu, but PyTorch .* finds no such device here"):
             train.run(config)
         return
-    wanted = {key: config.trainer[key] for key in ("accelerator", "devices", "precision")}
+    wanted = {key: config.trainer[key] for key in train.TRAINER_KEYS}
     trainer = build_trainer(config, train.choose_trainer_options(**wanted))
     assert trainer.max_epochs == 7
 

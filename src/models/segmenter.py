@@ -17,6 +17,7 @@ from src.datamodules.batches import Batch
 from src.errors import UserError
 from src.labels import IGNORE
 from src.models.checkpoint import hyper_parameters
+from src.models.distributed import channels_last, freeze_unused, share_buffers
 from src.models.encoders import NO_ENCODER
 from src.models.network import Network
 from src.models.optimization import Optimization
@@ -76,7 +77,7 @@ class Segmenter(L.LightningModule):
         config: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.network, self.spec, self.loss = network.to(memory_format=torch.channels_last), spec, loss
+        self.network, self.spec, self.loss = channels_last(network), spec, loss
         self.optimization, self.seed, self.config = optimization, seed, dict(config or {})
         self.augmentation = augmentation if augmentation is not None and augmentation.changes else None
         self.lr = optimization.lr
@@ -172,6 +173,11 @@ class Segmenter(L.LightningModule):
         self._begin("train")
         self._began = time.monotonic()
 
+    def setup(self, stage: str) -> None:
+        """Prepare for several processes."""
+        if stage == "fit" and self.trainer.world_size > 1:
+            freeze_unused(self.network, self.spec)
+
     def on_train_start(self) -> None:
         """Put a resumed run on its schedule, which may be longer than the one that it left."""
         for entry in self.trainer.lr_scheduler_configs:
@@ -192,8 +198,7 @@ class Segmenter(L.LightningModule):
     def on_validation_epoch_start(self) -> None:
         """Begin a validation; every process scores the same network."""
         if self.trainer.world_size > 1:
-            for buffer in self.network.buffers():
-                torch.distributed.broadcast(buffer, 0)
+            share_buffers(self.network)
         self._begin("val")
 
     def on_validation_epoch_end(self) -> None:

@@ -12,9 +12,9 @@ import lightning as L
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
 from src import run_folder
@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 
 TARGETS = ["src.*", "lightning.*", "optuna.pruners.*"]
 """Where the classes that a configuration names may come from."""
+TRAINER_KEYS = ("accelerator", "devices", "precision", "strategy", "num_nodes")
+"""Keys of the trainer that are decided by what the machine has."""
 FILES = {
     "metrics.csv": "all numbers, a row per epoch",
     "lr_finder.png": "range test of the learning rate",
@@ -55,7 +57,7 @@ def run(config: DictConfig) -> float:
     checkpoint = _resumed(config)
     folder = Path(config.output_dir)
     L.seed_everything(config.seed, verbose=False)
-    options = choose_trainer_options(**_plain({k: config.trainer[k] for k in ("accelerator", "devices", "precision")}))
+    options = choose_trainer_options(**_plain({k: config.trainer[k] for k in TRAINER_KEYS}))
     data: SegmentationData = make(config.datamodule, "datamodule")
     segmenter = build_segmenter(config, data)
     first = check_resumable(checkpoint, segmenter.spec, config.trainer.max_epochs) if checkpoint else 0
@@ -252,5 +254,7 @@ def _quiet() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning\..*")
+    # Of 1 × 1 kernels, whose two layouts are the same.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     if not _first_process():
         logging.getLogger().setLevel(logging.WARNING)

@@ -1,0 +1,69 @@
+"""What a network needs so that several processes can train it together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch.strategies import DDPStrategy
+
+from src.models.network import Network
+from src.spec import NetworkSpec
+
+
+def strategy(name: str, devices: Any, num_nodes: int = 1) -> DDPStrategy | str:
+    """Return Lightning's strategy of a name.
+
+    PyTorch would exchange batch-norm statistics before every forward pass, in validation too, where processes may
+    have different numbers of batches and would wait for each other; :func:`share_buffers` does it once before.
+
+    Args:
+        name: ``auto``, ``ddp``, or any other of Lightning's, which is left as it is.
+        devices: A number of devices, or their numbers.
+        num_nodes: Machines.
+    """
+    count = len(devices) if isinstance(devices, list) else int(devices) if str(devices).isdigit() else 1
+    if name == "ddp" or (name == "auto" and count * num_nodes > 1):
+        return DDPStrategy(broadcast_buffers=False)
+    return name
+
+
+def channels_last(network: Network) -> Network:
+    """Put the kernels' channels last, which convolutions are fastest with; returns the network.
+
+    1 × 1 kernels are left alone: both layouts are the same to them, but PyTorch's processes cannot exchange tensors
+    that carry the other one's strides.
+    """
+    for parameter in network.parameters():
+        if parameter.ndim == 4 and parameter.shape[2:] != (1, 1):
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return network
+
+
+def freeze_unused(network: Network, spec: NetworkSpec) -> list[str]:
+    """Freeze parameters that take no part in the result, and return their names.
+
+    Encoders that are cut off before their end have such. Processes would wait for their gradients, and then not
+    average those of the others.
+    """
+    training = network.training
+    network.eval()  # batch-norm statistics stay as they are
+    width, height = spec.chip_size
+    device = network.scale.device
+    with torch.enable_grad():
+        logits: torch.Tensor = network.architecture(torch.zeros(1, len(spec.bands), height, width, device=device))
+        logits.sum().backward()  # type: ignore[no-untyped-call]
+    network.train(training)
+    unused = []
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad and parameter.grad is None:
+            parameter.requires_grad_(False)
+            unused.append(name)
+        parameter.grad = None
+    return unused
+
+
+def share_buffers(network: Network) -> None:
+    """Give every process the first one's batch-norm statistics, so that all of them score the same network."""
+    for buffer in network.buffers():
+        torch.distributed.broadcast(buffer, 0)
