@@ -79,30 +79,35 @@ def fill(
     if len(chips) < sum(share > 0 for share in settings.shares):
         raise UserError(_too_few(len(chips), fates, settings))
     hints, counts = _classify(settings, hints, chips, folder)
-    values = np.flatnonzero(counts.any(0))[1:] if counts[:, UNCLASSIFIED].any() else np.flatnonzero(counts.any(0))
-    if not len(values):
-        raise UserError("The labels have no class within the scenes: every pixel is 0 (unclassified). Check label=….")
-    at = [(chip.scene, chip.window) for chip in chips]
-    infos = [scene.info for scene in scenes]
-    places = Places.of(at, infos, settings.chip_size, settings.chip_step, settings.buffer)
-    split = split_chips(
-        counts[:, values],
-        places,
-        settings.shares,
-        settings.strategy,
-        settings.seed,
-        settings.buffer,
-        settings.block,
-    )
+    split = _split(settings, scenes, chips, counts)
     chips, counts, split = _keep_assigned(chips, counts, split, folder)
-    values = values[counts[:, values].any(0)]
-    classes = class_table(values.tolist(), hints, settings.class_names, settings.class_colors)
+    classes = class_table(_present(counts), hints, settings.class_names, settings.class_colors)
     spec = _describe(settings, scenes, chip_format, classes, split, config)
     _write_tables(folder, chips, counts, spec, split)
-    at = [(chip.scene, chip.window) for chip in chips]
-    Overview(thumbnails, at, split.parts, counts[:, values], classes, split.imbalance).draw(folder / OVERVIEW)
+    by_class, at = counts[:, list(classes.values)], [(chip.scene, chip.window) for chip in chips]
+    Overview(thumbnails, at, split.parts, by_class, classes, split.imbalance).draw(folder / OVERVIEW)
     write_dataset(folder / DATASET, spec)
-    return spec, summary_lines(spec, fates, split, counts[:, values])
+    return spec, summary_lines(spec, fates, split, by_class)
+
+
+def _present(counts: Counts) -> list[int]:
+    """List the class values that have pixels; ``counts`` is n × 256."""
+    return [int(value) for value in np.flatnonzero(counts.any(0)) if value != UNCLASSIFIED]
+
+
+def _split(settings: Preparation, scenes: Sequence[Scene], chips: Sequence[Chip], counts: Counts) -> Split:
+    values = _present(counts)
+    if not values:
+        raise UserError("The labels have no class within the scenes: every pixel is 0 (unclassified). Check label=….")
+    places = Places.of(
+        [(chip.scene, chip.window) for chip in chips],
+        [scene.info for scene in scenes],
+        settings.chip_size,
+        settings.chip_step,
+        settings.buffer,
+    )
+    shares, strategy = settings.shares, settings.strategy
+    return split_chips(counts[:, values], places, shares, strategy, settings.seed, settings.buffer, settings.block)
 
 
 def _classify(

@@ -405,20 +405,15 @@ def write_geotiff(
         OSError: The disk is full or the folder cannot be written.
     """
     cube = image if image.ndim == 3 else image[None]
-    profile = {"driver": "GTiff", "count": cube.shape[0], "height": cube.shape[1], "width": cube.shape[2]}
+    grid = {"crs": CRS.from_wkt(crs) if crs else None, "transform": rasterio.Affine(*transform)}
+    size = {"count": cube.shape[0], "height": cube.shape[1], "width": cube.shape[2], "dtype": cube.dtype}
     if nodata is not None and (cube.dtype.kind == "f" or as_dtype(nodata, cube.dtype) is not None):
-        profile["nodata"] = nodata
+        options["nodata"] = nodata
     if classes is None:
         options = {"photometric": "minisblack", **options}  # else GDAL takes a fourth uint8 band for alpha
     # In memory first: GDAL does not report that a disk is full when it happens while a file is closed.
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), MemoryFile() as memory:
-        with memory.open(
-            **profile,
-            dtype=cube.dtype,
-            crs=CRS.from_wkt(crs) if crs else None,
-            transform=rasterio.Affine(*transform),
-            **options,
-        ) as dataset:
+        with memory.open(driver="GTiff", **size, **grid, **options) as dataset:
             if classes is not None:
                 dataset.write_colormap(1, color_table(classes))  # first: pixels freeze the TIFF's kind of colour
             dataset.write(cube)
@@ -427,11 +422,15 @@ def write_geotiff(
                 dataset.update_tags(index, **band_tags(band))
             if mask is not None:
                 dataset.write_mask(mask)
-        try:
-            with whole_file(path) as partial:
-                partial.write_bytes(memory.getbuffer())
-        except OSError as error:  # a full disk does not say which file it was
-            raise OSError(error.errno, error.strerror, str(path)) from error
+        _write_bytes(path, memory.getbuffer())
+
+
+def _write_bytes(path: str | Path, content: memoryview) -> None:
+    try:
+        with whole_file(path) as partial:
+            partial.write_bytes(content)
+    except OSError as error:  # a full disk does not say which file it was
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def recode(path: Path, lookup: npt.NDArray[np.uint8]) -> None:
