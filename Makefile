@@ -11,7 +11,7 @@ export MPLBACKEND := Agg
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install lock lint format types test test-postgres demo sweep tensorboard bench audit clean FORCE
+.PHONY: help install lock lint format types test test-postgres test-ray demo sweep tensorboard bench audit clean FORCE
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,10 @@ test: lint types ## Everything that has to pass: lint, types, tests
 
 test-postgres: install ## Two processes on one study in PostgreSQL (apt-get install postgresql)
 	TEST_POSTGRES=1 $(BIN)/python -m pytest tests/test_study_postgres.py
+
+test-ray: install ## Two runs on a Ray cluster of this machine; installs the extra
+	$(BIN)/python -m pip install --quiet ".[ray]"
+	TEST_RAY=1 $(BIN)/python -m pytest tests/test_sweep.py -k ray
 
 sweep: install data/demo/chips/dataset.json ## Search the demo's hyperparameters with Optuna: four short trials
 	$(BIN)/python train.py -m experiment=demo hparams_search=demo

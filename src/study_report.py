@@ -32,9 +32,10 @@ STATES = {
 STYLE = """body{font:16px/1.5 system-ui,sans-serif;color:#222;max-width:1100px;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.6rem}h2{font-size:1.2rem;margin:2rem 0 .5rem}code{background:#f2f2f2;padding:.1em .3em}
 pre{background:#f2f2f2;padding:.6rem;white-space:pre-wrap;word-break:break-word}
-.wide{overflow-x:auto}table{border-collapse:collapse}th,td{padding:.25rem .8rem;text-align:left;white-space:nowrap}
+.wide{overflow-x:auto}table{border-collapse:collapse}table{font-size:.9rem}
+th,td{padding:.25rem .6rem;text-align:left;white-space:nowrap}
 th{border-bottom:1px solid #888}td{border-bottom:1px solid #ddd;font-variant-numeric:tabular-nums}
-tr.best{background:#e6f4ea;font-weight:600}td.why{white-space:normal;min-width:20rem}"""
+tr.best{background:#e6f4ea;font-weight:600}td.why{white-space:normal;min-width:9rem}"""
 
 
 def conclude(search: Search, folder: Path, repeat: Callable[[Mapping[str, Any]], str]) -> Path:
@@ -155,7 +156,7 @@ def draw(study: optuna.Study) -> dict[str, str]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             figure = make()
-        figure.update_layout(title=None, height=480)
+        figure.update_layout(title=None, height=440, margin={"t": 40})
         pieces[name] = figure.to_html(full_html=False, include_plotlyjs=not pieces)
     return pieces
 

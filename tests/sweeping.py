@@ -64,7 +64,7 @@ def start(script: Path, *arguments: str, seconds: float = 0, **environment: str)
 def finish(process: subprocess.Popen[str]) -> str:
     """Wait for a multirun that has to succeed; returns what it printed."""
     try:
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=300)
     finally:
         process.kill()
     assert process.returncode == 0, out + err

@@ -189,6 +189,13 @@ def test_submitit_runs_a_grid_in_processes_of_its_own(tmp_path: Path) -> None:
     assert all((tmp_path / f"grid/{i}/ended").is_file() for i in range(2))
 
 
+@pytest.mark.skipif("TEST_RAY" not in os.environ, reason="make test-ray runs it, with the extra that it needs")
+def test_ray_runs_a_grid_on_a_cluster_of_this_machine(tmp_path: Path) -> None:
+    grid = ("lr=0.1,0.2", "data_dir=here", f"hydra.sweep.dir={tmp_path / 'grid'}")
+    finish(start(stand_in(tmp_path), *grid, "hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2"))
+    assert all((tmp_path / f"grid/{i}/ended").is_file() for i in range(2))
+
+
 SLURM = {
     # Keeps the script, and soon afterwards runs its array as the cluster would.
     "sbatch": """cp "${@: -1}" "$SLURM_KEPT"

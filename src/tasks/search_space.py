@@ -19,7 +19,7 @@ from src.tasks.command_line import quoted
 NO_SAY = (
     *("hydra", "paths", "output_dir", "logger", "accelerator", "devices", "num_nodes", "compile"),
     *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.log_every_n_steps"),
-    *("datamodule.workers", "datamodule.cache"),
+    *("datamodule.workers", "datamodule.cache", "callbacks.study", "callbacks.progress", "callbacks.pictures"),
 )
 """Keys without a say in a trial's value: a study goes on elsewhere, and with other devices."""
 
