@@ -6,15 +6,19 @@ import base64
 import fcntl
 import json
 import os
+import select
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+PATIENCE = 120
+"""Seconds without a word after which it is given up."""
 
 
 class Browser:
@@ -80,6 +84,7 @@ class Browser:
 
     def _receive(self) -> dict[str, Any]:
         while b"\0" not in self._rest:
+            assert select.select([self._in], [], [], PATIENCE)[0], f"the browser says nothing for {PATIENCE} s"
             part = os.read(self._in, 1 << 20)
             assert part, "the browser ended"
             self._rest += part
@@ -124,7 +129,8 @@ def chromium(profile: Path) -> Iterator[Browser]:
         browser = Browser(to_browser[1], from_browser[0])
         yield browser
         browser.close()
-        process.wait(20)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(20)
     finally:
         process.kill()
         process.wait()
