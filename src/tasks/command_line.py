@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,9 @@ from src.errors import UserError
 
 FILES = ("image", "label", "checkpoint", "data_dir", "csv")
 """Keys whose ``glob(…)`` means files; Hydra's own means the choices of a group."""
+
+OF_PROCESSES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
+"""What Lightning tells the processes of a training by the environment."""
 
 
 def arrange(arguments: Sequence[str], environment: Mapping[str, str]) -> list[str]:
@@ -61,13 +65,14 @@ def as_single_run(output_dir: str) -> Iterator[None]:
     """Let this process's command line be that of the one run of a multirun that it is at.
 
     Lightning starts the other processes of a training with the command line of the first; that of a multirun would
-    start the whole of it once more.
+    start the whole of it once more. What it leaves behind is taken away, or the next run of the multirun would believe
+    that its other processes are there already.
     """
     config = HydraConfig.get()
     if config.mode is not RunMode.MULTIRUN:
         yield
         return
-    before = sys.argv
+    before, variables = sys.argv, {name: os.environ.get(name) for name in OF_PROCESSES}
     sys.argv = [before[0], *config.overrides.task, f"output_dir={quoted(output_dir)}"]
     with read_write(cast(DictConfig, config.run)):
         config.run.dir = output_dir
@@ -75,3 +80,10 @@ def as_single_run(output_dir: str) -> Iterator[None]:
         yield
     finally:
         sys.argv = before
+        for name, value in variables.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
