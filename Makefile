@@ -9,6 +9,9 @@ VERSION_OF = $(shell $(1) -c 'import sys; print(*sys.version_info[:2])' 2>/dev/n
 # A window system is neither needed nor looked for.
 export MPLBACKEND := Agg
 
+# Test files that run at once, each on one thread: two workers of two threads each would wait for one another.
+JOBS ?= 2
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help install lock lint format types test test-postgres test-ray demo sweep tensorboard bench audit clean FORCE
@@ -55,7 +58,7 @@ types: install ## Types, with mypy strict
 	$(BIN)/mypy
 
 test: lint types ## Everything that has to pass: lint, types, tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 test-postgres: install ## Two processes on one study in PostgreSQL (apt-get install postgresql)
 	TEST_POSTGRES=1 $(BIN)/python -m pytest tests/test_study_postgres.py

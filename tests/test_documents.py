@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-TASK = re.compile(r"python (?:prepare|train|eval|predict|export)\.py [^`\n|#]*")
+TASK = re.compile(r"python (?:prepare|train|eval|predict|export)\.py [^`\n|#\"]*")
 
 
 def commands() -> list[str]:
@@ -24,6 +24,8 @@ def commands() -> list[str]:
 
 def _first_of(argument: str) -> str:
     """Take the first value of a sweep's list: --cfg shows one run."""
+    if "=glob(" in argument:
+        return argument.split("=", 1)[0] + "=one.tif"
     return argument if re.search(r"[\[({]", argument) else argument.split(",", 1)[0]
 
 
