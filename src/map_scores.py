@@ -20,6 +20,8 @@ from src.scores import Evaluation, ScoreCounter
 
 BLOCK_PIXELS = 4_000_000
 """Pixels of a map that are read at a time."""
+SCORE_PIXELS = 500_000
+"""Pixels that are scored at a time: counting takes some eight numbers of 64 bits for each."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,11 @@ def survey(path: Path, classes: ClassTable, label: Any | None = None) -> MapSurv
         if label is not None:
             truth = label.read(window)
             unknown.update(classes.unknown(truth))
-            target, prediction = (torch.from_numpy(classes.encode(x))[None] for x in (truth, values))
-            counter.add(target, prediction)
+            rows = max(1, SCORE_PIXELS // info.width)
+            for first in range(0, window.height, rows):
+                part = slice(first, first + rows)
+                target, prediction = (torch.from_numpy(classes.encode(x[part]))[None] for x in (truth, values))
+                counter.add(target, prediction)
     assert areas is not None
     scores = counter.result() if label is not None else None
     if scores is not None and not scores.pooled.matrix.any():

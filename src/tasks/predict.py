@@ -26,7 +26,7 @@ from src.mapping import MapOptions, Mapper, SceneMap, map_scene
 from src.models.checkpoint import find_checkpoint, load_network
 from src.models.precision import choose_device, precision_name
 from src.progress import pixel_progress
-from src.raster import RasterInfo, crs_label, describe
+from src.raster import RasterInfo, block_cache, crs_label, describe
 from src.report.prediction import MappedScene, prediction_report
 from src.scene_reader import open_scene
 from src.score_files import MEANINGS, format_scores, write_score_files
@@ -262,7 +262,7 @@ def _layer_file(mapper: Mapper, scene: SceneMap, image: str, label: str | None, 
 def _survey(mapper: Mapper, scene: SceneMap, source: LabelSource | None) -> MapSurvey:
     if source is None:
         return survey(scene.path, mapper.spec.classes)
-    with source.open() as label:
+    with block_cache(CACHE_MEGABYTES), source.open() as label:
         found = survey(scene.path, mapper.spec.classes, label)
     if found.unknown:
         values = ", ".join(map(str, found.unknown))
