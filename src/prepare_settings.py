@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import get_args
 
@@ -11,6 +12,9 @@ from src.errors import UserError
 from src.raster import Compression
 from src.splits import Strategy
 from src.tables import PARTS
+
+COMPRESSIONS = ("none", "deflate", "lzma", "lzw", "packbits", "zstd")
+"""Compressions of chips: those that keep every number, of an image and of its labels."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,7 @@ class Preparation:
         chip_size: Width and height of a chip in pixels.
         chip_step: Distance of neighbouring chips in x and y, pixels.
         min_coverage: Percent of a chip that has a class and a measurement, at least.
-        compress: GDAL's name of the chips' compression, ``none`` for none.
+        compress: One of COMPRESSIONS for the chips.
         shares: Percent of the chips for training, validation and test.
         strategy: How chips are assigned to them.
         buffer: Pixels between chips of different parts, for the strategy ``blocks``.
@@ -69,12 +73,16 @@ class Preparation:
         for key, percent in (("chip.min_coverage", self.min_coverage), ("min_class_share", self.min_class_share)):
             if not 0 <= percent <= 100:
                 raise UserError(f"{key} is {percent:g}; it is a percentage, expected 0 to 100.")
-        if min(self.shares) < 0 or sum(self.shares) > 100 + 1e-9 or sum(self.shares) <= 0:
+        if not all(share >= 0 for share in self.shares) or sum(self.shares) > 100 + 1e-9 or sum(self.shares) <= 0:
             given = ", ".join(f"split.{part}={share:g}" for part, share in zip(PARTS, self.shares, strict=True))
             raise UserError(f"{given}: expected percentages of 0 or more whose sum is above 0 and at most 100.")
+        if self.compress.lower() not in COMPRESSIONS:
+            raise UserError(
+                f"chip.compress={self.compress} is not one of {', '.join(COMPRESSIONS)}; choose one of them."
+            )
         if self.buffer < 0 or (self.buffer and self.strategy != "blocks"):
             raise UserError(f"split.buffer={self.buffer} needs split.strategy=blocks and is 0 or more pixels.")
         if self.block is not None and self.block <= 0:
             raise UserError(f"split.block is {self.block}; expected pixels above 0, or null to have it chosen.")
-        if self.scaler is not None and not self.scaler > 0:
+        if self.scaler is not None and not 0 < self.scaler < math.inf:
             raise UserError(f"scaler is {self.scaler:g}; pixels are divided by it, so give a number above 0, or null.")

@@ -103,7 +103,8 @@ def reading(path: str | Path) -> Iterator[None]:
     """Turn GDAL's errors about a file into a :class:`UserError` that names it."""
     text = os.fspath(path)
     try:
-        yield
+        with rasterio.Env():  # in threads without one GDAL prints its warnings on stderr
+            yield
     except RasterioError as error:
         if not text.startswith("/vsi") and "://" not in text and not Path(text).exists():
             raise UserError(f"There is no file {text}; give the path of a raster that GDAL reads.") from error
@@ -128,13 +129,19 @@ def describe(path: str | Path) -> RasterInfo:
 
 
 def info_of(dataset: rasterio.DatasetReader) -> RasterInfo:
-    """Describe an open dataset; see :class:`RasterInfo`."""
+    """Describe an open dataset; see :class:`RasterInfo`. Raises UserError for complex numbers."""
     indexes = measurement_indexes(dataset)
+    dtypes = [dataset.dtypes[i - 1] for i in indexes]
+    if strange := [dtype for dtype in dtypes if dtype.startswith("complex")]:
+        raise UserError(
+            f"{dataset.name} holds {strange[0]} numbers; expected real ones. Compute an intensity first, for example "
+            "with gdal_calc.py --calc='abs(A)'."
+        )
     return RasterInfo(
         path=dataset.name,
         width=dataset.width,
         height=dataset.height,
-        dtype=str(np.result_type(*(dataset.dtypes[i - 1] for i in indexes))),
+        dtype=str(np.result_type(*dtypes)),
         crs=dataset.crs.to_wkt() if dataset.crs else None,
         transform=tuple(dataset.transform)[:6],
         nodata=tuple(dataset.nodatavals[i - 1] for i in indexes),

@@ -17,6 +17,9 @@ from src.labels import ClassTable
 FORMAT = 1
 """Version of dataset.json and of checkpoints; older ones keep loading, newer ones are refused."""
 
+MAX_SIDE = 100_000
+"""Pixels of a chip's side above which a description is taken to be damaged."""
+
 _PACKAGES = ("torch", "lightning", "segmentation-models-pytorch", "timm", "rasterio", "numpy")
 
 
@@ -172,6 +175,8 @@ class NetworkSpec:
         """
         check_format(row, origin)
         try:
+            if not row["bands"] or not all(0 < side <= MAX_SIDE for side in row["chip_size"]):
+                raise ValueError(f"{len(row['bands'])} bands, chips of {row['chip_size']} pixels")
             return cls(
                 architecture=str(row["architecture"]),
                 encoder=str(row["encoder"]),
@@ -190,9 +195,9 @@ class NetworkSpec:
             ) from error
 
 
-def check_format(row: Mapping[str, Any], origin: str) -> None:
+def check_format(row: Any, origin: str) -> None:
     """Raise UserError if ``row`` (read from ``origin``) has no format version or one newer than ours."""
-    found = row.get("format")
+    found = row.get("format") if isinstance(row, Mapping) else None
     if not isinstance(found, int) or found < 1:
         raise UserError(f"{origin} has no format version; expected a file that prepare.py or train.py wrote.")
     if found > FORMAT:

@@ -157,15 +157,22 @@ def write_summary(path: Path, summary: Summary) -> None:
 
 
 def read_statistics(path: Path) -> BandTable:
-    """Read ``Normalize_Bands.csv``; raises UserError if it is missing, lacks a column or holds no numbers."""
+    """Read ``Normalize_Bands.csv``; raises UserError if it is missing, lacks a column or holds no statistics."""
     rows = _read(path, _STATISTICS_COLUMNS)
     rows.sort(key=lambda row: _number(row["Band_Number"], path))
     if [_number(row["Band_Number"], path) for row in rows] != list(range(1, len(rows) + 1)):
         raise UserError(f"{path} does not list the bands 1 to {len(rows)} once each; run prepare.py again.")
-    return BandTable(
+    table = BandTable(
         mean=tuple(_number(row["mean"], path, blank=math.nan) for row in rows),
         std=tuple(_number(row["std"], path, blank=math.nan) for row in rows),
     )
+    for band, (mean, std) in enumerate(zip(table.mean, table.std, strict=True), start=1):
+        if math.isinf(mean) or math.isinf(std) or std < 0 or math.isnan(mean) != math.isnan(std):
+            raise UserError(
+                f"{path} gives band {band} the mean {mean:g} and the standard deviation {std:g}; expected finite "
+                "numbers, the second not below 0, or neither. Run prepare.py again."
+            )
+    return table
 
 
 def write_statistics(path: Path, statistics: BandTable, scaler: float | None) -> None:
@@ -225,6 +232,8 @@ def _inside(root: Path, text: str, origin: Path) -> Path:
     relative = PurePosixPath(text.replace("\\", "/"))
     path = root / relative
     outside = relative.is_absolute() or PureWindowsPath(text).drive or ".." in relative.parts
+    if "\0" in text:
+        raise UserError(f"{origin} lists {text!r}, which is no path; run prepare.py again.")
     if outside or not path.resolve().is_relative_to(root):
         raise UserError(f"{origin} lists {text!r}, which is outside of its folder; paths are relative and stay inside.")
     if not path.is_file():

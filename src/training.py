@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,9 @@ from src.models.weights import WeightsChoice, apply_weights, prepare_weights
 from src.spec import NetworkSpec
 
 log = logging.getLogger(__name__)
+
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
+"""What ``trainer.precision`` may be; Lightning's others do not go with losses and scores in float32."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,8 @@ def make_network(data: DataDescription, choice: NetworkChoice) -> tuple[Network,
         UserError: It cannot be built, does not take chips of this size, or its weights cannot be had.
     """
     normalization = choose_normalization(data, choice.normalize)
+    if not any(normalization.used):
+        raise UserError(f"{data.origin} has no band that is used; expected at least one. Run prepare.py again.")
     plan = prepare_weights(
         choice.weights,
         choice.architecture,
@@ -106,6 +111,36 @@ def check_crop(network: Network, spec: NetworkSpec, augmentation: Augmentation) 
                 f"augmentation.crop={augmentation.crop} leaves {width} × {height} px, which model={spec.architecture} "
                 f"with encoder={spec.encoder} cannot take ({problem}); leave it out, or give a multiple of 32."
             )
+
+
+def check_run(seed: int, trainer: Mapping[str, Any]) -> None:
+    """Check what Lightning would stumble over only when the training runs.
+
+    Args:
+        seed: Of everything random.
+        trainer: Keys of the trainer.
+
+    Raises:
+        UserError: The seed does not fit, a training would have no epoch or see no chip, or the numbers are of a kind
+            that the network and its losses do not compute with.
+    """
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed={seed} does not fit; give a whole number from 0 to {2**32 - 1}.")
+    epochs, every = trainer["max_epochs"], trainer["check_val_every_n_epoch"]
+    if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 1:
+        raise UserError(f"trainer.max_epochs={epochs} is no number of epochs; give a whole number of 1 or more.")
+    if not isinstance(every, int) or not 1 <= every <= epochs:
+        raise UserError(
+            f"trainer.check_val_every_n_epoch={every} would leave the {epochs} epochs without a validation, and the "
+            f"best checkpoint unknown; give 1 to {epochs}."
+        )
+    for key in ("limit_train_batches", "limit_val_batches"):
+        if (limit := trainer[key]) is not None and not (isinstance(limit, int | float) and limit > 0):
+            raise UserError(f"trainer.{key}={limit} leaves nothing; give a number above 0, or null for all.")
+    if trainer["precision"] not in PRECISIONS:
+        raise UserError(
+            f"trainer.precision={trainer['precision']} is not known; choose one of: {', '.join(PRECISIONS)}."
+        )
 
 
 def choose_normalization(data: DataDescription, normalize: bool | str) -> Normalization:

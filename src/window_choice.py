@@ -67,6 +67,7 @@ def choose_plan(request: WindowRequest, predictor: Predictor, spec: NetworkSpec,
         check_window(size, halo, request.overlap)
         _check_accepted(size, predictor, spec)
         return Choice(_with_window(plan, size, request, predictor), "as asked for")
+    check_window((height, width), halo, request.overlap)
     chip = _with_window(plan, (height, width), request, predictor)
     if chip.computed_pixels < WORTH_PROBING:
         return Choice(chip, "the training chips' size; the scene is too small to look for a faster one")

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from src.bands import Band, Normalization
 from src.datamodules.batches import Chip, EpochBatches, collate
 from src.errors import UserError
-from src.labels import ClassTable
+from src.labels import IGNORE, ClassTable
 from src.progress import progress
 
 log = logging.getLogger(__name__)
@@ -113,6 +113,8 @@ class SegmentationData(L.LightningDataModule, ABC):
         super().__init__()
         if batch_size < 1:
             raise UserError(f"batch_size={batch_size} is no size; give 1 or more.")
+        if workers != "auto" and not (isinstance(workers, int) and workers >= 0):
+            raise UserError(f"datamodule.workers={workers} is no number of processes; give 0 or more, or auto.")
         self.batch_size, self.seed, self.workers, self.cache, self.check = batch_size, seed, workers, cache, check
         self._sources: dict[Stage, ChipSource] = {}
 
@@ -131,12 +133,24 @@ class SegmentationData(L.LightningDataModule, ABC):
             return
         sources = {stage: self.source(stage) for stage in STAGES}
         if self.cache and self._fits(list(sources.values())):
-            self._sources = {stage: Cached(read_all(source, stage)) for stage, source in sources.items()}
+            self._sources = {stage: Cached(self._checked(source, stage)) for stage, source in sources.items()}
             return
         if self.check:
             for stage, source in sources.items():
-                deque(read_all(source, stage), maxlen=0)
+                deque(self._checked(source, stage), maxlen=0)
         self._sources = dict(sources)
+
+    def _checked(self, source: ChipSource, stage: Stage) -> Iterator[Chip]:
+        """Read every chip of a stage; raises UserError at the end if none has a labelled pixel."""
+        labelled = False
+        for chip in read_all(source, stage):
+            labelled = labelled or bool((chip.target != IGNORE).any())
+            yield chip
+        if not labelled:
+            raise UserError(
+                f"No {stage} chip of {self.describe().origin} has a labelled pixel where its image has measurements; "
+                "there is nothing to learn or to score. Check the labels and run prepare.py again."
+            )
 
     def summary(self) -> str:
         """Say in one line what is trained on; only after :meth:`setup`."""

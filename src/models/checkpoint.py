@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     path = find_checkpoint(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's remarks about a foreign pickle; our error says what counts
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever the bytes provoke
         raise UserError(
             f"{path} cannot be read as a checkpoint of plain data; expected a .ckpt that train.py wrote. One from "
@@ -95,7 +98,8 @@ def load_network(path: str | Path) -> tuple[Network, NetworkSpec]:
         path: A checkpoint, the folder of a run (see :func:`find_checkpoint`), or a file that export.py wrote.
 
     Raises:
-        UserError: The checkpoint cannot be read, or its weights do not fit the network that it describes.
+        UserError: The checkpoint cannot be read, its weights do not fit the network that it describes, or are no
+            numbers.
     """
     path = find_checkpoint(path)
     if path.suffix.lower() == ONNX:
@@ -114,6 +118,11 @@ def load_network(path: str | Path) -> tuple[Network, NetworkSpec]:
             f"{path} describes {spec.architecture}/{spec.encoder}, but its weights are of another network; "
             "give a checkpoint as train.py wrote it."
         ) from error
+    if not all(value.isfinite().all() for value in network.state_dict().values()):
+        raise UserError(
+            f"{path} has weights that are no numbers (NaN or infinite), so every answer would be wrong; expected those "
+            "of a training that went well. Take another checkpoint, or train with a lower lr."
+        )
     return network.eval(), spec
 
 

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from typing import cast
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, read_write
 
@@ -21,18 +23,21 @@ FILES = ("image", "label", "checkpoint", "data_dir", "csv")
 
 OF_PROCESSES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
 """What Lightning tells the processes of a training by the environment."""
+PATHS = (*FILES, "output", "output_dir", "resume", "init_from", "weights.path", "paths.logs")
+"""Keys that take paths, which may hold any character."""
 
 
 def arrange(arguments: Sequence[str], environment: Mapping[str, str]) -> list[str]:
     """Return the command line as Hydra shall see it.
 
     In a multirun ``image=glob(scenes/*.tif)`` becomes one run per file. In all processes of a distributed training
-    but the first (torchrun, srun) Hydra writes nothing.
+    but the first (torchrun, srun) Hydra writes nothing. Paths that Hydra's grammar does not know (``ü.tif``,
+    ``scene (1).tif``) are quoted.
 
     Raises:
         UserError: A pattern matches no file.
     """
-    arranged = list(arguments)
+    arranged = [_understandable(argument) for argument in arguments]
     if {"-m", "--multirun"} & set(arranged):
         arranged = [_expanded(argument) for argument in arranged]
     if int(environment.get("RANK", environment.get("SLURM_PROCID", 0))) > 0:
@@ -40,6 +45,21 @@ def arrange(arguments: Sequence[str], environment: Mapping[str, str]) -> list[st
         if not any(argument.startswith("hydra.run.dir=") for argument in arranged):
             arranged.append("hydra.run.dir=.")
     return arranged
+
+
+def _understandable(argument: str) -> str:
+    """Quote a path, or each of a list of paths, where Hydra would not take the argument as it is."""
+    found = re.fullmatch(rf"({'|'.join(PATHS)})=(.+)", argument, re.DOTALL)
+    if found is None:
+        return argument
+    try:
+        OverridesParser.create().parse_override(argument)
+    except HydraException:
+        key, value = found.groups()
+        if listed := re.fullmatch(r"\[(.*)\]", value, re.DOTALL):
+            return f"{key}=[{','.join(quoted(path.strip()) for path in listed[1].split(','))}]"
+        return f"{key}={quoted(value)}"
+    return argument
 
 
 def _expanded(argument: str) -> str:

@@ -26,6 +26,7 @@ from src.errors import UserError
 from src.tasks import schema
 from src.tasks.command_line import arrange
 from src.tasks.sweeper import NO_SLURM, StudySweeper
+from src.tasks.wording import reworded
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,14 @@ _DISK = {
     errno.EPERM: "not permitted; write elsewhere or have the permission changed",
     errno.EACCES: "permission denied; write elsewhere or have the permission changed",
 }
+
+_SMALLER = {
+    "prepare": "Give a smaller chip.size.",
+    "train": "Give a smaller batch_size, or chips of a smaller size.",
+    "eval": "Give a smaller batch_size.",
+    "predict": "Give a smaller window or batch_size.",
+}
+"""What each command needs less memory with."""
 
 
 def start(task: str, main: Callable[[], Any]) -> None:
@@ -62,7 +71,7 @@ def start(task: str, main: Callable[[], Any]) -> None:
     try:
         sys.argv[1:] = arrange(sys.argv[1:], os.environ)
         main()
-    except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
+    except (UserError, HydraException, OmegaConfBaseException, OSError, MemoryError) as error:
         _leave(task, error)
     except RuntimeError as error:
         if "srun" not in str(error):  # submitit's word for a machine without SLURM
@@ -84,7 +93,7 @@ def run(task: str, config: DictConfig) -> float | None:
             raise UserError(f"{missing[0]} is not given; {task}.py needs it. Add {missing[0]}=… to the command.")
         result: float | None = importlib.import_module(f"src.tasks.{task}").run(config)
         return result
-    except (UserError, OmegaConfBaseException, OSError) as error:
+    except (UserError, OmegaConfBaseException, OSError, MemoryError) as error:
         if HydraConfig.get().mode is not RunMode.RUN:
             if "study_name" not in HydraConfig.get().sweeper:  # a study tells its failures itself
                 log.error("%s.py: error: %s", task, explain(task, error))
@@ -115,30 +124,17 @@ def explain(task: str, error: Exception) -> str:
 def _explanation(task: str, error: Exception) -> str:
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error, MemoryError):
+        return f"The memory is not enough ({str(error) or 'no more to be had'}). {_SMALLER[task]}"
     if _is_system_error(error):
         return f"{error.filename or 'A file'} cannot be read or written: {_DISK.get(error.errno or 0, error.strerror)}."
     text = " ".join(str(part) for part in (error, error.__cause__) if part)
-    if key := re.search(r"Could not override '([^']+)'", text):
-        near = re.search(r"Did you mean: (.*?)\?", text)
-        hint = f"did you mean {near[1]}?" if near else f"python {task}.py --help lists the keys."
-        return f"{key[1]} is not a key of {task}.py, nor of the choices made; {hint}"
-    if wrong := re.search(r"Error merging override (\S+?)=(\S*).*?(?:converted to|Expected) (\w+)", text, re.DOTALL):
-        return f"{wrong[1]}={wrong[2]} does not fit; expected {_kind(wrong[3])}. Give {wrong[1]} such a value."
-    choice = re.search(r"Could not find '([^']+)/([^'/]+)'.*?Available options in '[^']+':(.*)", text, re.DOTALL)
-    choice = choice or re.search(r"Error merging override (\S+?)=(\S*) .*?expected one of \[(.*?)\]", text, re.DOTALL)
-    if choice:
-        names = ", ".join(choice[3].split("Config search path")[0].replace(",", " ").split())
-        return f"{choice[1]}={choice[2]} does not exist; choose one of: {names}."
-    return text
+    return reworded(task, text)
 
 
 def _is_system_error(error: Exception) -> TypeGuard[OSError]:
     """Tell an error of the operating system from Hydra's missing configs, which are OSErrors too."""
     return isinstance(error, OSError) and not isinstance(error, HydraException)
-
-
-def _kind(type_name: str) -> str:
-    return {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}.get(type_name, type_name)
 
 
 def _leave(task: str, error: Exception) -> NoReturn:

@@ -17,7 +17,7 @@ from src.areas import format_areas
 from src.class_map import ClassMap
 from src.errors import UserError
 from src.grid import Blend
-from src.ground_truth import LabelOptions, ground_truth
+from src.ground_truth import LabelOptions, check_ground_truth, ground_truth
 from src.label_sources import LabelSource
 from src.layer_file import ShownLayer, scene_layer, write_layer_file
 from src.map_processes import check_processes
@@ -42,6 +42,8 @@ log = logging.getLogger(__name__)
 
 RASTERS = {".tif", ".tiff"}
 """Suffixes by which ``output`` is known to be a file."""
+OTHER_FORMATS = {".jpg", ".jpeg", ".png", ".vrt", ".img", ".dat", ".bsq", ".bil", ".jp2", ".gpkg", ".shp", ".geojson"}
+"""Suffixes by which ``output`` is known to be a file of a kind that maps are not."""
 FILES = {
     "_probabilities": "Probability of each class",
     "_uncertainty": "Uncertainty: normalised entropy of the probabilities",
@@ -164,12 +166,14 @@ def choose_outputs(images: Sequence[str], output: str | None, run_folder: Path) 
     folder; or in the run's.
 
     Raises:
-        UserError: A file is given for several maps, or a map would take the place of a scene.
+        UserError: A file is given for several maps or one that is no GeoTIFF, or a map would take the place of a scene.
     """
     if len(images) == 1 and (output is None or Path(output).suffix.lower() in RASTERS):
         outputs = [Path(output) if output else run_folder / "map.tif"]
     else:
         folder = Path(output) if output else run_folder
+        if folder.suffix.lower() in OTHER_FORMATS and not folder.is_dir():
+            raise UserError(f"output={output} is no GeoTIFF; maps are. Name a file that ends in .tif, or a folder.")
         if folder.suffix.lower() in RASTERS:
             raise UserError(f"output={output} is one file for {len(images)} scenes; expected a folder. Name one.")
         stems = [Path(image).stem for image in images]
@@ -197,7 +201,9 @@ def _check(mapper: Mapper, image: str, label: str | None, settings: PredictConfi
         return None
     rules = None if settings.class_map is None else ClassMap(tuple(class_rule(rule) for rule in settings.class_map))
     options = LabelOptions(rules, settings.label_field, settings.label_layer)
-    return ground_truth(label, info, mapper.spec.classes, options)
+    source = ground_truth(label, info, mapper.spec.classes, options)
+    check_ground_truth(source, label, info, mapper.spec.classes)
+    return source
 
 
 def _map_one(

@@ -33,7 +33,14 @@ from src.report.provenance import Run
 from src.run_folder import Trained
 from src.tasks.command_line import as_single_run
 from src.tasks.reporting import add_report
-from src.training import NetworkChoice, check_crop, choose_class_weights, choose_trainer_options, make_network
+from src.training import (
+    NetworkChoice,
+    check_crop,
+    check_run,
+    choose_class_weights,
+    choose_trainer_options,
+    make_network,
+)
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +61,7 @@ FILES = {
 def run(config: DictConfig) -> float:
     """Train, and return the best validation IoU, which a sweep maximises."""
     _quiet()
+    check_run(config.seed, _plain(config.trainer))
     checkpoint = _resumed(config)
     folder = Path(config.output_dir)
     L.seed_everything(config.seed, verbose=False)
@@ -61,6 +69,7 @@ def run(config: DictConfig) -> float:
     data: SegmentationData = make(config.datamodule, "datamodule")
     segmenter = build_segmenter(config, data)
     first = check_resumable(checkpoint, segmenter.spec, config.trainer.max_epochs) if checkpoint else 0
+    trainer = build_trainer(config, options, first)
     data.setup()
     if _first_process():
         if not checkpoint:
@@ -68,17 +77,25 @@ def run(config: DictConfig) -> float:
         run_folder.describe(folder, _plain(config), HydraConfig.get().overrides.task, first)
     if config.lr_finder and not checkpoint:
         _find_rate(config, segmenter, data, options["precision"])
-    trainer = build_trainer(config, options, first)
     log.info("%s", data.summary())
     log.info("%s", segmenter.summary(choose_device(config.trainer.accelerator), options["precision"]))
     with as_single_run(config.output_dir):
-        trainer.fit(segmenter, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        _fit(trainer, segmenter, data, checkpoint)
     if trainer.interrupted:
         raise KeyboardInterrupt
     trained = _finish(config, trainer, segmenter)
     if _first_process():
         add_report(folder / "report.html", "train", config, partial(_report, config, data, trained))
     return trained.scores.mean_iou
+
+
+def _fit(trainer: L.Trainer, segmenter: Segmenter, data: SegmentationData, checkpoint: Path | None) -> None:
+    try:
+        trainer.fit(segmenter, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    except RuntimeError as error:
+        if "Early stopping conditioned on metric" not in str(error):
+            raise
+        raise UserError(f"{error}. Change callbacks.early_stopping.monitor.") from error
 
 
 def _report(config: DictConfig, data: SegmentationData, trained: Trained, run: Run) -> Report:
@@ -174,7 +191,7 @@ def make(node: Any, name: str, **arguments: Any) -> Any:
     except ModuleNotFoundError as error:
         package = name.rpartition(".")[2]
         raise UserError(f"{name} needs a package that is not installed here; get it: pip install {package}") from error
-    except (InstantiationException, MisconfigurationException, TypeError, ValueError) as error:
+    except (InstantiationException, MisconfigurationException, AttributeError, TypeError, ValueError) as error:
         cause = error.__cause__ or error
         if isinstance(cause, UserError):
             raise cause from error
