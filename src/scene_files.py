@@ -15,10 +15,12 @@ def resolve(given: str | Sequence[str], key: str) -> list[str]:
     """Turn a path, a list of paths, or globs into the list of files, globs in alphabetical order.
 
     Raises:
-        UserError: Nothing is given, or a glob matches nothing.
+        UserError: Nothing or an empty path is given, or a glob matches nothing.
     """
     paths: list[str] = []
     for text in [given] if isinstance(given, str) else given:
+        if not text.strip():
+            raise UserError(f"{key} is an empty path; give the path of a file, a list of paths, or a glob.")
         exists = text.startswith("/vsi") or "://" in text or Path(text).exists() or not glob.has_magic(text)
         found = [text] if exists else sorted(glob.glob(text, recursive=True))  # noqa: PTH207 (absolute patterns)
         if not found:

@@ -113,7 +113,7 @@ class SegmentationData(L.LightningDataModule, ABC):
         super().__init__()
         if batch_size < 1:
             raise UserError(f"batch_size={batch_size} is no size; give 1 or more.")
-        if workers != "auto" and not (isinstance(workers, int) and workers >= 0):
+        if workers != "auto" and not str(workers).isdecimal():
             raise UserError(f"datamodule.workers={workers} is no number of processes; give 0 or more, or auto.")
         self.batch_size, self.seed, self.workers, self.cache, self.check = batch_size, seed, workers, cache, check
         self._sources: dict[Stage, ChipSource] = {}

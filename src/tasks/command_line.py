@@ -75,7 +75,7 @@ def _expanded(argument: str) -> str:
 
 def quoted(path: str) -> str:
     """Write a path as a value that Hydra takes as it is, whatever stands in it."""
-    if re.fullmatch(r"[\w./-]+", path):
+    if re.fullmatch(r"[\w./-]+", path, re.ASCII):
         return path
     return "'" + path.replace("\\", "\\\\").replace("'", "\\'") + "'"
 

@@ -1,0 +1,306 @@
+"""What users give by mistake, or by right though it is odd: one case per line of a folder, a command and its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import rasterio
+import torch
+from rasterio.transform import from_origin
+
+Setup = Callable[[Path], Any]
+
+CUT = ("image=i.tif", "label=l.tif", "data_dir=d", "chip.size=16", "chip.step=16")
+TINY = (
+    "trainer.max_epochs=1",
+    "batch_size=8",
+    "model=justo_unet_simple",
+    "accelerator=cpu",
+    "output_dir=run",
+    "logger.tensorboard=null",
+)
+HEIGHT, WIDTH = 53, 67
+"""Of the scenes: prime, so that nothing divides them."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One command in a folder of its own.
+
+    Attributes:
+        name: What is odd about it.
+        task: The command.
+        arguments: Its arguments.
+        setup: Puts the odd thing into the folder, which already has ``i.tif``, ``l.tif``, ``d/`` and ``good.ckpt``.
+        words: What the one line on stderr has to say; None if the command has to work.
+    """
+
+    name: str
+    task: str
+    arguments: tuple[str, ...]
+    setup: Setup = lambda _: None
+    words: tuple[str, ...] | None = None
+
+
+def write(path: Path, values: npt.NDArray[Any], **profile: Any) -> None:
+    """Write a raster, bands × rows × columns or rows × columns, on the scenes' grid unless told otherwise."""
+    bands = values if values.ndim == 3 else values[None]
+    grid = {"crs": "EPSG:32633", "transform": from_origin(4e5, 58e5, 10, 10), "driver": "GTiff"} | profile
+    count, height, width = bands.shape
+    path.unlink(missing_ok=True)
+    with rasterio.open(path, "w", count=count, height=height, width=width, dtype=bands.dtype, **grid) as dataset:
+        dataset.write(bands)
+
+
+def image(*, height: int = HEIGHT, width: int = WIDTH, bands: int = 4, dtype: str = "uint16") -> npt.NDArray[Any]:
+    """A scene's numbers: every class has a level of its own, with noise."""
+    noise = np.random.default_rng(0).integers(0, 60, (bands, height, width))
+    return np.asarray(500 * label(height=height, width=width)[None].astype(np.int64) + noise, dtype)
+
+
+def label(*, height: int = HEIGHT, width: int = WIDTH, values: tuple[int, ...] = (1, 2, 3)) -> npt.NDArray[np.uint8]:
+    """Its classes, in blocks that no chip grid meets."""
+    block = np.add.outer(np.arange(height) // 7, np.arange(width) // 9) % len(values)
+    return np.array(values, np.uint8)[block]
+
+
+def make_scene(folder: Path) -> None:
+    write(folder / "i.tif", image())
+    write(folder / "l.tif", label())
+
+
+def put(name: str, values: npt.NDArray[Any], **profile: Any) -> Setup:
+    return lambda folder: write(folder / name, values, **profile)
+
+
+def cut_off(name: str, share: float) -> Setup:
+    def setup(folder: Path) -> None:
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[: int(len(content) * share)])
+
+    return setup
+
+
+def flipped(name: str) -> Setup:
+    """Compress a raster and flip bits in its middle."""
+
+    def setup(folder: Path) -> None:
+        write(folder / name, image() if name == "i.tif" else label(), compress="deflate")
+        content = bytearray((folder / name).read_bytes())
+        for position in np.random.default_rng(0).integers(len(content) // 4, 3 * len(content) // 4, 200):
+            content[position] ^= 255
+        (folder / name).write_bytes(bytes(content))
+
+    return setup
+
+
+def edited(name: str, change: Callable[[bytes], bytes]) -> Setup:
+    return lambda folder: (folder / name).write_bytes(change((folder / name).read_bytes()))
+
+
+def described(**entries: Any) -> Setup:
+    """Change entries of ``dataset.json``."""
+
+    def setup(folder: Path) -> None:
+        path = folder / "d" / "dataset.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+
+    return setup
+
+
+def checkpoint(change: Callable[[dict[str, Any]], Any]) -> Setup:
+    """Change what stands in the checkpoint, as ``bad.ckpt``."""
+
+    def setup(folder: Path) -> None:
+        content = torch.load(folder / "good.ckpt", weights_only=True)
+        torch.save(change(content) or content, folder / "bad.ckpt")
+
+    return setup
+
+
+def spec(**entries: Any) -> Setup:
+    return checkpoint(lambda content: content["hyper_parameters"]["spec"].update(entries))
+
+
+def blank_weights(content: dict[str, Any]) -> None:
+    content["state_dict"] = {key: value * float("nan") for key, value in content["state_dict"].items()}
+
+
+class Gadget:
+    """Runs a command when it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return os.system, ("touch ran",)
+
+
+def blank_labels(folder: Path) -> None:
+    for path in (folder / "d" / "labels").iterdir():
+        with rasterio.open(path, "r+") as chip:
+            chip.write(np.zeros((1, chip.height, chip.width), np.uint8))
+
+
+def renamed(folder: Path) -> None:
+    (folder / "i.tif").rename(folder / "Szene (1) für Oma's Garten.tif")
+
+
+def prepare(name: str, *arguments: str, setup: Setup = lambda _: None, words: str | None) -> Case:
+    given = {argument.split("=")[0] for argument in arguments}
+    cut = [argument for argument in CUT if argument.split("=")[0] not in given]
+    return Case(name, "prepare", (*cut, *arguments, "data_dir=new"), setup, _words(words))
+
+
+def train(name: str, *arguments: str, setup: Setup = lambda _: None, words: str | None) -> Case:
+    return Case(name, "train", ("data_dir=d", *TINY, *arguments), setup, _words(words))
+
+
+def predict(
+    name: str, *arguments: str, setup: Setup = lambda _: None, words: str | None, ckpt: str = "good.ckpt"
+) -> Case:
+    given = {argument.split("=")[0] for argument in arguments}
+    common = [a for a in (f"checkpoint={ckpt}", "image=i.tif", "output=m.tif") if a.split("=")[0] not in given]
+    return Case(name, "predict", (*common, *arguments), setup, _words(words))
+
+
+def evaluate(name: str, *arguments: str, setup: Setup = lambda _: None, words: str | None) -> Case:
+    return Case(name, "eval", ("checkpoint=good.ckpt", "output_dir=o", *arguments), setup, _words(words))
+
+
+def _words(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(text.split("|"))
+
+
+def halved(folder: Path) -> None:
+    shutil.copy(folder / "i.tif", folder / "j.tif")
+    cut_off("j.tif", 0.5)(folder)
+
+
+AWAY = {"transform": from_origin(9e5, 58e5, 10, 10)}
+CODE = {"_target_": "os.system", "command": "touch ran"}
+EMPTY, HEADER = b"", b"image,mask\n"
+TRAIN, STATISTICS = "d/train_files.csv", "d/Normalize_Bands.csv"
+ONE = np.ones((HEIGHT, WIDTH))
+
+CASES: tuple[Case, ...] = (
+    # Files that are none, or not whole
+    prepare("no such image", "image=no.tif", words="no file no.tif"),
+    prepare("no such label", "label=no.tif", words="no file no.tif"),
+    prepare("an empty file", setup=edited("i.tif", lambda _: EMPTY), words="i.tif|whole file"),
+    prepare("a text for an image", setup=edited("i.tif", lambda _: b"hello"), words="i.tif|whole file"),
+    prepare("half an image", setup=cut_off("i.tif", 0.5), words="i.tif|whole file"),
+    prepare("half a label", setup=cut_off("l.tif", 0.5), words="l.tif|whole file"),
+    prepare("flipped bits in the image", setup=flipped("i.tif"), words="i.tif|whole file"),
+    prepare("flipped bits in the label, of which GDAL warns", setup=flipped("l.tif"), words="l.tif|whole file"),
+    predict("half an image to map", "image=j.tif", setup=halved, words="j.tif|whole file"),
+    # Numbers
+    prepare("a complex image", setup=put("i.tif", image(dtype="complex64")), words="i.tif|complex64|real"),
+    prepare("a complex label", setup=put("l.tif", ONE.astype("complex64")), words="l.tif|complex64|real"),
+    predict("a complex image to map", setup=put("i.tif", image(dtype="complex64")), words="i.tif|complex64|real"),
+    prepare("labels over 255", setup=put("l.tif", (300 * ONE).astype("uint16")), words="l.tif|300|class_map"),
+    prepare("negative labels", setup=put("l.tif", -ONE.astype("int16")), words="l.tif|-1|nodata"),
+    prepare("labels between classes", setup=put("l.tif", 1.5 * ONE), words="l.tif|1.5|whole numbers"),
+    prepare("infinite labels", setup=put("l.tif", np.inf * ONE), words="l.tif|inf|whole numbers"),
+    prepare("whole labels as floats", setup=put("l.tif", label().astype("float32")), words=None),
+    prepare("labels that are all 0", setup=put("l.tif", 0 * label()), words="chips|label"),
+    prepare("labels of one class", setup=put("l.tif", 0 * label() + 7), words=None),
+    prepare("labels elsewhere", setup=put("l.tif", label(), **AWAY), words="overlap"),
+    prepare("image and label swapped", "image=l.tif", "label=i.tif", words="4 bands|one"),
+    prepare(
+        "an image that is all NaN",
+        setup=put("i.tif", np.nan * image(dtype="float32")),
+        words="i.tif|measurement|nodata",
+    ),
+    prepare("300 bands", setup=put("i.tif", image(bands=300)), words=None),
+    # Values of keys
+    prepare("a share that is no number", "split.train=nan", words="split.train=nan|percentages"),
+    prepare("shares over 100", "split.train=95", words="at most 100"),
+    prepare("a scaler without end", "scaler=inf", words="scaler is inf"),
+    prepare("a compression that loses numbers", "chip.compress=jpeg", words="chip.compress=jpeg|deflate"),
+    prepare("chips larger than the memory", "chip.size=1000000", words="memory|chip.size"),
+    prepare("chips without pixels", "chip.size=0", words="chip.size|above 0"),
+    prepare("a strategy that does not exist", "split.strategy=fair", words="split.strategy=fair|balanced, blocks"),
+    prepare("neither true nor false", "overwrite=maybe", words="overwrite=maybe|true or false"),
+    prepare("an empty path", "image=", words="image|empty path"),
+    prepare("a value that Hydra cannot read", "scaler=a(1)b", words="scaler=a(1)b|quotes"),
+    prepare("a typo", "chip.sise=3", words="chip.sise|did you mean"),
+    # Paths
+    prepare("umlauts, brackets, quotes and spaces", "image=Szene (1) für Oma's Garten.tif", setup=renamed, words=None),
+    predict("the same in a list", "image=[Szene (1) für Oma's Garten.tif]", setup=renamed, words=None),
+    # Data folders
+    train("no data folder", "data_dir=no", words="no is no data folder"),
+    train("an empty list", setup=edited(TRAIN, lambda _: EMPTY), words="train_files.csv|lacks the column"),
+    train("a list without rows", setup=edited(TRAIN, lambda _: HEADER), words="train_files.csv|no chip"),
+    train("a missing column", setup=edited(TRAIN, lambda t: t.replace(b"mask", b"maske")), words="'mask'"),
+    train("semicolons", setup=edited(TRAIN, lambda t: t.replace(b",", b";")), words="image;mask"),
+    train("BOM and CRLF", setup=edited(TRAIN, lambda t: b"\xef\xbb\xbf" + t.replace(b"\n", b"\r\n")), words=None),
+    train("Windows paths", setup=edited(TRAIN, lambda t: t.replace(b"/", b"\\")), words=None),
+    train("an absolute path", setup=edited(TRAIN, lambda _: HEADER + b"/etc/passwd,/etc/passwd\n"), words="outside"),
+    train("a way out", setup=edited(TRAIN, lambda _: HEADER + b"../i.tif,../l.tif\n"), words="outside"),
+    train("a zero byte in a path", setup=edited(TRAIN, lambda t: t + b"images/\0,labels/a.tif\n"), words="no path"),
+    train("Latin-1", setup=edited(TRAIN, lambda t: t + b"images/\xe4.tif,a\n"), words="train_files.csv|CSV"),
+    train("a list of JSON", setup=edited("d/dataset.json", lambda _: b"[]"), words="dataset.json|format"),
+    train("a newer format", setup=described(format=9), words="dataset.json|format 9|update"),
+    train("bands that are null", setup=described(bands=None), words="dataset.json|prepare.py"),
+    train(
+        "a config that names code",
+        setup=described(config=CODE),
+        words=None,
+    ),
+    train("no labelled pixel", setup=blank_labels, words="labelled pixel|prepare.py"),
+    train(
+        "infinite statistics",
+        setup=edited(STATISTICS, lambda _: b"Band_Number,std,mean\n1,inf,0\n2,1,1\n3,1,1\n4,1,1\n"),
+        words="Normalize_Bands.csv|band 1",
+    ),
+    # Trainings that cannot be
+    train("no epoch", "trainer.max_epochs=0", words="trainer.max_epochs=0"),
+    train("epochs in words", "trainer.max_epochs=many", words="trainer.max_epochs=many"),
+    train("no validation in time", "trainer.check_val_every_n_epoch=5", words="check_val_every_n_epoch=5"),
+    train("nothing to validate", "trainer.limit_val_batches=0", words="limit_val_batches=0"),
+    train("an unknown precision", "trainer.precision=64-true", words="64-true|32-true"),
+    train("no device", "devices=0", words="trainer|devices"),
+    train("a seed below 0", "seed=-1", words="seed=-1"),
+    train("processes in words", "datamodule.workers=few", words="datamodule.workers=few"),
+    train("a key too many", "+optimizer.foo=1", words="optimizer|foo"),
+    train("a class that is not ours", "loss._target_=os.getcwd", words="loss"),
+    train("a checkpoint that is not there", "resume=no.ckpt", words="no checkpoint no.ckpt"),
+    # Checkpoints
+    predict("a raster for a checkpoint", ckpt="i.tif", words="i.tif|.ckpt"),
+    predict("a checkpoint that runs code", setup=checkpoint(lambda c: {"x": Gadget()}), ckpt="bad.ckpt", words="bad"),
+    predict(
+        "a pickle that runs code",
+        setup=lambda folder: (folder / "bad.ckpt").write_bytes(pickle.dumps(Gadget())),
+        ckpt="bad.ckpt",
+        words="bad.ckpt|plain data",
+    ),
+    predict("weights that are NaN", setup=checkpoint(blank_weights), ckpt="bad.ckpt", words="bad.ckpt|NaN"),
+    predict("a checkpoint without bands", setup=spec(bands=[]), ckpt="bad.ckpt", words="bad.ckpt|0 bands"),
+    predict("chips without pixels", setup=spec(chip_size=[0, 0]), ckpt="bad.ckpt", words="bad.ckpt|[0, 0]"),
+    predict("a newer checkpoint", setup=spec(format=9), ckpt="bad.ckpt", words="format 9|update"),
+    # Maps
+    predict("too few bands", setup=put("i.tif", image(bands=3)), words="3 bands|expects 4"),
+    predict("one pixel", setup=put("i.tif", image(height=1, width=1)), words=None),
+    predict("one row", setup=put("i.tif", image(height=1, width=3001)), words=None),
+    predict("all nodata", setup=put("i.tif", 0 * image(), nodata=0), words=None),
+    predict("no CRS", setup=put("i.tif", image(), crs=None), words=None),
+    predict("labels of other classes", "label=l.tif", setup=put("l.tif", 0 * label() + 9), words="l.tif|1, 2, 3"),
+    predict("fractions for labels", "label=l.tif", setup=put("l.tif", 1.5 * ONE), words="l.tif|1.5"),
+    predict("half a label to score against", "label=l.tif", setup=cut_off("l.tif", 0.5), words="l.tif|whole file"),
+    predict("nothing but halo", "overlap=49", words="overlap=49"),
+    predict("windows larger than the memory", "window=1000000", words="memory|window"),
+    predict("a map as JPEG", "output=m.jpg", words="m.jpg|.tif"),
+    predict("a map over its scene", "output=i.tif", words="the scene itself"),
+    # Scores
+    evaluate("neither folder nor list", words="data_dir|csv"),
+    evaluate("a list that is none", "csv=i.tif", words="i.tif|CSV"),
+    evaluate("an unknown part", "data_dir=d", "split=exam", words="split=exam|validation"),
+    evaluate("no chips at once", "data_dir=d", "batch_size=0", words="batch_size=0"),
+)
