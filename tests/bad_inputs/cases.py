@@ -274,7 +274,7 @@ CASES: tuple[Case, ...] = (
     train("a checkpoint that is not there", "resume=no.ckpt", words="no checkpoint no.ckpt"),
     # Checkpoints
     predict("a raster for a checkpoint", ckpt="i.tif", words="i.tif|.ckpt"),
-    predict("a checkpoint that runs code", setup=checkpoint(lambda c: {"x": Gadget()}), ckpt="bad.ckpt", words="bad"),
+    predict("a checkpoint that runs code", setup=checkpoint(lambda _: {"x": Gadget()}), ckpt="bad.ckpt", words="bad"),
     predict(
         "a pickle that runs code",
         setup=lambda folder: (folder / "bad.ckpt").write_bytes(pickle.dumps(Gadget())),
