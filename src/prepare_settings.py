@@ -13,9 +13,6 @@ from src.raster import Compression
 from src.splits import Strategy
 from src.tables import PARTS
 
-COMPRESSIONS = ("none", "deflate", "lzma", "lzw", "packbits", "zstd")
-"""Compressions of chips: those that keep every number, of an image and of its labels."""
-
 
 @dataclass(frozen=True)
 class Preparation:
@@ -27,7 +24,7 @@ class Preparation:
         chip_size: Width and height of a chip in pixels.
         chip_step: Distance of neighbouring chips in x and y, pixels.
         min_coverage: Percent of a chip that has a class and a measurement, at least.
-        compress: One of COMPRESSIONS for the chips.
+        compress: GDAL's name of the chips' compression, ``none`` for none.
         shares: Percent of the chips for training, validation and test.
         strategy: How chips are assigned to them.
         buffer: Pixels between chips of different parts, for the strategy ``blocks``.
@@ -76,10 +73,6 @@ class Preparation:
         if not all(share >= 0 for share in self.shares) or sum(self.shares) > 100 + 1e-9 or sum(self.shares) <= 0:
             given = ", ".join(f"split.{part}={share:g}" for part, share in zip(PARTS, self.shares, strict=True))
             raise UserError(f"{given}: expected percentages of 0 or more whose sum is above 0 and at most 100.")
-        if self.compress.lower() not in COMPRESSIONS:
-            raise UserError(
-                f"chip.compress={self.compress} is not one of {', '.join(COMPRESSIONS)}; choose one of them."
-            )
         if self.buffer < 0 or (self.buffer and self.strategy != "blocks"):
             raise UserError(f"split.buffer={self.buffer} needs split.strategy=blocks and is 0 or more pixels.")
         if self.block is not None and self.block <= 0:
