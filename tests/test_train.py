@@ -279,7 +279,7 @@ def test_resume_last_goes_on_in_the_runs_own_folder(trained: tuple[Path, str], c
         (["class_weights=[1]"], "expected 2 numbers"),
         (["class_weights=loud"], "class_weights=loud is not known"),
         (["normalize=loud"], "normalize=loud is not known"),
-        (["trainer.precision=17"], "trainer cannot be made of"),
+        (["trainer.precision=17"], "choose one of: auto, 32-true"),
         (["data_dir=nowhere"], "nowhere is no data folder"),
         (["+loss.gama=2"], r"loss cannot be made of .*gama"),
         (["encoder=resnet19"], "resnet18"),
