@@ -22,7 +22,7 @@ from src.label_sources import LabelSource
 from src.layer_file import ShownLayer, scene_layer, write_layer_file
 from src.map_processes import check_processes
 from src.map_scores import MapSurvey, survey
-from src.mapping import MapOptions, Mapper, SceneMap, map_scene
+from src.mapping import CACHE_MEGABYTES, MapOptions, Mapper, SceneMap, map_scene
 from src.models.checkpoint import find_checkpoint, load_network
 from src.models.precision import choose_device, precision_name
 from src.progress import pixel_progress
