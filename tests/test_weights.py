@@ -12,11 +12,12 @@ import segmentation_models_pytorch as smp
 import timm
 import torch
 import yaml
+from huggingface_hub import constants
 from torch import nn
 
 from src.bands import Band, Normalization
 from src.errors import UserError
-from src.models import architectures, satellite
+from src.models import architectures, pretrained, satellite
 from src.models.network import Network
 from src.models.weights import KEYS, WeightsChoice, WeightsPlan, apply_weights, input_layers, prepare_weights
 
@@ -272,6 +273,61 @@ def test_the_first_layer_is_found_whatever_it_is_called() -> None:
         ("tu-coat_lite_tiny", {"model.model.patch_embed1.proj.weight": 1}),
     ):
         assert input_layers("unet", encoder, SIZE, {})[0] == names
+
+
+# --- caches -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Empty caches and no network."""
+    monkeypatch.setattr(pretrained, "reachable", lambda _: False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "torch"))
+    return tmp_path
+
+
+def place(choice: Mapping[str, Any], encoder: str) -> Path:
+    """Ask for weights that are not there, and return where they are to be put."""
+    with pytest.raises(UserError, match="cannot be downloaded") as error:
+        prepare(choice, encoder=encoder)
+    path = Path(str(error.value).partition(" at ")[2].partition(", or")[0])
+    path.parent.mkdir(parents=True)
+    return path
+
+
+@pytest.mark.usefixtures("caches")
+def test_torchgeos_weights_come_from_torchs_cache(
+    resnet18_of_13_bands: tuple[Path, dict[str, torch.Tensor]],
+) -> None:
+    source, state = resnet18_of_13_bands
+    choice = {"kind": "torchgeo", "name": MOCO}
+    place(choice, "auto").write_bytes(source.read_bytes())
+    network = start(choice, encoder="auto")
+    assert torch.equal(network.encoder.conv1.weight, state["conv1.weight"])
+
+
+@pytest.mark.usefixtures("caches")
+def test_smps_weights_come_from_the_hubs_cache_with_the_statistics_beside_them() -> None:
+    state = smp.encoders.get_encoder("resnet18", weights=None).state_dict()
+    path = place({"kind": "imagenet"}, "resnet18")
+    safetensors.torch.save_file(state, path)
+    assert prepare({"kind": "imagenet"}).normalization.mean[3] == 0.485
+    (path.parent / "config.json").write_text('{"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.1]}')
+    plan = prepare({"kind": "imagenet"})
+    assert [plan.normalization.mean[i] for i in (3, 2, 1)] == [0.5, 0.4, 0.3]
+    assert torch.equal(plan.tensors["layer1.0.conv1.weight"], state["layer1.0.conv1.weight"])
+
+
+@pytest.mark.usefixtures("caches")
+def test_timms_weights_come_from_the_hubs_cache_by_their_tag() -> None:
+    encoder = "tu-resnet10t.c3_in1k"
+    path = place({"kind": "imagenet"}, encoder)
+    assert "models--timm--resnet10t.c3_in1k" in path.parts
+    state = timm.create_model("resnet10t").state_dict()
+    safetensors.torch.save_file(state, path)
+    network = start({"kind": "imagenet"}, encoder=encoder)
+    torch.testing.assert_close(network.encoder.model.conv1[0].weight[:, 3], state["conv1.0.weight"][:, 0] * 3 / 13)
 
 
 # --- files ------------------------------------------------------------------------------------------------------
