@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import lightning as L
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -32,6 +33,7 @@ from src.report.page import Report
 from src.report.provenance import Run
 from src.run_folder import Trained
 from src.tasks.command_line import as_single_run
+from src.tasks.kinds import check_kinds
 from src.tasks.reporting import add_report
 from src.training import (
     NetworkChoice,
@@ -186,6 +188,9 @@ def make(node: Any, name: str, **arguments: Any) -> Any:
     Raises:
         UserError: It does not accept its keys, or needs a package that is not installed.
     """
+    target = get_class_or_function(node)
+    if target is not None:
+        check_kinds(target, {k: v for k, v in _plain(node).items() if k[0] != "_" and k not in arguments}, name)
     try:
         return instantiate(node, _convert_="all", _execution_whitelist_=TARGETS, **arguments)
     except ModuleNotFoundError as error:
@@ -197,6 +202,15 @@ def make(node: Any, name: str, **arguments: Any) -> Any:
             raise cause from error
         keys = {key: value for key, value in _plain(node).items() if key != "_target_"}
         raise UserError(f"{name} cannot be made of {keys}: {cause}. Change {name}'s keys.") from error
+
+
+def get_class_or_function(node: Any) -> Callable[..., Any] | None:
+    """Return what a group's ``_target_`` names; None for one of ours elsewhere or a package that is not installed."""
+    path = str(node.get("_target_", ""))
+    if not path.startswith(("src.", "lightning.")):
+        return None
+    found: Callable[..., Any] = get_object(path)
+    return found
 
 
 def _resumed(config: DictConfig) -> Path | None:
