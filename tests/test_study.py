@@ -58,7 +58,7 @@ def test_a_study_has_as_many_trials_as_it_shall_and_goes_on_when_it_shall_have_m
 
 
 def test_processes_that_share_a_study_do_every_trial_once_and_none_too_many(search: Callable[..., Search]) -> None:
-    searches = [search(total=12) for _ in range(3)]
+    searches = [search(total=12, grace=60) for _ in range(3)]  # all live: a slow machine is no reason to doubt it
     done: list[int] = []
     threads = [threading.Thread(target=lambda each=each: done.extend(work(each))) for each in searches]
     for thread in threads:

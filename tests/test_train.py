@@ -282,7 +282,7 @@ def test_resume_last_goes_on_in_the_runs_own_folder(trained: tuple[Path, str], c
         (["trainer.precision=17"], "choose one of: auto, 32-true"),
         (["trainer.max_epochs=abc"], "trainer.max_epochs=abc is no number of epochs"),
         (["trainer.max_epochs=-1"], "trainer.max_epochs=-1 is no number of epochs"),
-        (["trainer.gradient_clip_val=a"], "expected a whole number or a number or null"),
+        (["trainer.gradient_clip_val=a"], "expected a number or a whole number or null"),
         (["augmentation.rotation=abc"], "augmentation.rotation=abc does not fit; expected a number"),
         (["datamodule.workers=abc"], "expected a whole number or auto"),
         (["callbacks.early_stopping.patience=x"], "patience=x does not fit; expected a whole number"),

@@ -31,7 +31,9 @@ def check_kinds(target: Callable[..., Any], values: Mapping[str, Any], name: str
     for key, value in values.items():
         hint = hints.get(key, Any)
         if not _takes(hint, value):
-            expected = " or ".join(dict.fromkeys(_name(kind) for kind in _kinds(hint)))
+            # Sorted: Python keeps one of Union[int, float] and Union[float, int], whichever it has met first.
+            names = sorted({_name(kind) for kind in _kinds(hint)}, key=lambda name: (name == "null", name))
+            expected = " or ".join(names)
             shown = str(value).lower() if isinstance(value, bool) else value
             raise UserError(f"{name}.{key}={shown} does not fit; expected {expected}. Give {name}.{key} such a value.")
 

@@ -266,7 +266,7 @@ CASES: tuple[Case, ...] = (
     train("no validation in time", "trainer.check_val_every_n_epoch=5", words="check_val_every_n_epoch=5"),
     train("nothing to validate", "trainer.limit_val_batches=0", words="limit_val_batches=0"),
     train("an unknown precision", "trainer.precision=64-true", words="64-true|32-true"),
-    train("no device", "devices=0", words="trainer|devices"),
+    train("no device", "devices=0", words="devices"),
     train("a seed below 0", "seed=-1", words="seed=-1"),
     train("processes in words", "datamodule.workers=few", words="datamodule.workers=few"),
     train("a key too many", "+optimizer.foo=1", words="optimizer|foo"),
