@@ -27,10 +27,10 @@ from rasterio.windows import Window as RasterioWindow
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script finds only what lies beside it
 
 from scripts.make_scene import make_scene
-from src.cutting import cores
 from src.grid import chip_windows
-from src.preparation import prepare
-from src.prepare_settings import Preparation
+from src.preparation.cutting import cores
+from src.preparation.prepare import prepare
+from src.preparation.settings import Preparation
 
 BANDS = 13
 CHIP = 256

@@ -24,10 +24,10 @@ from rasterio.windows import Window as RasterioWindow
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script finds only what lies beside it
 
 from src.bands import Band, Normalization
-from src.ground_truth import LabelOptions, ground_truth
 from src.labels import ClassTable
-from src.map_scores import survey
-from src.mapping import MapOptions, Mapper, map_scene
+from src.mapping.ground_truth import LabelOptions, ground_truth
+from src.mapping.map_scores import survey
+from src.mapping.scene_map import MapOptions, Mapper, map_scene
 from src.models.checkpoint import load_network, save_network
 from src.models.network import build_network
 from src.spec import NetworkSpec

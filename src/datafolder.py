@@ -21,7 +21,8 @@ from src.bands import Normalization, measured
 from src.errors import UserError
 from src.grid import Window
 from src.labels import ClassTable
-from src.raster import RasterInfo, info_of, open_raster, read_window, shifted
+from src.raster.georeference import shifted
+from src.raster.read import RasterInfo, info_of, open_raster, read_window
 from src.spec import DatasetSpec, SceneSpec
 from src.tables import (
     PARTS,

@@ -21,7 +21,7 @@ from src.labels import IGNORE, ClassTable
 from src.models.architectures import accepted_sizes
 from src.models.network import Network
 from src.models.precision import autocast, place
-from src.raster import write_geotiff
+from src.raster.write import write_geotiff
 from src.scores import Evaluation, ScoreCounter
 from src.spec import NetworkSpec
 from src.tables import Sample

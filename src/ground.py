@@ -10,7 +10,8 @@ import numpy.typing as npt
 import shapely
 
 from src.grid import Window
-from src.raster import RasterInfo, apply_transform, same_crs, transform_points
+from src.raster.georeference import apply_transform, same_crs, transform_points
+from src.raster.read import RasterInfo
 
 Ints = npt.NDArray[np.int64]
 

@@ -13,19 +13,16 @@ import numpy.typing as npt
 from src.class_map import ClassMap, class_values
 from src.errors import UserError
 from src.grid import Window
-from src.raster import (
+from src.raster.georeference import bounds_in, crs_label, offset_on, warped
+from src.raster.read import (
     RasterInfo,
-    bounds_in,
     category_names,
-    crs_label,
     info_of,
-    offset_on,
     open_raster,
     read_valid,
     read_window,
     reading,
     value_colors,
-    warped,
 )
 from src.vector import Burner, is_vector, read_classes, read_features
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from src.bands import Band, find_rgb
 from src.grid import Window
 from src.labels import ClassTable
-from src.raster import info_of, open_raster, read_decimated, valid_decimated
+from src.raster.read import info_of, open_raster, read_decimated, valid_decimated
 
 
 def rgb_bands(bands: Sequence[Band]) -> tuple[int, int, int]:

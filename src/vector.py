@@ -22,7 +22,8 @@ from pyogrio.errors import DataLayerError, DataSourceError
 
 from src.errors import UserError
 from src.grid import Window
-from src.raster import RasterInfo, bounds_in, same_crs, shifted, transform_points
+from src.raster.georeference import bounds_in, same_crs, shifted, transform_points
+from src.raster.read import RasterInfo
 
 _DETAILED = 500
 """Vertices above which a geometry is cut to the window before it is burnt: handing it over costs more than that."""

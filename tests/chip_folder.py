@@ -8,7 +8,7 @@ import numpy as np
 from rasterio.crs import CRS
 
 from src.bands import BandStatistics
-from src.raster import write_geotiff
+from src.raster.write import write_geotiff
 from src.tables import BandTable, write_samples, write_statistics
 
 WKT = CRS.from_epsg(32633).to_wkt()

@@ -14,7 +14,7 @@ from torch import nn
 
 from src.bands import Band, Normalization
 from src.labels import ClassTable
-from src.mapping import MapOptions, Mapper
+from src.mapping.scene_map import MapOptions, Mapper
 from src.models.checkpoint import save_network
 from src.models.network import Network, build_network
 from src.spec import NetworkSpec

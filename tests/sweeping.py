@@ -13,7 +13,7 @@ from pathlib import Path
 import optuna
 from optuna.trial import TrialState
 
-from src.study_storage import connect
+from src.studies.study_storage import connect
 
 ROOT = Path(__file__).parents[1]
 

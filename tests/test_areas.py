@@ -9,8 +9,8 @@ import pytest
 from mapping_scenes import CLASSES, write_raster
 from rasterio import Affine
 
-from src.areas import AreaCounter, format_areas, row_areas
-from src.raster import describe
+from src.mapping.areas import AreaCounter, format_areas, row_areas
+from src.raster.read import describe
 
 
 def counted(path: Path, values: np.ndarray) -> AreaCounter:

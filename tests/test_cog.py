@@ -13,9 +13,9 @@ from rasterio import Affine
 from rio_cogeo import cog_validate
 
 from src.labels import ClassTable
-from src.mapping import SceneMap, map_scene
-from src.raster import category_names, open_raster
-from src.styles import polygon_style, raster_style, share_style
+from src.mapping.scene_map import SceneMap, map_scene
+from src.mapping.styles import polygon_style, raster_style, share_style
+from src.raster.read import category_names, open_raster
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ import pytest
 
 from src.datafolder import read_data_folder
 from src.errors import UserError
-from src.preparation import prepare
-from src.prepare_settings import Preparation
+from src.preparation.prepare import prepare
+from src.preparation.settings import Preparation
 from src.tables import (
     BandTable,
     ClassRow,

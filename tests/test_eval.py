@@ -23,7 +23,7 @@ from src.errors import UserError
 from src.labels import ClassTable
 from src.models.checkpoint import save_network
 from src.models.network import build_network
-from src.raster import write_geotiff
+from src.raster.write import write_geotiff
 from src.spec import NetworkSpec
 from src.tables import write_samples
 from src.tasks import schema

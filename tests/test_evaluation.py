@@ -19,7 +19,7 @@ from src.errors import UserError
 from src.evaluation import batches, check_fit, chip_exporter, evaluate, read_ahead
 from src.labels import ClassTable
 from src.models.network import Network
-from src.raster import write_geotiff
+from src.raster.write import write_geotiff
 from src.spec import NetworkSpec
 from src.tables import Sample
 

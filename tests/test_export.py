@@ -17,10 +17,10 @@ import torch
 from src.bands import Band, Normalization
 from src.errors import UserError
 from src.labels import ClassTable
-from src.mapping import MapOptions, Mapper, map_scene
+from src.mapping.scene_map import MapOptions, Mapper, map_scene
 from src.models.checkpoint import load_network, save_network
 from src.models.network import build_network
-from src.raster import write_geotiff
+from src.raster.write import write_geotiff
 from src.spec import NetworkSpec
 from src.tasks.export import deepness_metadata, export
 from src.tasks.schema import ExportConfig

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from mapping_scenes import CLASSES, Argmax, make_mapper, noise, read, write_raster
 
-from src.cog import Layer, write_cog
 from src.errors import UserError
-from src.mapping import map_scene
-from src.polygons import map_polygons, write_polygons
-from src.raster import describe
+from src.mapping.cog import Layer, write_cog
+from src.mapping.polygons import map_polygons, write_polygons
+from src.mapping.scene_map import map_scene
+from src.raster.read import describe
 from src.vector import sieve
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="files have no size limit to set there")

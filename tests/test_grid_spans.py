@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.grid import Blend, axis_spans, inner_step
-from src.stitching import Stitcher
+from src.mapping.stitching import Stitcher
 
 BLENDS = st.sampled_from(["cosine", "crop"])
 

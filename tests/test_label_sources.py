@@ -17,7 +17,7 @@ from src.class_map import ClassMap, ClassRule, class_values, free_value, rare_va
 from src.errors import UserError
 from src.grid import Window, chip_windows
 from src.label_sources import label_sources
-from src.raster import describe
+from src.raster.read import describe
 from src.vector import Burner
 from tests import rasters
 

@@ -16,9 +16,9 @@ from rasterio.crs import CRS
 
 from src.bands import Band
 from src.labels import ClassTable
-from src.layer_file import ShownLayer, scene_layer, write_layer_file
-from src.raster import write_geotiff
-from src.styles import polygon_style, raster_style
+from src.mapping.layer_file import ShownLayer, scene_layer, write_layer_file
+from src.mapping.styles import polygon_style, raster_style
+from src.raster.write import write_geotiff
 
 UTM33 = str(CRS.from_epsg(32633).to_wkt())
 CLASSES = ClassTable.build([1, 5], {1: 'wood & "moor"', 5: "water"}, {1: "#006400", 5: "#1e5adc"})

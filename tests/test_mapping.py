@@ -28,14 +28,14 @@ from mapping_scenes import (
     write_raster,
 )
 
-from src import mapping, scene_reader
 from src.errors import UserError
 from src.grid import Blend
-from src.inference import Predictor
-from src.mapping import MapOptions, Mapper, map_scene
-from src.raster import open_raster
-from src.scene_reader import SceneReader
-from src.strip_store import StripStore
+from src.mapping import scene_map, scene_reader
+from src.mapping.inference import Predictor
+from src.mapping.scene_map import MapOptions, Mapper, map_scene
+from src.mapping.scene_reader import SceneReader
+from src.mapping.strip_store import StripStore
+from src.raster.read import open_raster
 
 VALUES = np.array(CLASSES.values, np.uint8)
 SIZES = [(1, 1), (1, 50), (37, 1), (31, 31), (32, 32), (33, 33), (97, 53), (20, 200)]
@@ -275,7 +275,7 @@ def test_another_checkpoint_setting_or_scene_does_not_go_on_with_strips(
 
 def test_a_strip_counts_only_with_its_whole_line(tmp_path: Path) -> None:
     (tmp_path / "strips").write_text("0\n12\n3")
-    assert mapping.finished_strips(tmp_path) == {0, 12}
+    assert scene_map.finished_strips(tmp_path) == {0, 12}
 
 
 def test_two_processes_give_the_same_bytes_as_one(tmp_path: Path) -> None:
@@ -330,7 +330,7 @@ def test_a_window_that_the_network_cannot_take_names_those_it_can(tmp_path: Path
 
 def test_a_full_disk_is_one_line_before_anything_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_raster(tmp_path / "scene.tif", noise(60, 60))
-    monkeypatch.setattr(mapping.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 100})())
+    monkeypatch.setattr(scene_map.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 100})())
     with pytest.raises(UserError, match=r"GB free; mapping .* needs at least"):
         map_scene(make_mapper(tmp_path, Argmax()), str(path), tmp_path / "map.tif")
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from src.bands import Band
 from src.grid import Window, grouped_windows
 from src.labels import ClassTable
-from src.overview import PART_COLORS, Overview, Thumbnail
-from src.raster import RasterInfo
+from src.preparation.overview import PART_COLORS, Overview, Thumbnail
+from src.raster.read import RasterInfo
 
 BANDS = tuple(Band(name) for name in ("red", "green", "blue"))
 

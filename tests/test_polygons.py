@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from mapping_scenes import CLASSES, Argmax, make_mapper, noise, read, write_raster
 
-from src.mapping import map_scene
-from src.polygons import map_polygons
+from src.mapping.polygons import map_polygons
+from src.mapping.scene_map import map_scene
 from src.vector import outline, sieve
 
 

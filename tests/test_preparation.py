@@ -27,9 +27,9 @@ from src.chips import read_labelled
 from src.class_map import ClassRule
 from src.datafolder import DataFolder, read_data_folder
 from src.errors import UserError
-from src.overview import Overview
-from src.preparation import prepare
-from src.prepare_settings import Preparation
+from src.preparation.overview import Overview
+from src.preparation.prepare import prepare
+from src.preparation.settings import Preparation
 from src.tables import PARTS
 from tests import rasters
 
@@ -465,7 +465,7 @@ def test_a_run_killed_at_any_moment_ends_the_same_when_started_again(tmp_path: P
         "    if event in ('os.rename', 'os.remove', 'shutil.rmtree', 'os.mkdir') and 'killed' in str(args[0]):\n"
         "        left[0] -= 1\n"
         "        if left[0] < 0: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "from src.preparation import prepare; from src.prepare_settings import Preparation\n"
+        "from src.preparation.prepare import prepare; from src.preparation.settings import Preparation\n"
         "given = eval(sys.argv[2]); sys.addaudithook(hook); prepare(given, sys.argv[3])\n"
     )
     for moment in (5, 13, 16, 20):

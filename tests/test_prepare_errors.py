@@ -14,11 +14,11 @@ import pytest
 import shapely
 from rasterio.transform import Affine
 
-from src import raster
 from src.class_map import ClassMap, ClassRule
 from src.errors import UserError
-from src.preparation import prepare
-from src.prepare_settings import Preparation
+from src.preparation.prepare import prepare
+from src.preparation.settings import Preparation
+from src.raster import write as raster_write
 from tests import rasters
 
 SETTINGS = Preparation("", "", (16, 16), (16, 16))
@@ -199,7 +199,7 @@ def test_class_maps_that_contradict_themselves(rules: list[ClassRule], words: st
 
 def test_a_full_disk_leaves_nothing(scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     left = 3
-    real: Callable[[Any], Any] = raster.whole_file
+    real: Callable[[Any], Any] = raster_write.whole_file
 
     @contextmanager
     def full(path: Path) -> Iterator[Path]:
@@ -210,7 +210,7 @@ def test_a_full_disk_leaves_nothing(scene: Path, monkeypatch: pytest.MonkeyPatch
         with real(path) as partial:
             yield partial
 
-    monkeypatch.setattr(raster, "whole_file", full)
+    monkeypatch.setattr(raster_write, "whole_file", full)
     with pytest.raises(OSError, match="No space left"):
         prepare(replace(SETTINGS, image=str(scene / "s.tif"), label=str(scene / "l.tif")), scene / "out/data")
     assert not (scene / "out/data").exists()

@@ -13,8 +13,8 @@ from hydra import compose, initialize_config_dir
 from src.class_map import ClassRule
 from src.datafolder import read_data_folder
 from src.errors import UserError
-from src.preparation import prepare
-from src.prepare_settings import Preparation
+from src.preparation.prepare import prepare
+from src.preparation.settings import Preparation
 from src.splits import imbalance
 from src.tasks import prepare as task
 from src.tasks import schema

@@ -10,7 +10,7 @@ import pytest
 from src.bands import Band
 from src.labels import ClassTable
 from src.quicklook import colorize, quicklook, rgb_bands, stretch
-from src.raster import write_geotiff
+from src.raster.write import write_geotiff
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,9 @@ from rasterio.transform import Affine
 from src.bands import Band
 from src.errors import UserError
 from src.grid import Window
-from src.raster import describe, info_of, offset_on, open_raster, read_valid, read_window, recode, write_geotiff
+from src.raster.georeference import offset_on
+from src.raster.read import describe, info_of, open_raster, read_valid, read_window
+from src.raster.write import recode, write_geotiff
 from tests import rasters
 
 WINDOWS = st.builds(Window, *[st.integers(-12, 30)] * 2, *[st.integers(1, 25)] * 2)

@@ -18,12 +18,13 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from src.areas import pixel_metres
 from src.bands import Band, Normalization
 from src.datamodules.batches import Chip, collate
 from src.labels import IGNORE, ClassTable, LandClass
-from src.map_scores import survey
-from src.raster import RasterInfo, write_geotiff
+from src.mapping.areas import pixel_metres
+from src.mapping.map_scores import survey
+from src.raster.read import RasterInfo
+from src.raster.write import write_geotiff
 from src.report.blocks import Bar, Matrix
 from src.report.evaluation import evaluation_report, score_sentences
 from src.report.examples import Extremes, example_section

@@ -13,7 +13,7 @@ from src import blocks, splits
 from src.errors import UserError
 from src.grid import Window, chip_windows
 from src.ground import Places, components
-from src.raster import RasterInfo
+from src.raster.read import RasterInfo
 from src.splits import Strategy, imbalance, split_chips
 
 SHARES = (70.0, 15.0, 15.0)

@@ -15,9 +15,9 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
 from src.errors import UserError
-from src.study import Search, Terms, written
-from src.study_report import conclude, draw, table
-from src.study_storage import RETRIES, TrialPlace, connect, shown
+from src.studies.study import Search, Terms, written
+from src.studies.study_report import conclude, draw, table
+from src.studies.study_storage import RETRIES, TrialPlace, connect, shown
 
 SPACE = {"lr": FloatDistribution(1e-4, 1e-2, log=True), "loss": CategoricalDistribution(["dice", "focal"])}
 

@@ -11,7 +11,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 
-from src.study_storage import TrialPlace, connect
+from src.studies.study_storage import TrialPlace, connect
 from tests.chip_folder import make_chip_folder
 from tests.sweeping import trials
 

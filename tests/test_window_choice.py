@@ -13,13 +13,13 @@ import torch
 from mapping_scenes import Argmax, Blur, MeanOfWindow, make_mapper, write_raster
 from torch import nn
 
-from src import window_choice
-from src.inference import Predictor
-from src.mapping import Mapper
+from src.mapping import window_choice
+from src.mapping.inference import Predictor
+from src.mapping.scene_map import Mapper
+from src.mapping.scene_reader import open_scene
+from src.mapping.window_choice import Choice, WindowRequest, choose_plan
 from src.models import architectures
 from src.models.locality import LOCAL, far_influence
-from src.scene_reader import open_scene
-from src.window_choice import Choice, WindowRequest, choose_plan
 
 
 def influence(architecture: str, encoder: str, chip: int = 32, **options: Any) -> float | None:

@@ -10,7 +10,7 @@ import optuna
 import sqlalchemy
 from optuna.exceptions import OptunaError
 
-from src.study_storage import TrialPlace, connect
+from src.studies.study_storage import TrialPlace, connect
 
 log = logging.getLogger(__name__)
 

@@ -16,16 +16,16 @@ from torch.utils.data import Dataset
 
 from src.bands import BandStatistics, Normalization, measured
 from src.class_map import ClassMap, ClassRule
-from src.cutting import Scene, bands_with_measurements
 from src.datamodules.base import DataDescription, SegmentationData, Stage, cores
 from src.datamodules.batches import Chip
 from src.errors import UserError
 from src.grid import Window, chip_windows
 from src.label_sources import ClassHints, label_sources
 from src.labels import IGNORE, UNCLASSIFIED, ClassTable
+from src.preparation.cutting import Scene, bands_with_measurements
+from src.preparation.scene_files import common_nodata, describe_all, pair, resolve, scene_nodata
 from src.progress import progress
-from src.raster import open_raster, read_valid, read_window
-from src.scene_files import common_nodata, describe_all, pair, resolve, scene_nodata
+from src.raster.read import open_raster, read_valid, read_window
 from src.splits import imbalance, part_sizes, random_parts
 from src.tables import class_weights
 

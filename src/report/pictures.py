@@ -11,10 +11,10 @@ import numpy.typing as npt
 from matplotlib import colormaps, colors
 from PIL import Image
 
-from src.areas import pixel_metres
 from src.labels import ClassTable
+from src.mapping.areas import pixel_metres
 from src.quicklook import colorize, quicklook
-from src.raster import RasterInfo, describe, open_raster, read_decimated, valid_decimated
+from src.raster.read import RasterInfo, describe, open_raster, read_decimated, valid_decimated
 from src.report.blocks import Gradient, Picture, ScaleBar
 from src.report.wording import THIN
 

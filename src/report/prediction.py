@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.areas import ClassArea, pixel_metres
 from src.labels import UNCLASSIFIED, ClassTable
-from src.raster import describe
+from src.mapping.areas import ClassArea, pixel_metres
+from src.raster.read import describe
 from src.report.blocks import Bar, Bars, Block, Files, Legend, Pictures, Text
 from src.report.evaluation import score_sections, score_sentences
 from src.report.page import Report, Section

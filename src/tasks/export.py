@@ -14,15 +14,15 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from src.areas import pixel_metres
 from src.atomic import whole_file, write_text
 from src.chips import read_labelled
 from src.datafolder import read_data_folder
 from src.errors import UserError
+from src.mapping.areas import pixel_metres
 from src.models.checkpoint import ONNX, find_checkpoint, load_network, read_checkpoint
 from src.models.network import Network
 from src.models.onnx_file import Exported, probabilities_of, write_onnx
-from src.raster import describe
+from src.raster.read import describe
 from src.spec import NetworkSpec
 from src.stac import model_item
 from src.tables import Part

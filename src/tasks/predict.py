@@ -13,26 +13,27 @@ from typing import Any, get_args
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from src.areas import format_areas
 from src.class_map import ClassMap
 from src.errors import UserError
 from src.grid import Blend
-from src.ground_truth import LabelOptions, check_ground_truth, ground_truth
 from src.label_sources import LabelSource
-from src.layer_file import ShownLayer, scene_layer, write_layer_file
-from src.map_processes import check_processes
-from src.map_scores import MapSurvey, survey
-from src.mapping import CACHE_MEGABYTES, MapOptions, Mapper, SceneMap, map_scene
+from src.mapping.areas import format_areas
+from src.mapping.ground_truth import LabelOptions, check_ground_truth, ground_truth
+from src.mapping.layer_file import ShownLayer, scene_layer, write_layer_file
+from src.mapping.map_scores import MapSurvey, survey
+from src.mapping.processes import check_processes
+from src.mapping.scene_map import CACHE_MEGABYTES, MapOptions, Mapper, SceneMap, map_scene
+from src.mapping.scene_reader import open_scene
+from src.mapping.strips import Probabilities
+from src.mapping.styles import raster_style
 from src.models.checkpoint import find_checkpoint, load_network
 from src.models.precision import choose_device, precision_name
 from src.progress import pixel_progress
-from src.raster import RasterInfo, block_cache, crs_label, describe
+from src.raster.georeference import crs_label
+from src.raster.read import RasterInfo, block_cache, describe
 from src.report.prediction import MappedScene, prediction_report
-from src.scene_reader import open_scene
 from src.score_files import MEANINGS, format_scores, write_score_files
 from src.spec import software_versions
-from src.strip_mapping import Probabilities
-from src.styles import raster_style
 from src.tasks.prepare import class_rule
 from src.tasks.reporting import add_report
 from src.tasks.schema import PredictConfig

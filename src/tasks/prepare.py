@@ -8,9 +8,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.class_map import ClassRule
 from src.errors import UserError
-from src.preparation import prepare
-from src.prepare_settings import Preparation
-from src.raster import Compression
+from src.preparation.prepare import prepare
+from src.preparation.settings import Preparation
+from src.raster.write import Compression
 from src.tasks.schema import ClassRuleConfig, PrepareConfig
 
 

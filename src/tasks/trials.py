@@ -18,9 +18,9 @@ from optuna.samplers import BaseSampler
 from optuna.trial import Trial, TrialState
 
 from src.errors import UserError
-from src.study import Search, Terms
-from src.study_report import conclude
-from src.study_storage import TrialPlace, database_errors
+from src.studies.study import Search, Terms
+from src.studies.study_report import conclude
+from src.studies.study_storage import TrialPlace, database_errors
 from src.tasks.entry import explain
 from src.tasks.search_space import assignments, command, grid, probes, read_space, settings
 

@@ -9,7 +9,8 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 from src.labels import UNCLASSIFIED, ClassTable
-from src.raster import RasterInfo, color_table, copy_raster
+from src.raster.read import RasterInfo
+from src.raster.write import color_table, copy_raster
 
 _GDAL_TYPES = {"uint8": ("Byte", 1), "float32": ("Float32", 4)}
 

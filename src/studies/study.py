@@ -28,7 +28,7 @@ from optuna.storages import fail_stale_trials
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from src.errors import UserError
-from src.study_storage import connect, database_errors, put_back, shown
+from src.studies.study_storage import connect, database_errors, put_back, shown
 
 log = logging.getLogger(__name__)
 

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from src.areas import AreaCounter, ClassArea
 from src.errors import UserError
 from src.grid import Window
 from src.labels import ClassTable
-from src.raster import RasterInfo, info_of, open_raster, read_window
+from src.mapping.areas import AreaCounter, ClassArea
+from src.raster.read import RasterInfo, info_of, open_raster, read_window
 from src.scores import Evaluation, ScoreCounter
 
 BLOCK_PIXELS = 4_000_000

@@ -19,7 +19,7 @@ from matplotlib.patches import Patch, Rectangle
 from src.grid import Window
 from src.labels import ClassTable
 from src.quicklook import rgb_bands, stretch
-from src.raster import RasterInfo
+from src.raster.read import RasterInfo
 from src.tables import PARTS
 
 PART_COLORS = ("#3b82f6", "#f59e0b", "#ec4899")

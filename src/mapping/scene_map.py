@@ -15,24 +15,24 @@ from typing import Any
 import torch
 
 from src.atomic import write_text
-from src.cog import Layer, write_cog
 from src.errors import UserError
 from src.grid import Blend
-from src.inference import Predictor
-from src.map_plan import MapPlan
-from src.map_processes import StripJob, map_in_processes
-from src.map_scores import row_blocks
+from src.mapping.cog import Layer, write_cog
+from src.mapping.inference import Predictor
+from src.mapping.map_scores import row_blocks
+from src.mapping.plan import MapPlan
+from src.mapping.polygons import map_polygons, write_polygons
+from src.mapping.processes import StripJob, map_in_processes
+from src.mapping.scene_reader import SceneReader, open_scene
+from src.mapping.strip_store import StripStore, finished_strips, read_plan, start_store
+from src.mapping.strips import CLASSES, PROBABILITIES, UNCERTAINTY, Probabilities, map_layers, map_strips
+from src.mapping.styles import polygon_style, raster_style, share_style
+from src.mapping.window_choice import WindowRequest, choose_plan
 from src.models.network import Network
 from src.models.precision import precision_name
-from src.polygons import map_polygons, write_polygons
-from src.raster import RasterInfo, block_cache
-from src.scene_reader import SceneReader, open_scene
+from src.raster.read import RasterInfo, block_cache
 from src.spec import NetworkSpec, software_versions
-from src.strip_mapping import CLASSES, PROBABILITIES, UNCERTAINTY, Probabilities, map_layers, map_strips
-from src.strip_store import StripStore, finished_strips, read_plan, start_store
-from src.styles import polygon_style, raster_style, share_style
 from src.vector import sieve
-from src.window_choice import WindowRequest, choose_plan
 
 log = logging.getLogger(__name__)
 

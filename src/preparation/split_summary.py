@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from src.balance import Counts
-from src.cutting import Fate
+from src.preparation.cutting import Fate
 from src.spec import DatasetSpec
 from src.splits import Split
 from src.tables import PARTS

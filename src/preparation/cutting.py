@@ -19,18 +19,9 @@ from src.bands import BandStatistics, all_measured, measured
 from src.grid import Window, WindowGroup, grouped_windows
 from src.label_sources import LabelReader, LabelSource
 from src.labels import UNCLASSIFIED
-from src.raster import (
-    Compression,
-    DatasetReader,
-    RasterInfo,
-    block_cache,
-    open_raster,
-    read_valid,
-    read_window,
-    reading,
-    shifted,
-    write_geotiff,
-)
+from src.raster.georeference import shifted
+from src.raster.read import DatasetReader, RasterInfo, block_cache, open_raster, read_valid, read_window, reading
+from src.raster.write import Compression, write_geotiff
 
 Fate = Literal["kept", "without measurement", "without label", "below the coverage"]
 """What becomes of a window, and why."""

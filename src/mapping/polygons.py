@@ -17,7 +17,7 @@ from pyogrio.errors import DataLayerError, DataSourceError, FeatureError
 
 from src.errors import UserError
 from src.labels import ClassTable
-from src.raster import RasterInfo
+from src.raster.read import RasterInfo
 from src.vector import outline
 
 Polygons = tuple[npt.NDArray[Any], npt.NDArray[np.uint8]]

@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import get_args
 
-from src.class_choice import Named
 from src.class_map import ClassRule
 from src.errors import UserError
-from src.raster import Compression
+from src.preparation.class_choice import Named
+from src.raster.write import Compression
 from src.splits import Strategy
 from src.tables import PARTS
 

@@ -16,8 +16,8 @@ from optuna.trial import FrozenTrial, TrialState
 from src.atomic import write_text
 from src.errors import UserError
 from src.models.checkpoint import find_checkpoint
-from src.study import Search
-from src.study_storage import shown
+from src.studies.study import Search
+from src.studies.study_storage import shown
 
 log = logging.getLogger(__name__)
 

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 
 from src.errors import UserError
-from src.inference import Predictor
-from src.map_plan import MapPlan
+from src.mapping.inference import Predictor
+from src.mapping.plan import MapPlan
+from src.mapping.scene_reader import open_scene
+from src.mapping.strip_store import StripStore
+from src.mapping.strips import Probabilities, map_layers, map_strips
 from src.models.checkpoint import load_network
-from src.raster import block_cache
-from src.scene_reader import open_scene
-from src.strip_mapping import Probabilities, map_layers, map_strips
-from src.strip_store import StripStore
+from src.raster.read import block_cache
 
 
 @dataclass(frozen=True)

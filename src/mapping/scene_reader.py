@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from src.bands import match_bands
 from src.grid import Window
-from src.raster import RasterInfo, info_of, is_striped, open_raster, read_valid, read_window
+from src.raster.read import RasterInfo, info_of, is_striped, open_raster, read_valid, read_window
 from src.spec import NetworkSpec
 
 CHUNK = 64

@@ -9,7 +9,7 @@ from src.errors import UserError
 from src.grid import Window
 from src.label_sources import LabelSource, label_sources
 from src.labels import IGNORE, ClassTable
-from src.raster import RasterInfo
+from src.raster.read import RasterInfo
 from src.vector import is_vector, read_classes
 
 BLOCK_PIXELS = 4_000_000

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from src.bands import as_dtype
 from src.errors import UserError
-from src.raster import RasterInfo, describe
+from src.raster.read import RasterInfo, describe
 
 
 def resolve(given: str | Sequence[str], key: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Rasters: what is in one, windows out of it, files into the world. The only user of rasterio but vector.py."""
+"""What is in a raster, and windows out of it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -18,28 +18,20 @@ import numpy.typing as npt
 import rasterio
 import rasterio.shutil
 import rasterio.warp
-from rasterio._err import CPLE_BaseError
-from rasterio.crs import CRS
-from rasterio.enums import ColorInterp, MaskFlags, Resampling
+from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
-from rasterio.io import MemoryFile
-from rasterio.vrt import WarpedVRT
-from rasterio.warp import transform_bounds
 from rasterio.windows import Window as RasterioWindow
 
-from src.atomic import whole_file
-from src.bands import Band, all_measured, as_dtype, measured
+from src.bands import Band, all_measured, measured
 from src.errors import UserError
 from src.grid import Window
-from src.labels import ClassTable
 from src.spec import SceneSpec
 
 # Rasters without a place on earth are welcome: rows and columns are all that is needed.
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
 
 DatasetReader = rasterio.DatasetReader
-Compression = Literal["none", "lzw", "deflate", "zstd"]
-"""Compressions of GeoTIFFs that every GDAL of rasterio's wheels reads, and most others."""
+
 
 _NANOMETRES = {"nanometers": 1.0, "nanometer": 1.0, "nm": 1.0, "micrometers": 1e3, "micrometer": 1e3, "um": 1e3}
 
@@ -282,81 +274,6 @@ def _decimation(
     return RasterioWindow(part.column, part.row, part.width, part.height), shape
 
 
-def apply_transform(transform: Sequence[float], points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Turn n × 2 positions (column, row) into coordinates by affine coefficients."""
-    a, b, c, d, e, f = transform
-    return np.asarray(points @ np.array([[a, d], [b, e]]) + np.array([c, f]))
-
-
-def offset_on(source: RasterInfo, target: RasterInfo) -> tuple[int, int] | None:
-    """Return (row, column) of the target's upper left pixel in the source, if both lie on one pixel grid.
-
-    None where pixels of both do not coincide, to a thousandth of a pixel, all over the target: other CRS, other
-    resolution, or an offset by parts of a pixel.
-    """
-    if not same_crs(source.crs, target.crs):
-        return None
-    to_source = ~rasterio.Affine(*source.transform) * rasterio.Affine(*target.transform)
-    column, row = round(to_source.c), round(to_source.f)
-    for x, y in ((0, 0), (target.width, 0), (0, target.height), (target.width, target.height)):
-        found_x, found_y = to_source * (x, y)
-        if abs(found_x - x - column) > 1e-3 or abs(found_y - y - row) > 1e-3:
-            return None
-    return row, column
-
-
-def same_crs(first: str | None, second: str | None) -> bool:
-    """Tell whether two CRS (WKT, or None for none) are the same."""
-    if first is None or second is None:
-        return first is second
-    return bool(CRS.from_wkt(first) == CRS.from_wkt(second))
-
-
-def crs_label(crs: str | None) -> str:
-    """Name a CRS in a few characters for a line on the terminal: ``EPSG:32633``, else its name."""
-    if crs is None:
-        return "no CRS"
-    parsed = CRS.from_wkt(crs)
-    code = parsed.to_epsg()
-    name = re.search(r'"([^"]+)"', crs)
-    return f"EPSG:{code}" if code else name[1] if name else "unnamed CRS"
-
-
-def warped(dataset: rasterio.DatasetReader, target: RasterInfo) -> WarpedVRT:
-    """Lay a label raster onto another raster's grid by nearest neighbour, computed window by window.
-
-    What the source does not cover, and its nodata, becomes 0. The result reads like an open raster.
-    """
-    return WarpedVRT(
-        dataset,
-        crs=CRS.from_wkt(target.crs),
-        transform=rasterio.Affine(*target.transform),
-        width=target.width,
-        height=target.height,
-        resampling=Resampling.nearest,
-        nodata=0,
-        tolerance=0.01,  # pixels that a position may be off; GDAL's default is an eighth
-    )
-
-
-def bounds_in(info: RasterInfo, crs: str | None) -> tuple[float, float, float, float]:
-    """Return a raster's extent (left, bottom, right, top) in a CRS; in its own where one of both has none."""
-    transform = rasterio.Affine(*info.transform)
-    corners = [transform * corner for corner in ((0, 0), (info.width, 0), (0, info.height), (info.width, info.height))]
-    xs, ys = zip(*corners, strict=True)
-    bounds = min(xs), min(ys), max(xs), max(ys)
-    if info.crs is None or crs is None or same_crs(info.crs, crs):
-        return bounds
-    left, bottom, right, top = transform_bounds(CRS.from_wkt(info.crs), CRS.from_wkt(crs), *bounds)
-    return left, bottom, right, top
-
-
-def transform_points(points: npt.NDArray[np.float64], source: str, target: str) -> npt.NDArray[np.float64]:
-    """Transform n × 2 coordinates from one CRS (WKT) into another."""
-    xs, ys = rasterio.warp.transform(CRS.from_wkt(source), CRS.from_wkt(target), points[:, 0], points[:, 1])
-    return np.column_stack([xs, ys])
-
-
 def category_names(dataset: rasterio.DatasetReader) -> dict[int, str]:
     """Return the names of the values in band 1 (ENVI class names, GDAL category names); empty where there are none."""
     # rasterio has no call for them; the raster's description as a VRT holds them for every format.
@@ -375,97 +292,6 @@ def value_colors(dataset: rasterio.DatasetReader) -> dict[int, str]:
     except ValueError:
         return {}
     return {value: "#{:02x}{:02x}{:02x}".format(*rgba[:3]) for value, rgba in table.items() if rgba[3]}
-
-
-def shifted(transform: Sequence[float], window: Window) -> tuple[float, float, float, float, float, float]:
-    """Return the affine coefficients of a window's own grid."""
-    a, b, c, d, e, f = transform
-    return (a, b, c + a * window.column + b * window.row, d, e, f + d * window.column + e * window.row)
-
-
-def write_geotiff(
-    path: str | Path,
-    image: npt.NDArray[Any],
-    *,
-    crs: str | None,
-    transform: Sequence[float],
-    nodata: float | None = None,
-    bands: Sequence[Band] = (),
-    classes: ClassTable | None = None,
-    mask: npt.NDArray[np.bool_] | None = None,
-    **options: Any,
-) -> None:
-    """Write a small GeoTIFF in one go, whole or not at all.
-
-    Args:
-        path: Final name; the file is written beside it and renamed.
-        image: C × H × W or H × W.
-        crs: WKT, None for none.
-        transform: Affine coefficients of the upper left pixel.
-        nodata: Nodata value to declare; left out if the data type cannot hold it.
-        bands: Names and wavelengths to store, one per band, or none.
-        classes: Colour table and category names to store in a one-band uint8 raster.
-        mask: H × W, False where there is no measurement although no nodata value says so; stored inside.
-        options: GDAL creation options (``compress="deflate"``, ``tiled=True`` …).
-
-    Raises:
-        OSError: The disk is full or the folder cannot be written.
-    """
-    cube = image if image.ndim == 3 else image[None]
-    grid = {"crs": CRS.from_wkt(crs) if crs else None, "transform": rasterio.Affine(*transform)}
-    size = {"count": cube.shape[0], "height": cube.shape[1], "width": cube.shape[2], "dtype": cube.dtype}
-    if nodata is not None and (cube.dtype.kind == "f" or as_dtype(nodata, cube.dtype) is not None):
-        options["nodata"] = nodata
-    if classes is None:
-        options = {"photometric": "minisblack", **options}  # else GDAL takes a fourth uint8 band for alpha
-    # In memory first: GDAL does not report that a disk is full when it happens while a file is closed.
-    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), MemoryFile() as memory:
-        with memory.open(driver="GTiff", **size, **grid, **options) as dataset:
-            if classes is not None:
-                dataset.write_colormap(1, color_table(classes))  # first: pixels freeze the TIFF's kind of colour
-            dataset.write(cube)
-            for index, band in enumerate(bands, start=1):
-                dataset.set_band_description(index, band.name)
-                dataset.update_tags(index, **band_tags(band))
-            if mask is not None:
-                dataset.write_mask(mask)
-        _write_bytes(path, memory.getbuffer())
-
-
-def _write_bytes(path: str | Path, content: memoryview) -> None:
-    try:
-        with whole_file(path) as partial:
-            partial.write_bytes(content)
-    except OSError as error:  # a full disk does not say which file it was
-        raise OSError(error.errno, error.strerror, str(path)) from error
-
-
-def recode(path: Path, lookup: npt.NDArray[np.uint8]) -> None:
-    """Replace every value of a small uint8 raster by ``lookup[value]``."""
-    with rasterio.open(path) as dataset:
-        values, profile = dataset.read(1), dataset.profile
-    write_geotiff(
-        path,
-        lookup[values],
-        crs=profile["crs"].to_wkt() if profile["crs"] else None,
-        transform=profile["transform"],
-        interleave="band",
-        blockysize=profile["blockysize"],
-        compress=profile.get("compress", "none"),
-    )
-
-
-def band_tags(band: Band) -> dict[str, str]:
-    """GDAL metadata of a band in the names that ENVI and EnMAP-Box use."""
-    tags = {"bbl": "0"} if band.bad else {}
-    if band.wavelength is not None:
-        tags |= {"wavelength": f"{band.wavelength:g}", "wavelength_units": "Nanometers"}
-    return tags
-
-
-def color_table(classes: ClassTable) -> dict[int, tuple[int, int, int, int]]:
-    """Colour table of a class map: 0 is transparent."""
-    return {0: (0, 0, 0, 0)} | {entry.value: (*entry.rgb, 255) for entry in classes.classes}
 
 
 def _bands(dataset: rasterio.DatasetReader, indexes: Sequence[int]) -> tuple[Band, ...]:
@@ -506,31 +332,3 @@ def _nanometres(text: str | None, unit: str | None) -> float | None:
 def is_striped(dataset: rasterio.DatasetReader) -> bool:
     """Tell whether a raster is stored in whole rows, so that any window costs reading them from edge to edge."""
     return any(width >= dataset.width for _, width in dataset.block_shapes)
-
-
-def copy_raster(source: str | Path, path: str | Path, driver: str, **options: str | int) -> None:
-    """Write what GDAL reads from ``source`` (a path or the XML of a VRT) as another file.
-
-    Raises:
-        UserError: It cannot be written, as when the disk is full; nothing is left of it then.
-    """
-    try:
-        rasterio.shutil.copy(os.fspath(source), os.fspath(path), driver=driver, **options)
-        # What fails while a file is closed is not reported: its last block tells whether all of it is there.
-        with rasterio.open(path) as dataset:
-            dataset.read(window=RasterioWindow(dataset.width - 1, dataset.height - 1, 1, 1))
-    except (CPLE_BaseError, RasterioError) as error:
-        Path(path).unlink(missing_ok=True)
-        reason = re.sub(r"\s+", " ", str(error.__cause__ or error)).strip()
-        raise UserError(
-            f"{path} cannot be written ({reason}); expected room for it on a disk that can be written to. "
-            "Free some space or write elsewhere."
-        ) from error
-
-
-def crs_unit(crs: str | None) -> tuple[str, float] | None:
-    """Return ``projected`` and the metres of its unit, or ``geographic`` and the radians; None for any other CRS."""
-    parsed = CRS.from_wkt(crs) if crs else None
-    if parsed is None or not (parsed.is_projected or parsed.is_geographic):
-        return None
-    return ("projected" if parsed.is_projected else "geographic"), float(parsed.units_factor[1])

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from src.atomic import write_text
-from src.cog import Layer
 from src.errors import UserError
+from src.mapping.cog import Layer
 
 _PLAN = "plan.json"
 _DONE = "strips"

@@ -14,21 +14,21 @@ import numpy.typing as npt
 
 from src.balance import Counts
 from src.bands import BandStatistics
-from src.class_choice import class_table, merge_rare
-from src.cutting import Chip, ChipFormat, Fate, Scene, bands_with_measurements, cut_scene
 from src.datafolder import DATASET, write_dataset
 from src.errors import UserError
 from src.grid import chip_windows
 from src.ground import Places
 from src.label_sources import ClassHints
 from src.labels import UNCLASSIFIED, ClassTable
-from src.overview import Overview, Thumbnail
-from src.prepare_settings import Preparation
+from src.preparation.class_choice import class_table, merge_rare
+from src.preparation.cutting import Chip, ChipFormat, Fate, Scene, bands_with_measurements, cut_scene
+from src.preparation.overview import Overview, Thumbnail
+from src.preparation.scene_files import common_nodata
+from src.preparation.settings import Preparation
+from src.preparation.split_summary import summary_lines
 from src.progress import progress
-from src.raster import recode
-from src.scene_files import common_nodata
+from src.raster.write import recode
 from src.spec import DatasetSpec, software_versions
-from src.split_summary import summary_lines
 from src.splits import Parts, Split, split_chips
 from src.tables import (
     PARTS,

@@ -9,9 +9,10 @@ from pathlib import Path
 from xml.etree import ElementTree as Xml
 
 from src.atomic import write_text
+from src.mapping.styles import composite_style
 from src.quicklook import limits, rgb_bands
-from src.raster import crs_label, info_of, open_raster, read_decimated, valid_decimated
-from src.styles import composite_style
+from src.raster.georeference import crs_label
+from src.raster.read import info_of, open_raster, read_decimated, valid_decimated
 
 _SAMPLE = 1000
 """Pixels of the longer side of the reading that a scene's brightness is measured on."""

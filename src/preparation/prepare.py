@@ -8,16 +8,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from src.assembly import FILES, fill
 from src.class_map import ClassMap
-from src.cutting import Scene
 from src.datafolder import DATASET, read_dataset
 from src.errors import UserError
 from src.label_sources import label_sources
-from src.prepare_settings import Preparation
-from src.scene_files import describe_all, pair, resolve, scene_nodata
+from src.preparation.assembly import FILES, fill
+from src.preparation.cutting import Scene
+from src.preparation.scene_files import describe_all, pair, resolve, scene_nodata
+from src.preparation.settings import Preparation
+from src.preparation.staging import clear_leftover, is_interrupted, staged
 from src.spec import DatasetSpec
-from src.staging import clear_leftover, is_interrupted, staged
 
 log = logging.getLogger(__name__)
 

@@ -13,11 +13,11 @@ import torch
 
 from src.errors import UserError
 from src.grid import Blend
-from src.inference import Predictor
-from src.map_plan import MapPlan, check_window, halo_pixels
+from src.mapping.inference import Predictor
+from src.mapping.plan import MapPlan, check_window, halo_pixels
+from src.mapping.scene_reader import SceneReader
 from src.models.architectures import accepted_sizes
 from src.models.locality import LOCAL, far_influence
-from src.scene_reader import SceneReader
 from src.spec import NetworkSpec
 
 Size = tuple[int, int]
@@ -43,7 +43,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class WindowRequest:
-    """What was asked for: see :class:`~src.mapping.MapOptions`."""
+    """What was asked for: see :class:`~src.mapping.scene_map.MapOptions`."""
 
     overlap: float
     window: int | None

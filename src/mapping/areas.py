@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from src.labels import UNCLASSIFIED, ClassTable
-from src.raster import RasterInfo, crs_unit
+from src.raster.georeference import crs_unit
+from src.raster.read import RasterInfo
 
 _SEMI_MAJOR, _ECCENTRICITY = 6_378_137.0, 0.0818191908426215
 """Of the WGS 84 ellipsoid, in metres."""

@@ -12,14 +12,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from src.cog import Layer
 from src.grid import Span
-from src.inference import Predictor
 from src.labels import UNCLASSIFIED, ClassTable
-from src.map_plan import MapPlan
-from src.scene_reader import SceneReader
-from src.stitching import Stitcher
-from src.strip_store import StripStore
+from src.mapping.cog import Layer
+from src.mapping.inference import Predictor
+from src.mapping.plan import MapPlan
+from src.mapping.scene_reader import SceneReader
+from src.mapping.stitching import Stitcher
+from src.mapping.strip_store import StripStore
 
 Probabilities = Literal["uint8", "float16"]
 """How probabilities and the uncertainty are stored."""
@@ -44,7 +44,7 @@ class Batch:
         row: Index of their row.
         columns: Indices of their columns.
         image: B × C × H × W.
-        valid: B × H × W; see :class:`~src.scene_reader.Patch`.
+        valid: B × H × W; see :class:`~src.mapping.scene_reader.Patch`.
         fed: B × H × W.
     """
 

@@ -1,0 +1,1 @@
+"""From a scene and a network to a map of it."""

@@ -1,0 +1,1 @@
+"""From scenes and labels to a data folder."""

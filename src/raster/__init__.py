@@ -1,0 +1,1 @@
+"""Rasters, and the only user of rasterio but vector.py."""
