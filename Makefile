@@ -73,9 +73,8 @@ sweep: install data/demo/chips/dataset.json ## Search the demo's hyperparameters
 tensorboard: install ## Look at the training runs in a browser
 	$(BIN)/python scripts/open_tensorboard.py
 
-bench: install ## Measure speed and memory of prepare against plain reading and writing
-	$(BIN)/python scripts/bench.py prepare
-	$(BIN)/python scripts/bench.py prepare-memory
+bench: install ## Measure speed and memory against what the machine can do, in one table
+	$(BIN)/python scripts/bench.py
 
 audit: install ## Known vulnerabilities of what is locked
 	$(BIN)/pip-audit --strict --disable-pip --require-hashes -r requirements.lock

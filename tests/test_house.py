@@ -122,7 +122,8 @@ def test_the_lock_has_no_local_build_of_torch() -> None:
 
 
 @pytest.mark.parametrize(
-    "target", ["help", "install", "lock", "lint", "format", "types", "test", "demo", "sweep", "tensorboard", "audit"]
+    "target",
+    ["help", "install", "lock", "lint", "format", "types", "test", "demo", "sweep", "tensorboard", "bench", "audit"],
 )
 def test_make_knows_the_target_and_explains_it(target: str) -> None:
     listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout

@@ -1,0 +1,78 @@
+"""The benchmark's frame: turns, shares, the table and its file. What is measured is no test's business."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from scripts.bench import STEPS
+from scripts.benchmarks.measuring import Options, Turn, median_ratio, take_turn, take_turns
+from scripts.benchmarks.rows import Row, compared, print_table
+
+
+def turn(amount: float, seconds: float, cpu: float) -> Turn:
+    return Turn(amount, seconds, cpu, 100.0)
+
+
+def test_runs_take_turns_and_the_first_round_is_not_counted(tmp_path: Path) -> None:
+    order: list[str] = []
+
+    def run(name: str) -> float:
+        order.append(name)
+        return float(len(order))
+
+    turns = take_turns({"ours": lambda: run("ours"), "limit": lambda: run("limit")}, Options(tmp_path, rounds=2))
+    assert order == ["ours", "limit"] * 3
+    assert [t.amount for t in turns["ours"]] == [3.0, 5.0]
+    assert [t.amount for t in turns["limit"]] == [4.0, 6.0]
+
+
+def test_no_round_begins_after_the_time_is_over_once_three_were_counted(tmp_path: Path) -> None:
+    turns = take_turns({"ours": lambda: 1.0}, Options(tmp_path, rounds=9, seconds=0.0))
+    assert len(turns["ours"]) == 3
+
+
+def test_a_share_is_the_median_of_ratios_within_rounds() -> None:
+    # The machine is ten times slower in the second round: each round still says one half.
+    ours = [turn(1, 2, 2), turn(1, 20, 2), turn(1, 2, 2)]
+    limit = [turn(1, 1, 1), turn(1, 10, 1), turn(1, 1, 4)]
+    row = compared("step", (ours, limit), "bare loop", unit="chips/s", goal=0.95)
+    assert row.share == pytest.approx(0.5)
+    assert row.cpu_share == pytest.approx(0.5)
+    assert (row.ours, row.theirs) == (0.5, 1.0)
+    assert row.met is False
+    assert compared("step", (limit, ours), "bare loop", unit="s", goal=1).met is True
+    assert median_ratio([1, 9, 1], [2, 3, 2]) == 0.5
+
+
+def test_the_peak_is_that_of_one_turn() -> None:
+    def large() -> float:
+        return float(np.ones(30_000_000, np.uint8).sum())
+
+    first = take_turn(large)
+    second = take_turn(lambda: 1.0)
+    assert first.amount == 30_000_000
+    assert first.peak_mb > second.peak_mb + 20
+
+
+def test_the_table_names_what_is_held_against_what() -> None:
+    limit = Row("train", 4.8, 5.0, "chips/s", "limit", "bare loop", 0.96, goal=0.95, peak_mb=812.4)
+    others = Row("predict", 1.5, 0.2, "Mpx/s", "others", "224 px tiles", 7.5, goal=6)
+    console = Console(width=140)
+    with console.capture() as captured:
+        print_table([limit, others], console)
+    first, second = (line for line in captured.get().splitlines() if "chips/s" in line or "Mpx/s" in line)
+    assert "96 %" in first
+    assert "≥ 95 %" in first
+    assert "812" in first
+    assert "7.5 ×" in second
+    assert "≥ 6 ×" in second
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_every_step_can_be_measured(step: str) -> None:
+    assert callable(importlib.import_module(STEPS[step]).measure)
