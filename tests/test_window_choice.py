@@ -125,14 +125,6 @@ def test_overlap_is_percent_of_the_training_chip_whatever_the_window(tmp_path: P
 
 
 @pytest.mark.usefixtures("always_look")
-def test_rows_of_an_untiled_scene_fit_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(window_choice, "ROW_BYTES", 5 * 700 * 100)  # 3 bands and 2 masks, 700 columns, 100 rows
-    choice = choose(tmp_path, make_mapper(tmp_path, Blur()), 900, 700, layout={"blockysize": 1})
-    height, width = choice.plan.window
-    assert height <= 96 < width
-
-
-@pytest.mark.usefixtures("always_look")
 def test_windows_are_not_larger_than_the_scene_needs(tmp_path: Path) -> None:
     height, width = choose(tmp_path, make_mapper(tmp_path, Argmax()), 40, 900).plan.window
     assert height <= 64

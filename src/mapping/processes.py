@@ -118,7 +118,7 @@ def _work(job: StripJob, strips: list[int], rank: int, threads: int, news: Any) 
         layers = map_layers(spec.classes, job.probabilities)
         with (
             block_cache(job.cache_megabytes),
-            open_scene(job.image, spec) as reader,
+            open_scene(job.image, spec, job.folder) as reader,
             StripStore(job.folder, layers, job.plan.height, job.plan.width) as store,
         ):
             map_strips(

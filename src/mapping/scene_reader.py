@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,26 +13,14 @@ import numpy.typing as npt
 
 from src.bands import match_bands
 from src.grid import Window
+from src.mapping.kept_rows import MEMORY_BYTES, KeptRows, Patch, blank
 from src.raster.read import RasterInfo, info_of, is_striped, open_raster, read_valid, read_window
 from src.spec import NetworkSpec
 
-CHUNK = 64
-"""Rows that are read from edge to edge at a time; they are held twice for a moment."""
-
-
-@dataclass(frozen=True)
-class Patch:
-    """A window of a scene in memory.
-
-    Attributes:
-        image: C × H × W, the network's bands in its order, in the file's own numbers.
-        valid: H × W, True where the pixel is a measurement: it gets a class.
-        fed: H × W, True where the network sees the pixel's numbers and not a blank.
-    """
-
-    image: npt.NDArray[Any]
-    valid: npt.NDArray[np.bool_]
-    fed: npt.NDArray[np.bool_]
+ROWS, ROW_BYTES = 64, 32_000_000
+"""Rows that are read from edge to edge at a time, and how many bytes of them at most."""
+STRIP_BYTES = 160_000_000
+"""Rows of one block of the file are read together up to this size, which they are decoded at anyway."""
 
 
 class SceneReader:
@@ -41,16 +30,25 @@ class SceneReader:
     kept; any other is read window by window.
     """
 
-    def __init__(self, dataset: Any, spec: NetworkSpec) -> None:
-        """Match the bands of an open raster with the network's; raises UserError if they do not fit."""
+    def __init__(self, dataset: Any, spec: NetworkSpec, scratch: Path | None = None) -> None:
+        """Match the bands of an open raster with the network's.
+
+        Args:
+            dataset: The open raster.
+            spec: What the network expects.
+            scratch: Folder for rows that memory is not to hold; None for the system's.
+
+        Raises:
+            UserError: The bands do not fit.
+        """
         self.info: RasterInfo = info_of(dataset)
         self.striped = is_striped(dataset)
         self._dataset, self._spec = dataset, spec
+        self._scratch = scratch or Path(tempfile.gettempdir())
         self._bands = match_bands(spec.bands, self.info.bands, self.info.path)
         declared = [self.info.nodata[band] for band in self._bands]
         self._nodata = [spec.nodata if value is None else value for value in declared]
-        self._kept: Patch | None = None
-        self._first = self._stop = 0
+        self._kept: KeptRows | None = None
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -67,50 +65,50 @@ class SceneReader:
         """Bytes of a pixel of the network's bands in memory, masks included."""
         return self.dtype.itemsize * len(self._bands) + 2
 
+    @property
+    def block_rows(self) -> int:
+        """Rows of a striped file that are read at a time: whole blocks of it, as far as memory is to hold them."""
+        row_bytes = self.info.width * self.pixel_bytes
+        stored = min(self.info.block[0], self.info.height)
+        few = max(1, min(ROWS, ROW_BYTES // row_bytes))
+        if stored > few:
+            return stored if stored * row_bytes <= STRIP_BYTES else few
+        return few // stored * stored
+
     def read(self, window: Window) -> Patch:
-        """Read a window; outside the scene it is 0 and neither valid nor fed. Only good until the next call."""
+        """Read a window; outside the scene it is 0 and neither valid nor fed."""
         if not self.striped:
             return self._read(window)
-        rows = self._rows(window)
-        top, across = window.row - self._first, slice(window.column, window.column_stop)
-        down = slice(top, top + window.height)
-        parts = rows.image[:, down, across], rows.valid[down, across], rows.fed[down, across]
-        missing = window.column_stop - self.info.width
-        if missing <= 0:
-            return Patch(*parts)
-        return Patch(*(np.pad(part, [(0, 0)] * (part.ndim - 1) + [(0, missing)]) for part in parts))
+        kept = self._rows(window.height)
+        patch = blank(len(self._bands), window.height, window.width, self.dtype)
+        for number in range(window.row // kept.rows, -(-min(window.row_stop, self.info.height) // kept.rows)):
+            if number not in kept:
+                kept.add(number, self._read(Window(number * kept.rows, 0, kept.rows, self.info.width)))
+            kept.put_into(patch, window, number)
+        return patch
 
-    def _rows(self, window: Window) -> Patch:
-        """Return rows from edge to edge, the first of which is ``_first``, that contain the window's."""
-        if self._kept is None or len(self._kept.valid) < window.height:
-            self._kept, self._first, self._stop = self._empty(window.height), window.row, window.row
-        if not self._first <= window.row <= self._stop:
-            self._first = self._stop = window.row
-        if window.row_stop > self._stop:
-            self._drop(window.row - self._first)
-        while self._stop < window.row_stop:
-            part = Window(self._stop, 0, min(CHUNK, window.row_stop - self._stop), self.info.width)
-            rows = slice(self._stop - self._first, part.row_stop - self._first)
-            patch = self._read(part)
-            self._kept.image[:, rows], self._kept.valid[rows], self._kept.fed[rows] = (
-                patch.image,
-                patch.valid,
-                patch.fed,
-            )
-            self._stop = part.row_stop
+    def scratch_bytes(self, height: int) -> int:
+        """Return how much room on the disk the rows take that windows of a height share; 0 where memory holds them."""
+        needed = self._blocks(height) * self.block_rows * self.info.width * self.pixel_bytes if self.striped else 0
+        return needed if needed > MEMORY_BYTES else 0
+
+    def close(self) -> None:
+        """Forget the rows that are kept."""
+        if self._kept is not None:
+            self._kept.close()
+        self._kept = None
+
+    def _blocks(self, height: int) -> int:
+        """Blocks that a window of a height can touch."""
+        return (height - 2) // self.block_rows + 2
+
+    def _rows(self, height: int) -> KeptRows:
+        """Return what keeps all rows that windows of a height share."""
+        blocks = self._blocks(height)
+        if self._kept is None or self._kept.blocks < blocks:
+            self.close()
+            self._kept = KeptRows(len(self._bands), self.dtype, self.info.width, self.block_rows, blocks, self._scratch)
         return self._kept
-
-    def _drop(self, count: int) -> None:
-        """Move what is kept up by ``count`` rows."""
-        assert self._kept is not None
-        keep = self._stop - self._first - count
-        for rows in (*self._kept.image, self._kept.valid, self._kept.fed):
-            rows[:keep] = rows[count : count + keep]
-        self._first += count
-
-    def _empty(self, height: int) -> Patch:
-        image = np.empty(self.shape((height, self.info.width)), self.dtype)
-        return Patch(image, np.empty(image.shape[1:], bool), np.empty(image.shape[1:], bool))
 
     def _read(self, window: Window) -> Patch:
         image = read_window(self._dataset, window, 0, self._bands)
@@ -133,11 +131,15 @@ class SceneReader:
 
 
 @contextmanager
-def open_scene(path: str, spec: NetworkSpec) -> Iterator[SceneReader]:
-    """Open a scene for a network.
+def open_scene(path: str, spec: NetworkSpec, scratch: Path | None = None) -> Iterator[SceneReader]:
+    """Open a scene for a network; see :class:`SceneReader`.
 
     Raises:
         UserError: It cannot be opened or read (also while the context lasts), or its bands do not fit.
     """
     with open_raster(path) as dataset:
-        yield SceneReader(dataset, spec)
+        reader = SceneReader(dataset, spec, scratch)
+        try:
+            yield reader
+        finally:
+            reader.close()

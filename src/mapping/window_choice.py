@@ -27,8 +27,6 @@ SIDES = {"cpu": (256, 384, 512, 768, 1024), "cuda": (256, 512, 1024, 1536, 2048)
 """About how large windows are tried, by device; the nearest multiples of the chip's side are taken."""
 BATCH_PIXELS = {"cpu": 2**19, "cuda": 2**22, "mps": 2**20}
 """Pixels that go through the network at once, about: more gains nothing."""
-ROW_BYTES = 160_000_000
-"""Memory for rows of a scene that is stored in whole rows."""
 WORTH_PROBING, WORTH_MEASURING = 2_000_000, 12_000_000
 """Pixels that have to go through the network before looking for a better window takes less time than it saves."""
 
@@ -94,8 +92,6 @@ def _candidates(chip: MapPlan, predictor: Predictor, reader: SceneReader) -> lis
     """Return multiples of the chip's size that the network takes, no larger than the scene needs, smallest first."""
     height, width = chip.window
     most_down, most_across = math.ceil(chip.height / height), math.ceil(chip.width / width)
-    if reader.striped:
-        most_down = min(most_down, max(1, ROW_BYTES // (chip.width * reader.pixel_bytes) // height))
     sizes = {chip.window}
     for side in SIDES.get(predictor.device.type, SIDES["cpu"]):
         factor = max(1, round(side / max(height, width)))
