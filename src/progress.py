@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from rich.console import Console
 from rich.progress import (
@@ -13,9 +13,11 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
+    SpinnerColumn,
     Task,
     TaskProgressColumn,
     TextColumn,
+    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.text import Text
@@ -122,3 +124,28 @@ def _pixel_lines(what: str, total: int) -> Callable[[int], None]:
             log.info("%s: %.1f of %.1f Mpx, %.2f Mpx/s, %s left", what, done / 1e6, total / 1e6, rate / 1e6, clock)
 
     return advance
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[Callable[[int], None]]:
+    """Show on a terminal that something is under way whose progress nobody tells, and for how long.
+
+    Args:
+        what: Verb and object: ``Writing map.tif``.
+
+    Yields:
+        A function that takes anything and does nothing.
+    """
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda _: None
+        return
+    columns = (TextColumn("{task.description}"), SpinnerColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        bar.add_task(what, total=None)
+        yield lambda _: None
+
+
+def stage(what: str, pixels: int | None) -> AbstractContextManager[Callable[[int], None]]:
+    """Show one of several parts of a long job: with its pixels, or only that it is under way."""
+    return waiting(what) if pixels is None else pixel_progress(what, pixels)

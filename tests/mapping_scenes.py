@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -117,3 +119,14 @@ def noise(height: int, width: int, seed: int = 0) -> npt.NDArray[np.float32]:
     field = torch.rand(1, 3, height + 8, width + 8, generator=torch.Generator().manual_seed(seed))
     smooth = nn.functional.avg_pool2d(field, 9, stride=1)[0].numpy()
     return (smooth - smooth.min()) / np.ptp(smooth)
+
+
+class Shown:
+    """Notes what a mapping shows: the parts of the work, and the pixels of each."""
+
+    def __init__(self) -> None:
+        self.parts: dict[str, list[int]] = {}
+
+    @contextmanager
+    def __call__(self, what: str, _: int | None) -> Iterator[Callable[[int], None]]:
+        yield self.parts.setdefault(what, []).append

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mapping_scenes import CLASSES, Argmax, make_mapper, noise, read, write_raster
+from mapping_scenes import CLASSES, Argmax, Shown, make_mapper, noise, read, write_raster
 
 from src.errors import UserError
 from src.mapping.cog import Layer, write_cog
@@ -81,7 +81,7 @@ def test_strips_that_were_written_are_kept_for_another_try(tmp_path: Path, monke
         with pytest.raises(UserError, match=r"No space left on device.* goes on from the last whole strip"):
             map_scene(mapper, str(path), tmp_path / "out" / "map.tif")
     assert [p.name for p in (tmp_path / "out").iterdir()] == [".map.tif.partial"]
-    advanced: list[int] = []
-    found = map_scene(mapper, str(path), tmp_path / "out" / "map.tif", advanced.append)
-    assert advanced[0] > 0
+    shown = Shown()
+    found = map_scene(mapper, str(path), tmp_path / "out" / "map.tif", shown)
+    assert shown.parts["Mapping"][0] > 0
     np.testing.assert_array_equal(read(found.path), np.array(CLASSES.values)[noise(200, 60).argmax(0)])

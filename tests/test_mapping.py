@@ -21,6 +21,7 @@ from mapping_scenes import (
     Compass,
     Constant,
     Halving,
+    Shown,
     make_mapper,
     make_trained,
     noise,
@@ -30,12 +31,10 @@ from mapping_scenes import (
 
 from src.errors import UserError
 from src.grid import Blend
-from src.mapping import scene_map, scene_reader
+from src.mapping import kept_rows, scene_map, scene_reader
 from src.mapping.inference import Predictor
 from src.mapping.scene_map import MapOptions, Mapper, map_scene
-from src.mapping.scene_reader import SceneReader
 from src.mapping.strip_store import StripStore
-from src.raster.read import open_raster
 
 VALUES = np.array(CLASSES.values, np.uint8)
 SIZES = [(1, 1), (1, 50), (37, 1), (31, 31), (32, 32), (33, 33), (97, 53), (20, 200)]
@@ -99,9 +98,15 @@ def test_the_file_s_layout_changes_nothing(tmp_path: Path) -> None:
     assert all(other == maps[0] for other in maps[1:])
 
 
-@pytest.mark.parametrize("blend", ["cosine", "crop"])
-def test_rows_of_an_untiled_file_are_read_once(tmp_path: Path, blend: Blend, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_raster(tmp_path / "scene.tif", noise(200, 90), blockysize=1)
+@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize(("blend", "stored"), [("cosine", 1), ("crop", 7), ("cosine", 150)])
+def test_rows_of_an_untiled_file_are_read_once(
+    tmp_path: Path, blend: Blend, stored: int, in_memory: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = noise(200, 300)
+    path = write_raster(tmp_path / "scene.tif", image, blockysize=stored, compress="deflate")
+    if not in_memory:
+        monkeypatch.setattr(kept_rows, "MEMORY_BYTES", 0)
     rows: list[int] = []
     real = scene_reader.read_window
 
@@ -110,8 +115,17 @@ def test_rows_of_an_untiled_file_are_read_once(tmp_path: Path, blend: Blend, mon
         return real(dataset, window, *rest)
 
     monkeypatch.setattr(scene_reader, "read_window", counting)
-    map_scene(make_mapper(tmp_path, Argmax(), blend=blend, window=32), str(path), tmp_path / "map.tif")
-    assert rows == list(range(200))
+    found = map_scene(make_mapper(tmp_path, Argmax(), blend=blend, window=32), str(path), tmp_path / "map.tif")
+    assert [row for row in rows if row < 200] == list(range(200))
+    np.testing.assert_array_equal(read(found.path), VALUES[image.argmax(0)])
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "map.json",
+        "map.qml",
+        "map.tif",
+        "map.tif.aux.xml",
+        "network.ckpt",
+        "scene.tif",
+    ]
 
 
 def test_nodata_in_any_used_band_is_unclassified_and_hidden_from_the_network(tmp_path: Path) -> None:
@@ -235,8 +249,9 @@ def test_a_run_that_was_broken_off_goes_on_and_ends_with_the_same_bytes(
     real = Predictor.__call__
     with monkeypatch.context() as patch:
         patch.setattr(Predictor, "__call__", lambda self, x, fed: (computed.append(len(x)), real(self, x, fed))[1])
-        advanced: list[int] = []
-        again = map_scene(mapper, str(path), tmp_path / "broken" / "map.tif", advanced.append)
+        shown = Shown()
+        again = map_scene(mapper, str(path), tmp_path / "broken" / "map.tif", shown)
+    advanced = shown.parts["Mapping"]
     assert sum(advanced) == 300 * 80
     assert advanced[0] == sum(row.final - row.first for row in whole.plan.rows[:3]) * 80
     assert sum(computed) < len(whole.plan.rows) * len(whole.plan.columns)
@@ -267,10 +282,78 @@ def test_another_checkpoint_setting_or_scene_does_not_go_on_with_strips(
     else:
         path = write_raster(tmp_path / "scene.tif", noise(200, 40, seed=1))
         expected = VALUES[noise(200, 40, seed=1).argmax(0)]
-    advanced: list[int] = []
-    found = map_scene(mapper, str(path), tmp_path / "map.tif", advanced.append)
-    assert advanced[0] == 0
+    shown = Shown()
+    found = map_scene(mapper, str(path), tmp_path / "map.tif", shown)
+    assert shown.parts["Mapping"][0] == 0
     np.testing.assert_array_equal(read(found.path), expected)
+
+
+@pytest.mark.parametrize("part", ["write_cog", "write_polygons", "_write_styles", "replace"])
+def test_a_run_that_is_broken_off_while_files_are_made_or_moved_goes_on_and_ends_with_the_same_bytes(
+    tmp_path: Path, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_raster(tmp_path / "scene.tif", noise(70, 50))
+    mapper = make_trained(tmp_path, probabilities="uint8", polygons=True)
+    whole = map_scene(mapper, str(path), tmp_path / "whole" / "map.tif")
+    calls = itertools.count(1)
+    owner = Path if part == "replace" else scene_map
+    real = getattr(owner, part)
+
+    def once_more(*arguments: Any, **keys: Any) -> Any:
+        moves = part != "replace" or arguments[0].parent.name == "whole"
+        if moves and next(calls) == (1 if part in {"write_polygons", "_write_styles"} else 2):
+            raise StopError
+        return real(*arguments, **keys)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, part, once_more)
+        with pytest.raises(StopError):
+            map_scene(mapper, str(path), tmp_path / "broken" / "map.tif")
+    assert not (tmp_path / "broken" / "map.tif").exists()
+    assert not (tmp_path / "broken" / "map.json").exists()
+    shown = Shown()
+    again = map_scene(mapper, str(path), tmp_path / "broken" / "map.tif", shown)
+    assert shown.parts["Mapping"] == [70 * 50]
+    for one, other in zip(whole.files, again.files, strict=True):
+        assert one.read_bytes() == other.read_bytes(), one.name
+    names = [sorted(p.name for p in (tmp_path / folder).iterdir()) for folder in ("whole", "broken")]
+    assert names[0] == names[1]
+
+
+def test_a_finished_map_is_left_as_it_is_until_something_that_it_is_made_of_changes(tmp_path: Path) -> None:
+    path = write_raster(tmp_path / "scene.tif", noise(60, 40))
+    mapper = make_mapper(tmp_path, Argmax())
+    first = map_scene(mapper, str(path), tmp_path / "map.tif")
+    made = first.path.stat().st_mtime_ns
+    again = map_scene(mapper, str(path), tmp_path / "map.tif")
+    assert (first.made, again.made, again.path.stat().st_mtime_ns) == (True, False, made)
+    assert dataclasses.replace(again, made=True) == first
+    assert map_scene(options(mapper, polygons=True), str(path), tmp_path / "map.tif").made
+    assert map_scene(options(mapper, overlap=10.0), str(path), tmp_path / "map.tif").made
+    (tmp_path / "map.qml").unlink()
+    assert map_scene(options(mapper, overlap=10.0), str(path), tmp_path / "map.tif").made
+    write_raster(path, noise(60, 40, seed=1))
+    assert map_scene(options(mapper, overlap=10.0), str(path), tmp_path / "map.tif").made
+    np.testing.assert_array_equal(read(tmp_path / "map.tif"), VALUES[noise(60, 40, seed=1).argmax(0)])
+
+
+def test_two_runs_onto_one_output_are_refused_and_the_first_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_raster(tmp_path / "scene.tif", noise(60, 40))
+    mapper = make_mapper(tmp_path, Argmax())
+    real = scene_map.write_cog
+
+    def meanwhile(*arguments: Any) -> None:
+        with pytest.raises(UserError, match=r"map.tif is being made by another run"):
+            map_scene(mapper, str(path), tmp_path / "map.tif")
+        real(*arguments)
+
+    monkeypatch.setattr(scene_map, "write_cog", meanwhile)
+    np.testing.assert_array_equal(
+        read(map_scene(mapper, str(path), tmp_path / "map.tif").path), VALUES[noise(60, 40).argmax(0)]
+    )
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_a_strip_counts_only_with_its_whole_line(tmp_path: Path) -> None:
@@ -282,9 +365,13 @@ def test_two_processes_give_the_same_bytes_as_one(tmp_path: Path) -> None:
     path = write_raster(tmp_path / "scene.tif", noise(260, 90))
     mapper = make_trained(tmp_path, window=64, probabilities="uint8", polygons=True)
     one = map_scene(mapper, str(path), tmp_path / "one" / "map.tif")
-    advanced: list[int] = []
-    two = map_scene(options(mapper, processes=2), str(path), tmp_path / "two" / "map.tif", advanced.append)
-    assert sum(advanced) == 260 * 90
+    shown = Shown()
+    two = map_scene(options(mapper, processes=2), str(path), tmp_path / "two" / "map.tif", shown)
+    assert list(shown.parts) == [
+        "Mapping",
+        *(f"Writing map{end}" for end in (".tif", "_probabilities.tif", "_uncertainty.tif", "_polygons.gpkg")),
+    ]
+    assert sum(shown.parts["Mapping"]) == sum(shown.parts["Writing map_polygons.gpkg"]) == 260 * 90
     for a, b in zip(one.files, two.files, strict=True):
         assert a.read_bytes() == b.read_bytes(), a.name
 
@@ -335,12 +422,15 @@ def test_a_full_disk_is_one_line_before_anything_is_computed(tmp_path: Path, mon
         map_scene(make_mapper(tmp_path, Argmax()), str(path), tmp_path / "map.tif")
 
 
-def test_a_reader_keeps_rows_that_windows_share(tmp_path: Path) -> None:
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_reader_keeps_rows_that_windows_share(
+    tmp_path: Path, in_memory: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept_rows, "MEMORY_BYTES", kept_rows.MEMORY_BYTES if in_memory else 0)
     image = (noise(50, 40) * 255).astype(np.uint8)
     path = write_raster(tmp_path / "scene.tif", image, blockysize=2)
     mapper = make_mapper(tmp_path, Argmax())
-    with open_raster(path) as dataset:
-        reader = SceneReader(dataset, mapper.spec)
+    with scene_reader.open_scene(str(path), mapper.spec, tmp_path) as reader:
         for row, column in [(0, 0), (0, 30), (7, 8), (30, 30), (44, 0), (3, 3)]:
             patch = reader.read(scene_reader.Window(row, column, 20, 20))
             padded = np.zeros((3, 80, 80), np.uint8)
@@ -349,6 +439,20 @@ def test_a_reader_keeps_rows_that_windows_share(tmp_path: Path) -> None:
             inside = np.zeros((80, 80), bool)
             inside[:50, :40] = True
             np.testing.assert_array_equal(patch.valid, inside[row : row + 20, column : column + 20])
+
+
+@pytest.mark.parametrize(
+    ("stored", "few", "whole", "together"), [(1, 640, 0, 64), (7, 640, 0, 63), (150, 640, 10**6, 150), (150, 20, 0, 2)]
+)
+def test_rows_that_are_read_together_are_whole_blocks_of_the_file_within_bounds(
+    tmp_path: Path, stored: int, few: int, whole: int, together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row_bytes = 40 * 5  # three bands and two masks of a byte
+    monkeypatch.setattr(scene_reader, "ROW_BYTES", few * row_bytes // 10)
+    monkeypatch.setattr(scene_reader, "STRIP_BYTES", whole)
+    path = write_raster(tmp_path / "scene.tif", np.ones((3, 200, 40), np.uint8), blockysize=stored)
+    with scene_reader.open_scene(str(path), make_mapper(tmp_path, Argmax()).spec) as reader:
+        assert reader.block_rows == together
 
 
 def test_probabilities_and_uncertainty_are_what_the_network_says(tmp_path: Path) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from src.atomic import write_text
 from src.labels import UNCLASSIFIED, ClassTable
 from src.raster.georeference import crs_unit
 from src.raster.read import RasterInfo
@@ -120,6 +125,18 @@ def _zone(latitude: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     e = _ECCENTRICITY
     q = sine / (1 - (e * sine) ** 2) + np.arctanh(e * sine) / e
     return np.asarray(_SEMI_MAJOR**2 * (1 - e**2) / 2 * q)
+
+
+def write_areas_csv(path: Path, areas: Sequence[ClassArea]) -> None:
+    """Write a row per class: ``Class``, ``Name``, ``Pixels``, ``Percent``, ``Hectares``; empty where there is none."""
+    rows = [("Class", "Name", "Pixels", "Percent", "Hectares")]
+    for area in areas:
+        percent = "" if math.isnan(area.percent) else f"{area.percent:.6g}"
+        hectares = "" if area.hectares is None else f"{area.hectares:.4f}"
+        rows.append((str(area.value), area.name, str(area.pixels), percent, hectares))
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def format_areas(areas: list[ClassArea]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,9 @@ def row_blocks(path: Path, tile: int = 512) -> Iterator[tuple[RasterInfo, Window
             yield info, window, read_window(dataset, window, 0)[0]
 
 
-def survey(path: Path, classes: ClassTable, label: Any | None = None) -> MapSurvey:
+def survey(
+    path: Path, classes: ClassTable, label: Any | None = None, advance: Callable[[int], None] = lambda _: None
+) -> MapSurvey:
     """Read a map once and count.
 
     The map is scored as it is: it has a class where the label has none, and that counts neither way.
@@ -58,11 +60,13 @@ def survey(path: Path, classes: ClassTable, label: Any | None = None) -> MapSurv
         path: A class map.
         classes: Its classes.
         label: Reads windows of the ground truth on the map's grid (:class:`~src.label_sources.LabelReader`).
+        advance: Called with 0 and then with the number of pixels after each block.
 
     Raises:
         UserError: A file cannot be read, or no pixel of the ground truth has a class of the map.
     """
     counter, areas, unknown = ScoreCounter(classes), None, set[int]()
+    advance(0)
     for info, window, values in row_blocks(path):
         areas = areas or AreaCounter(info, classes)
         areas.add(window.row, values)
@@ -74,6 +78,7 @@ def survey(path: Path, classes: ClassTable, label: Any | None = None) -> MapSurv
                 part = slice(first, first + rows)
                 target, prediction = (torch.from_numpy(classes.encode(x[part]))[None] for x in (truth, values))
                 counter.add(target, prediction)
+        advance(window.pixels)
     assert areas is not None
     scores = counter.result() if label is not None else None
     if scores is not None and not scores.pooled.matrix.any():

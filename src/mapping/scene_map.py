@@ -6,19 +6,23 @@ import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
-from src.atomic import write_text
+from src.atomic import claimed, write_text
 from src.errors import UserError
 from src.grid import Blend
 from src.mapping.cog import Layer, write_cog
 from src.mapping.inference import Predictor
+from src.mapping.map_record import MapRecord, record_path
 from src.mapping.map_scores import row_blocks
 from src.mapping.plan import MapPlan
 from src.mapping.polygons import map_polygons, write_polygons
@@ -31,13 +35,23 @@ from src.mapping.window_choice import WindowRequest, choose_plan
 from src.models.network import Network
 from src.models.precision import precision_name
 from src.raster.read import RasterInfo, block_cache
-from src.spec import NetworkSpec, software_versions
+from src.spec import NetworkSpec, git_revision, software_versions
 from src.vector import sieve
 
 log = logging.getLogger(__name__)
 
+Show = Callable[[str, int | None], AbstractContextManager[Callable[[int], None]]]
+"""Is told what is under way and how many pixels there are, None where nobody counts them; gives what takes the
+pixels that are done: the first time those that were done before, then those since its last call."""
+
 CACHE_MEGABYTES = 64
 """Decoded blocks that GDAL keeps: enough for the tiles that neighbouring windows share."""
+
+
+@contextmanager
+def silent(_: str, __: int | None) -> Iterator[Callable[[int], None]]:
+    """Show nothing; see :data:`Show`."""
+    yield lambda _: None
 
 
 @dataclass(frozen=True)
@@ -72,6 +86,11 @@ class MapOptions:
         others = ("polygons", "min_pixels", "processes")
         return {key: value for key, value in asdict(self).items() if key not in others}
 
+    @property
+    def files(self) -> dict[str, Any]:
+        """Those that, beside the numbers, decide which files there are and what is in them."""
+        return {"polygons": self.polygons, "min_pixels": self.min_pixels}
+
 
 @dataclass(frozen=True)
 class Mapper:
@@ -102,6 +121,7 @@ class SceneMap:
         uncertainty: The uncertainty raster if it was asked for.
         grid: The scene.
         plan: The windows that were used.
+        made: False where it was there already.
     """
 
     path: Path
@@ -109,6 +129,7 @@ class SceneMap:
     uncertainty: Path | None
     grid: RasterInfo
     plan: MapPlan
+    made: bool = True
 
 
 def layer_path(output: Path, layer: str) -> Path:
@@ -121,47 +142,64 @@ def polygons_path(output: Path) -> Path:
     return output.with_name(f"{output.stem}_polygons.gpkg")
 
 
-def map_scene(mapper: Mapper, image: str, output: Path, advance: Callable[[int], None] = lambda _: None) -> SceneMap:
+def map_scene(mapper: Mapper, image: str, output: Path, show: Show = silent) -> SceneMap:
     """Map a scene into a Cloud Optimized GeoTIFF, and further files if asked for.
 
     What is finished is kept in a folder beside the output until the map is whole; the same call goes on from there.
+    A map that the same call has finished before is left as it is.
 
     Args:
         mapper: The network and how it maps.
         image: The scene.
         output: The class map to write; other files are named after it.
-        advance: Called with the number of pixels that have been mapped since its last call.
+        show: Shows how far each part of the work is.
 
     Raises:
-        UserError: The scene cannot be read or does not fit, an option is impossible, the output cannot be written.
+        UserError: The scene cannot be read or does not fit, an option is impossible, the output cannot be written, or
+            another process is writing it.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     folder = output.with_name(f".{output.name}.partial")
-    layers = map_layers(mapper.spec.classes, mapper.options.probabilities)
-    try:
-        with block_cache(CACHE_MEGABYTES):
-            with open_scene(image, mapper.spec) as reader:
-                grid, plan = reader.info, _map(mapper, reader, folder, layers, advance)
-            _make_files(mapper, folder, output, layers, grid)
-    except BaseException:
-        _keep_or_remove(folder)
-        raise
-    files = _publish(folder / "whole", output)
-    shutil.rmtree(folder, ignore_errors=True)
-    uncertain = layer_path(output, UNCERTAINTY) if mapper.options.probabilities else None
-    return SceneMap(output, files, uncertain, grid, plan)
+    with claimed(output), block_cache(CACHE_MEGABYTES), open_scene(image, mapper.spec, folder) as reader:
+        record = MapRecord(record_path(output), {**_fingerprint(mapper, reader.info), "made": mapper.options.files})
+        if (before := record.finished()) is not None:
+            log.info("Map      is there already, made by the same checkpoint with the same settings: left as it is")
+            shutil.rmtree(folder, ignore_errors=True)
+            return _scene_map(mapper, before.files, reader.info, MapPlan.from_dict(before.plan), made=False)
+        try:
+            plan = _map(mapper, reader, folder, show)
+            _make_files(mapper, folder, output, reader.info, show)
+        except BaseException:
+            _keep_or_remove(folder)
+            raise
+        record.remove()
+        files = _publish(folder / "whole", output)
+        record.write(files, plan.to_dict())
+        shutil.rmtree(folder, ignore_errors=True)
+        return _scene_map(mapper, files, reader.info, plan)
 
 
-def _make_files(mapper: Mapper, folder: Path, output: Path, layers: list[Layer], grid: RasterInfo) -> None:
+def _scene_map(mapper: Mapper, files: tuple[Path, ...], grid: RasterInfo, plan: MapPlan, made: bool = True) -> SceneMap:
+    uncertain = layer_path(files[0], UNCERTAINTY) if mapper.options.probabilities else None
+    return SceneMap(files[0], files, uncertain, grid, plan, made)
+
+
+def _make_files(mapper: Mapper, folder: Path, output: Path, grid: RasterInfo, show: Show) -> None:
     """Turn the layers into the files that were asked for, in the folder ``whole``."""
-    whole = folder / "whole"
+    whole, layers = folder / "whole", _layers(mapper)
     shutil.rmtree(whole, ignore_errors=True)
     whole.mkdir()
     for layer in layers:
-        write_cog(folder / f"{layer.name}.raw", layer_path(whole / output.name, layer.name), layer, grid)
+        path = layer_path(whole / output.name, layer.name)
+        with show(f"Writing {path.name}", None):
+            write_cog(folder / f"{layer.name}.raw", path, layer, grid)
     if mapper.options.polygons:
-        _write_polygons(mapper, whole / output.name, grid)
+        _write_polygons(mapper, whole / output.name, grid, show)
     _write_styles(mapper, whole / output.name, layers)
+
+
+def _layers(mapper: Mapper) -> list[Layer]:
+    return map_layers(mapper.spec.classes, mapper.options.probabilities)
 
 
 def _keep_or_remove(folder: Path) -> None:
@@ -172,12 +210,23 @@ def _keep_or_remove(folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _map(
-    mapper: Mapper, reader: SceneReader, folder: Path, layers: list[Layer], advance: Callable[[int], None]
-) -> MapPlan:
+def _map(mapper: Mapper, reader: SceneReader, folder: Path, show: Show) -> MapPlan:
     """Map the strips that are not done yet; return the plan."""
     predictor = Predictor(mapper.network, mapper.device, mapper.options.average_turns)
-    plan = _plan(mapper, predictor, reader, folder, layers)
+    plan = _plan(mapper, predictor, reader, folder)
+    with show("Mapping", plan.height * plan.width) as advance:
+        _map_strips(mapper, predictor, reader, plan, folder, advance)
+    return plan
+
+
+def _map_strips(
+    mapper: Mapper,
+    predictor: Predictor,
+    reader: SceneReader,
+    plan: MapPlan,
+    folder: Path,
+    advance: Callable[[int], None],
+) -> None:
     todo = sorted(set(range(len(plan.rows))) - finished_strips(folder))
     rows = sum(plan.rows[strip].final - plan.rows[strip].first for strip in todo)
     advance((plan.height - rows) * plan.width)
@@ -194,8 +243,8 @@ def _map(
             CACHE_MEGABYTES,
         )
         map_in_processes(job, todo, options.processes, advance)
-        return plan
-    with StripStore(folder, layers, plan.height, plan.width) as store:
+        return
+    with StripStore(folder, _layers(mapper), plan.height, plan.width) as store:
         map_strips(
             reader,
             predictor,
@@ -206,10 +255,9 @@ def _map(
             probabilities=options.probabilities,
             advance=advance,
         )
-    return plan
 
 
-def _plan(mapper: Mapper, predictor: Predictor, reader: SceneReader, folder: Path, layers: list[Layer]) -> MapPlan:
+def _plan(mapper: Mapper, predictor: Predictor, reader: SceneReader, folder: Path) -> MapPlan:
     """Return the plan of the run that was broken off if it was the same, else make one and start a store."""
     fingerprint = _fingerprint(mapper, reader.info)
     before = read_plan(folder, fingerprint)
@@ -222,7 +270,7 @@ def _plan(mapper: Mapper, predictor: Predictor, reader: SceneReader, folder: Pat
     request = WindowRequest(options.overlap, options.window, options.blend, options.batch_size)
     choice = choose_plan(request, predictor, mapper.spec, reader)
     log.info("Windows  %s; %s", _describe(choice.plan), choice.reason)
-    _check_room(reader.info, folder, layers)
+    _check_room(reader, choice.plan, folder, _layers(mapper))
     start_store(folder, fingerprint, choice.plan.to_dict())
     return choice.plan
 
@@ -232,8 +280,9 @@ def _describe(plan: MapPlan) -> str:
     return f"{width} × {height} px sharing {across} × {down} px on each side, {plan.batch} at once"
 
 
-def _check_room(info: RasterInfo, folder: Path, layers: list[Layer]) -> None:
-    needed = info.window.pixels * sum(layer.pixel_bytes for layer in layers)
+def _check_room(reader: SceneReader, plan: MapPlan, folder: Path, layers: list[Layer]) -> None:
+    info = reader.info
+    needed = info.window.pixels * sum(layer.pixel_bytes for layer in layers) + reader.scratch_bytes(plan.window[0])
     free = shutil.disk_usage(folder.parent).free
     if free < needed:
         raise UserError(
@@ -256,20 +305,31 @@ def _fingerprint(mapper: Mapper, info: RasterInfo) -> dict[str, Any]:
         "device": mapper.device.type,
         "precision": precision_name(mapper.device, mapper.network),
         "versions": software_versions(),
+        "revision": git_revision(),
     }
 
 
-def _write_polygons(mapper: Mapper, classes: Path, grid: RasterInfo) -> None:
+def _write_polygons(mapper: Mapper, classes: Path, grid: RasterInfo, show: Show) -> None:
     """Write the polygons of the class map beside it, sieved if asked for."""
-    source = classes
+    source, path = classes, polygons_path(classes)
     if mapper.options.min_pixels > 1:
         source = classes.parent.with_name("sieved.raw")
-        sieve(classes, source, mapper.options.min_pixels)
+        with show("Sieving", None):
+            sieve(classes, source, mapper.options.min_pixels)
     file = Path(grid.path)
     changed = datetime.fromtimestamp(file.stat().st_mtime if file.is_file() else 0, UTC)
-    strips = (values for _, _, values in row_blocks(source))
     stamp = changed.strftime("%Y-%m-%dT%H:%M:%S.000Z")
-    write_polygons(polygons_path(classes), map_polygons(strips, grid.width), grid, mapper.spec.classes, stamp)
+    with show(f"Writing {path.name}", grid.window.pixels) as advance:
+        polygons = map_polygons(_counted(source, advance), grid.width)
+        write_polygons(path, polygons, grid, mapper.spec.classes, stamp)
+
+
+def _counted(source: Path, advance: Callable[[int], None]) -> Iterator[npt.NDArray[np.uint8]]:
+    """Yield the rows of a class map, and say how many pixels were done before each block."""
+    advance(0)
+    for _, window, values in row_blocks(source):
+        yield values
+        advance(window.pixels)
 
 
 def _write_styles(mapper: Mapper, output: Path, layers: list[Layer]) -> None:

@@ -17,9 +17,10 @@ from src.class_map import ClassMap
 from src.errors import UserError
 from src.grid import Blend
 from src.label_sources import LabelSource
-from src.mapping.areas import format_areas
+from src.mapping.areas import format_areas, write_areas_csv
 from src.mapping.ground_truth import LabelOptions, check_ground_truth, ground_truth
 from src.mapping.layer_file import ShownLayer, scene_layer, write_layer_file
+from src.mapping.map_record import record_path
 from src.mapping.map_scores import MapSurvey, survey
 from src.mapping.processes import check_processes
 from src.mapping.scene_map import CACHE_MEGABYTES, MapOptions, Mapper, SceneMap, map_scene
@@ -28,7 +29,7 @@ from src.mapping.strips import Probabilities
 from src.mapping.styles import raster_style
 from src.models.checkpoint import find_checkpoint, load_network
 from src.models.precision import choose_device, precision_name
-from src.progress import pixel_progress
+from src.progress import stage
 from src.raster.georeference import crs_label
 from src.raster.read import RasterInfo, block_cache, describe
 from src.report.prediction import MappedScene, prediction_report
@@ -49,6 +50,7 @@ FILES = {
     "_probabilities": "Probability of each class",
     "_uncertainty": "Uncertainty: normalised entropy of the probabilities",
     "_polygons": "Polygons with class value and name",
+    "_areas.csv": "What each class covers: pixels, percent, hectares",
 }
 """What the files beside a map are, by the end of their names."""
 LAYERS = {"": "Map", "_probabilities": "Probabilities", "_uncertainty": "Uncertainty", "_polygons": "Polygons"}
@@ -185,6 +187,11 @@ def choose_outputs(images: Sequence[str], output: str | None, run_folder: Path) 
     return outputs
 
 
+def areas_path(output: Path) -> Path:
+    """Name the table of what each class covers: ``map.tif`` → ``map_areas.csv``."""
+    return output.with_name(f"{output.stem}_areas.csv")
+
+
 def report_path(outputs: Sequence[Path], output: str | None) -> Path:
     """Name the report: ``report.html`` beside the maps, ``map_report.html`` beside a map that was given a name.
 
@@ -218,12 +225,14 @@ def _map_one(
     if source is not None and source.note:
         log.info("Label    %s", source.note)
     began = time.monotonic()
-    with pixel_progress("Mapping", info.window.pixels) as advance:
-        scene = map_scene(mapper, image, output, advance)
-    seconds, megapixels = time.monotonic() - began, info.window.pixels / 1e6
-    log.info("Mapped   %.1f Mpx in %.1f s, %.2f Mpx/s", megapixels, seconds, megapixels / seconds)
+    scene = map_scene(mapper, image, output, stage)
+    if scene.made:
+        seconds, megapixels = time.monotonic() - began, info.window.pixels / 1e6
+        log.info("Mapped   %.1f Mpx in %.1f s, %.2f Mpx/s", megapixels, seconds, megapixels / seconds)
     found = _survey(mapper, scene, source)
-    files = [*scene.files, _layer_file(mapper, scene, image, label, settings)]
+    files = [*scene.files, areas_path(output), record_path(output)]
+    write_areas_csv(areas_path(output), found.areas)
+    files.append(_layer_file(mapper, scene, image, label, settings))
     for line in ("", *format_areas(found.areas)):
         log.info(line)
     if found.scores is not None:
@@ -267,10 +276,12 @@ def _layer_file(mapper: Mapper, scene: SceneMap, image: str, label: str | None, 
 
 
 def _survey(mapper: Mapper, scene: SceneMap, source: LabelSource | None) -> MapSurvey:
+    classes, pixels = mapper.spec.classes, scene.grid.window.pixels
     if source is None:
-        return survey(scene.path, mapper.spec.classes)
-    with block_cache(CACHE_MEGABYTES), source.open() as label:
-        found = survey(scene.path, mapper.spec.classes, label)
+        with stage("Measuring", pixels) as advance:
+            return survey(scene.path, classes, advance=advance)
+    with block_cache(CACHE_MEGABYTES), source.open() as label, stage("Scoring", pixels) as advance:
+        found = survey(scene.path, classes, label, advance)
     if found.unknown:
         values = ", ".join(map(str, found.unknown))
         log.info("Label    has pixels of %s, which the checkpoint does not know; they do not count.", values)
@@ -300,9 +311,13 @@ def _meaning(path: Path, output: Path) -> str:
     """Say in a few words what a file is."""
     if path == output:
         return "The map: class values with names and colours"
+    if path == record_path(output):
+        return "What the map was made of: checkpoint, settings, windows, versions"
     if path.suffix == ".qlr":
         return "All of it for QGIS: drag it into the window"
     if path.suffix == ".qml":
         return f"How QGIS shows {path.stem}"
-    meanings = MEANINGS if path.suffix in {".csv", ".json", ".png"} else FILES
-    return next((words for end, words in meanings.items() if path.name.endswith(end) or path.stem.endswith(end)), "")
+    return next(
+        (words for end, words in {**FILES, **MEANINGS}.items() if path.name.endswith(end) or path.stem.endswith(end)),
+        "",
+    )
