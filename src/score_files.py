@@ -90,6 +90,7 @@ def write_scores_json(path: str | Path, evaluation: Evaluation, context: Mapping
             "expected_calibration_error": calibration.expected_error if calibration else None,
         },
         "mean_over_chips": {**_score_dict(chips), "chips": chips.chips} if chips else None,
+        "mean_over_batches": {"mean": {"iou": evaluation.batch_mean_iou}} if chips else None,
         "confusion_matrix": {"rows": "truth", "columns": "prediction", "counts": evaluation.pooled.matrix},
         "calibration": None
         if calibration is None
@@ -131,7 +132,17 @@ def format_scores(evaluation: Evaluation) -> list[str]:
     rows = ["  ".join([title.ljust(width), *cells]) for title, *cells in zip(["class", *titles], *columns, strict=True)]
     rule = "─" * len(rows[0])
     overall = ", ".join(f"{title} {_number(value)}" for title, value in _overall(evaluation).items())
-    return [" " * (width + 2) + heading, rows[0], rule, *rows[1:-1], rule, rows[-1], f"Over all pixels: {overall}"]
+    lines = [" " * (width + 2) + heading, rows[0], rule, *rows[1:-1], rule, rows[-1], f"Over all pixels: {overall}"]
+    return lines if chips is None else [*lines, *_three_means(pooled, chips, evaluation.batch_mean_iou)]
+
+
+def _three_means(pooled: Scores, chips: ChipMeans, batches: float | None) -> list[str]:
+    """Say which mean IoU is to be compared with which of SpecDeepMap's."""
+    return [
+        f"Mean IoU over all pixels, as maps are scored: {_number(pooled.mean_iou)}",
+        f"         as the mean over chips, as SpecDeepMap's tester scores: {_number(chips.mean_iou)}",
+        f"         as the mean over batches, as its trainer scores: {_number(np.nan if batches is None else batches)}",
+    ]
 
 
 def write_score_files(

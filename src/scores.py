@@ -157,12 +157,15 @@ class Evaluation:
         pooled: Over all labelled pixels.
         chip_means: As the mean over chips; None where there are no chips (a whole scene).
         calibration: None where no confidences were given.
+        batch_mean_iou: Mean over batches of each batch's mean IoU, weighted by its chips, which is how SpecDeepMap's
+            trainer scores: it depends on which chips share a batch. None where there are no chips.
     """
 
     classes: ClassTable
     pooled: Scores
     chip_means: ChipMeans | None = None
     calibration: Calibration | None = None
+    batch_mean_iou: float | None = None
 
 
 class ScoreCounter:
@@ -181,6 +184,7 @@ class ScoreCounter:
         self._per_chip = per_chip
         self._chips: npt.NDArray[np.int64] = np.zeros(len(classes), np.int64)
         self._chip_sums: npt.NDArray[np.float64] = np.zeros((len(METRICS), len(classes)))
+        self._batch_sum, self._images = 0.0, 0
 
     def add(self, target: torch.Tensor, prediction: torch.Tensor, confidence: torch.Tensor | None = None) -> None:
         """Add a batch.
@@ -198,6 +202,7 @@ class ScoreCounter:
         if self._per_chip:
             for matrix in matrices:
                 self._add_chip(Scores(matrix))
+            self._add_batch(Scores(matrices.sum(0)), len(matrices))
         if confidence is not None:
             self._calibration = self._calibration or CalibrationCounter()
             self._calibration.add(target, prediction, confidence)
@@ -207,6 +212,12 @@ class ScoreCounter:
         self._chips += occurs
         self._chip_sums += np.stack([np.nan_to_num(getattr(scores, metric)) for metric in METRICS])
 
+    def _add_batch(self, scores: Scores, images: int) -> None:
+        """Add a batch's mean IoU, over the classes in its truth or its prediction; one without any does not count."""
+        if np.isfinite(scores.iou).any():
+            self._batch_sum += images * float(np.nanmean(scores.iou))
+            self._images += images
+
     def result(self) -> Evaluation:
         """Return the scores of what has been added so far."""
         means = {metric: _ratio(sums, self._chips) for metric, sums in zip(METRICS, self._chip_sums, strict=True)}
@@ -215,6 +226,7 @@ class ScoreCounter:
             Scores(self._matrix.copy()),
             ChipMeans(self._chips.copy(), **means) if self._per_chip else None,
             self._calibration.result() if self._calibration else None,
+            self._batch_sum / self._images if self._images else None,
         )
 
 

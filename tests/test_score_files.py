@@ -98,8 +98,14 @@ def test_terminal_lines_say_which_figure_is_which() -> None:
     water = next(line for line in lines if line.startswith("1 water"))
     assert water.split()[2] == f"{scores.pooled.iou[0]:.4f}"
     assert water.split()[-1] == f"{scores.chip_means.iou[0]:.4f}"
-    assert f"Overall accuracy {scores.pooled.overall_accuracy:.4f}" in lines[-1]
-    assert len({len(line) for line in lines[:-1]}) == 1
+    assert f"Overall accuracy {scores.pooled.overall_accuracy:.4f}" in lines[-4]
+    assert len({len(line) for line in lines[:-4]}) == 1
+    means = (scores.pooled.mean_iou, scores.chip_means.mean_iou, scores.batch_mean_iou)
+    for line, words, mean in zip(
+        lines[-3:], ("all pixels", "mean over chips", "mean over batches"), means, strict=True
+    ):
+        assert words in line
+        assert line.endswith(f": {mean:.4f}")
 
 
 @pytest.mark.parametrize("classes", [1, 5, 25])

@@ -190,6 +190,16 @@ def test_pooled_scores_and_the_mean_over_chips_differ_as_in_specdeepmap() -> Non
     assert evaluation.chip_means.mean_iou == 0.25
 
 
+def test_the_mean_over_batches_is_that_of_each_batch_s_own_mean_weighted_by_its_chips() -> None:
+    counter = ScoreCounter(ClassTable.build([10, 20, 30]), per_chip=True)
+    right, wrong = torch.zeros(1, 2, 2, dtype=torch.uint8), torch.ones(1, 2, 2, dtype=torch.uint8)
+    counter.add(torch.cat([right, right, wrong]), torch.cat([right, right, right]))  # 2/3 for class 10, 0 for 20
+    counter.add(wrong, wrong)
+    counter.add(torch.full((1, 2, 2), IGNORE, dtype=torch.uint8), wrong)  # nothing is known of it
+    assert counter.result().batch_mean_iou == pytest.approx((3 * (2 / 3 + 0) / 2 + 1) / 4)
+    assert ScoreCounter(ClassTable.build([1])).result().batch_mean_iou is None
+
+
 @given(label_images())
 @settings(deadline=None, max_examples=40)
 def test_mean_over_chips_is_the_mean_of_scikit_learns_scores_of_each_chip(images: tuple[int, Labels, Labels]) -> None:
