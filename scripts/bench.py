@@ -33,6 +33,7 @@ from src.atomic import write_text
 
 STEPS = {
     "prepare": "scripts.benchmarks.prepare",
+    "split": "scripts.benchmarks.split",
     "memory": "scripts.benchmarks.memory",
 }
 """Each step and the module whose ``measure(options)`` returns its rows."""
