@@ -12,8 +12,8 @@ from rasterio.windows import Window
 from scripts.benchmarks.measuring import Options, take_turns
 from scripts.benchmarks.rows import Row, compared
 from scripts.benchmarks.scenes import BANDS, repeated_scene
+from src.cores import cores
 from src.grid import chip_windows
-from src.preparation.cutting import cores
 from src.preparation.prepare import prepare
 from src.preparation.settings import Preparation
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,6 +16,7 @@ import psutil
 from torch.utils.data import DataLoader, Dataset
 
 from src.bands import Band, Normalization
+from src.cores import cores
 from src.datamodules.batches import Chip, EpochBatches, collate
 from src.errors import UserError
 from src.labels import IGNORE, ClassTable
@@ -194,11 +194,6 @@ class SegmentationData(L.LightningDataModule, ABC):
             persistent_workers=bool(workers),
             pin_memory=on_gpu,
         )
-
-
-def cores() -> int:
-    """Count the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def choose_workers(wanted: int | Literal["auto"], processes: int, on_gpu: bool) -> int:

@@ -16,7 +16,8 @@ from torch.utils.data import Dataset
 
 from src.bands import BandStatistics, Normalization, measured
 from src.class_map import ClassMap, ClassRule
-from src.datamodules.base import DataDescription, SegmentationData, Stage, cores
+from src.cores import cores
+from src.datamodules.base import DataDescription, SegmentationData, Stage
 from src.datamodules.batches import Chip
 from src.errors import UserError
 from src.grid import Window, chip_windows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import queue
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from src.bands import BandStatistics, all_measured, measured
+from src.cores import cores
 from src.grid import Window, WindowGroup, grouped_windows
 from src.label_sources import LabelReader, LabelSource
 from src.labels import UNCLASSIFIED
@@ -152,11 +152,6 @@ def cut_scene(
                 yield from pending.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def cores() -> int:
-    """Count the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _groups(info: RasterInfo, size: tuple[int, int], step: tuple[int, int], workers: int) -> Iterator[WindowGroup]:
