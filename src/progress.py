@@ -1,4 +1,4 @@
-"""How far a long job is: a bar on a terminal, elsewhere a line now and then."""
+"""How far a long job is: a bar on a terminal, elsewhere a line now and then; both with rate and time left."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     ProgressColumn,
     SpinnerColumn,
@@ -28,9 +28,27 @@ QUIET_SECONDS = 30.0
 """Between two lines where there is no terminal; a job that is done sooner has none."""
 
 
+@dataclass(frozen=True)
+class _Unit:
+    """What is counted: its name, how many of what is reported make one, and decimals of amounts and rates."""
+
+    name: str
+    size: float = 1.0
+    decimals: int = 0
+
+    def amount(self, done: float, total: float) -> str:
+        """Say how much of how much: ``310 of 1,024 chips``."""
+        return f"{done / self.size:,.{self.decimals}f} of {total / self.size:,.{self.decimals}f} {self.name}"
+
+    def rate(self, per_second: float) -> str:
+        """Say how fast: ``93 chips/s``, with more decimals where it is slow."""
+        shown = per_second / self.size
+        return f"{shown:,.{max(self.decimals, 0 if shown >= 10 else 2)}f} {self.name}/s"
+
+
 @contextmanager
 def progress(what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """Show the progress of a job on stderr.
+    """Show the progress of a job on stderr: how much is done, how fast, how long it still takes.
 
     Args:
         what: Verb and object: ``Scoring``.
@@ -40,42 +58,14 @@ def progress(what: str, total: int, unit: str) -> Iterator[Callable[[int], None]
     Yields:
         A function that takes how much has been done since its last call.
     """
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _line_now_and_then(what, total, unit)
-        return
-    text, units = TextColumn("{task.description}"), TextColumn(unit)
-    columns = (text, BarColumn(), TaskProgressColumn(), MofNCompleteColumn(), units, TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda amount: bar.advance(task, amount)
-
-
-def _line_now_and_then(what: str, total: int, unit: str) -> Callable[[int], None]:
-    done, spoke = 0, time.monotonic()
-
-    def advance(amount: int) -> None:
-        nonlocal done, spoke
-        done += amount
-        if time.monotonic() - spoke >= QUIET_SECONDS:
-            spoke = time.monotonic()
-            log.info("%s: %d of %d %s", what, done, total, unit)
-
-    return advance
-
-
-class PixelsColumn(ProgressColumn):
-    """Megapixels that are done, of how many, and how many in a second."""
-
-    def render(self, task: Task) -> Text:
-        """Return the column's text."""
-        rate = f"{task.speed / 1e6:.2f} Mpx/s" if task.speed else ""
-        return Text(f"{task.completed / 1e6:.1f} of {(task.total or 0) / 1e6:.1f} Mpx  {rate}")
+    with _shown(what, total, _Unit(unit)) as advance:
+        advance(0)
+        yield advance
 
 
 @contextmanager
 def pixel_progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show the progress over a scene on stderr: megapixels, megapixels per second, time left.
+    """Show the progress over a scene on stderr, in megapixels.
 
     Args:
         what: Verb: ``Mapping``.
@@ -85,45 +75,8 @@ def pixel_progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
         A function that takes how many pixels are done: the first time those that an earlier run did, which say
         nothing about the speed, then those since its last call.
     """
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _pixel_lines(what, total)
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), PixelsColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
-        task = bar.add_task(what, total=total, start=False)
-        begun = False
-
-        def advance(pixels: int) -> None:
-            nonlocal begun
-            if begun:
-                bar.advance(task, pixels)
-            else:
-                begun = True
-                bar.reset(task, completed=pixels)
-
+    with _shown(what, total, _Unit("Mpx", 1e6, 1)) as advance:
         yield advance
-
-
-def _pixel_lines(what: str, total: int) -> Callable[[int], None]:
-    began = spoke = time.monotonic()
-    before: int | None = None
-    done = 0
-
-    def advance(pixels: int) -> None:
-        nonlocal began, before, done, spoke
-        done += pixels
-        now = time.monotonic()
-        if before is None:
-            before, began, spoke = done, now, now
-        elif now - spoke >= QUIET_SECONDS:
-            spoke = now
-            rate = (done - before) / (now - began)
-            left = round((total - done) / rate)
-            clock = f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}"
-            log.info("%s: %.1f of %.1f Mpx, %.2f Mpx/s, %s left", what, done / 1e6, total / 1e6, rate / 1e6, clock)
-
-    return advance
 
 
 @contextmanager
@@ -149,3 +102,70 @@ def waiting(what: str) -> Iterator[Callable[[int], None]]:
 def stage(what: str, pixels: int | None) -> AbstractContextManager[Callable[[int], None]]:
     """Show one of several parts of a long job: with its pixels, or only that it is under way."""
     return waiting(what) if pixels is None else pixel_progress(what, pixels)
+
+
+@contextmanager
+def _shown(what: str, total: int, unit: _Unit) -> Iterator[Callable[[int], None]]:
+    """Yield a function that is first told what was done before, and then what has been done since its last call."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _Lines(what, total, unit).advance
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), _AmountColumn(unit))
+    left = (TimeRemainingColumn(elapsed_when_finished=True), TextColumn("left"))
+    with Progress(*columns, *left, console=console, transient=True) as bar:
+        task = bar.add_task(what, total=total, start=False)
+        begun = False
+
+        def advance(amount: int) -> None:
+            nonlocal begun
+            if begun:
+                bar.advance(task, amount)
+            else:
+                begun = True
+                bar.reset(task, completed=amount)
+
+        yield advance
+
+
+class _AmountColumn(ProgressColumn):
+    """How much is done, of how much, and how fast."""
+
+    def __init__(self, unit: _Unit) -> None:
+        super().__init__()
+        self._unit = unit
+
+    def render(self, task: Task) -> Text:
+        """Return the column's text."""
+        rate = f", {self._unit.rate(task.speed)}" if task.speed else ""
+        return Text(self._unit.amount(task.completed, task.total or 0) + rate)
+
+
+@dataclass
+class _Lines:
+    """A line now and then, where there is no terminal."""
+
+    what: str
+    total: int
+    unit: _Unit
+    _done: int = 0
+    _before: int | None = None
+    _began: float = field(default_factory=time.monotonic)
+    _spoke: float = field(default_factory=time.monotonic)
+
+    def advance(self, amount: int) -> None:
+        """Take what has been done; say so if the last line is long ago."""
+        self._done += amount
+        now = time.monotonic()
+        if self._before is None:
+            self._before, self._began, self._spoke = self._done, now, now
+        elif now - self._spoke >= QUIET_SECONDS and self._done > self._before:
+            self._spoke = now
+            rate = (self._done - self._before) / (now - self._began)
+            amounts = self.unit.amount(self._done, self.total)
+            left = _clock(round((self.total - self._done) / rate))
+            log.info("%s: %s, %s, %s left", self.what, amounts, self.unit.rate(rate), left)
+
+
+def _clock(seconds: int) -> str:
+    return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -189,17 +188,6 @@ def test_an_output_folder_that_cannot_be_is_refused_before_anything_runs(
     (tmp_path / "out").write_text("a file")
     with pytest.raises(UserError, match=r"out is a file; expected a folder to write to"):
         run(tmp_path, checkpoint=str(checkpoint), data_dir=str(data))
-
-
-def test_a_long_job_without_a_terminal_says_how_far_it_is_now_and_then(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    from src import progress
-
-    monkeypatch.setattr(progress, "QUIET_SECONDS", 0.0)
-    with caplog.at_level(logging.INFO), progress.progress("Scoring", 8, "chips") as advance:
-        advance(5)
-    assert caplog.messages == ["Scoring: 5 of 8 chips"]
 
 
 def test_the_demo_scores_the_best_checkpoint_of_the_demo() -> None:
