@@ -28,16 +28,24 @@ _SENTINEL2 = ("B0?4", "B0?3", "B0?2")
 
 @dataclass(frozen=True)
 class Band:
-    """One band of an image: its name, centre wavelength in nanometres (None if unknown), and the bad flag."""
+    """One band of an image.
+
+    Attributes:
+        name: Its name.
+        wavelength: Centre in nanometres, None if unknown.
+        bad: Whether the metadata mark it as bad.
+        fwhm: Full width at half maximum in nanometres, None if unknown.
+    """
 
     name: str
     wavelength: float | None = None
     bad: bool = False
+    fwhm: float | None = None
 
 
 def bands_from_dicts(rows: Iterable[Mapping[str, Any]]) -> tuple[Band, ...]:
     """Read bands as :func:`bands_to_dicts` wrote them."""
-    return tuple(Band(str(r["name"]), r.get("wavelength"), bool(r.get("bad", False))) for r in rows)
+    return tuple(Band(str(r["name"]), r.get("wavelength"), bool(r.get("bad", False)), r.get("fwhm")) for r in rows)
 
 
 def bands_to_dicts(bands: Iterable[Band]) -> list[dict[str, Any]]:

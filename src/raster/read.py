@@ -48,7 +48,8 @@ class RasterInfo:
         crs: WKT, None without one.
         transform: Affine coefficients (a, b, c, d, e, f): x = a·column + b·row + c, y = d·column + e·row + f.
         nodata: Nodata value per band, None where there is none.
-        bands: Names, wavelengths, bad flags. An alpha band is no band but a mask, here and wherever bands count.
+        bands: Names, wavelengths, widths, bad flags. An alpha band is a mask and no band, here and wherever bands
+            count.
         masked: Whether a mask or an alpha band says which pixels are measurements; see :func:`read_valid`.
         block: Height and width of the blocks that the file is stored in.
     """
@@ -295,17 +296,21 @@ def value_colors(dataset: rasterio.DatasetReader) -> dict[int, str]:
 
 
 def _bands(dataset: rasterio.DatasetReader, indexes: Sequence[int]) -> tuple[Band, ...]:
-    """Names, wavelengths and bad flags: from the bands' own metadata, else from an ENVI header's lists."""
+    """Names, wavelengths, widths and bad flags: from the bands' own metadata, else from an ENVI header's lists."""
     envi = {key.lower(): value for key, value in dataset.tags(ns="ENVI").items()}
-    wavelengths, bad_list = _envi_list(envi.get("wavelength")), _envi_list(envi.get("bbl"))
+    header = {key: _envi_list(envi.get(key)) for key in ("wavelength", "fwhm", "bbl")}
     bands = []
     for position in (index - 1 for index in indexes):
         description = dataset.descriptions[position]
         tags = {key.lower(): value for key, value in dataset.tags(position + 1).items()}
-        wavelength = tags.get("wavelength") or (wavelengths[position] if position < len(wavelengths) else None)
+        own = {
+            key: tags.get(key) or next(iter(listed[position : position + 1]), None) for key, listed in header.items()
+        }
         unit = tags.get("wavelength_units") or envi.get("wavelength_units") or envi.get("wavelength units")
-        flag = tags.get("bbl") or (bad_list[position] if position < len(bad_list) else "1")
-        bands.append(Band(description or f"band {position + 1}", _nanometres(wavelength, unit), _number(flag) == 0))
+        factor = _nanometres_in(unit, _number(own["wavelength"]))
+        wavelength, fwhm = (_positive(_number(own[key]), factor) for key in ("wavelength", "fwhm"))
+        name = description or f"band {position + 1}"
+        bands.append(Band(name, wavelength, _number(own["bbl"]) == 0, fwhm))
     return tuple(bands)
 
 
@@ -320,13 +325,14 @@ def _number(text: str | None) -> float | None:
         return None
 
 
-def _nanometres(text: str | None, unit: str | None) -> float | None:
-    """Convert a wavelength; without a known unit, numbers below 100 are micrometres (no imager sees 100 nm)."""
-    number = _number(text)
-    if number is None or number <= 0:
-        return None
+def _nanometres_in(unit: str | None, wavelength: float | None) -> float:
+    """Return the nanometres in a unit; an unknown one is micrometres if a wavelength is below 100, which none sees."""
     factor = _NANOMETRES.get((unit or "").strip().lower())
-    return number * (factor if factor is not None else (1e3 if number < 100 else 1.0))
+    return factor if factor is not None else 1e3 if wavelength is not None and wavelength < 100 else 1.0
+
+
+def _positive(number: float | None, factor: float) -> float | None:
+    return number * factor if number is not None and number > 0 else None
 
 
 def is_striped(dataset: rasterio.DatasetReader) -> bool:

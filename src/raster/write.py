@@ -125,6 +125,8 @@ def band_tags(band: Band) -> dict[str, str]:
     tags = {"bbl": "0"} if band.bad else {}
     if band.wavelength is not None:
         tags |= {"wavelength": f"{band.wavelength:g}", "wavelength_units": "Nanometers"}
+    if band.fwhm is not None:
+        tags |= {"fwhm": f"{band.fwhm:g}", "wavelength_units": "Nanometers"}
     return tags
 
 
