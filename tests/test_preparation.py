@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -23,6 +24,7 @@ import rasterio.shutil
 import shapely
 from rasterio.transform import Affine
 
+from src import file_lock
 from src.chips import read_labelled
 from src.class_map import ClassRule
 from src.datafolder import DataFolder, read_data_folder
@@ -30,6 +32,8 @@ from src.errors import UserError
 from src.preparation.overview import Overview
 from src.preparation.prepare import prepare
 from src.preparation.settings import Preparation
+from src.preparation.staging import staged
+from src.raster.read import describe
 from src.tables import PARTS
 from tests import rasters
 
@@ -111,18 +115,24 @@ def test_envi_as_enmap_ships_it_with_bad_and_dead_bands(interleave: str, tmp_pat
     path = rasters.write(tmp_path / "scene.bsq", pixels, driver="ENVI", interleave=interleave, nodata=-32768)
     header = path.with_suffix(".hdr")
     header.write_text(
-        header.read_text()
-        + "wavelength units = Micrometers\nwavelength = {0.4, 0.5, 0.6, 1.4, 1.5, 1.6}\nbbl = {1, 1, 1, 1, 0, 1}\n"
+        header.read_text() + "wavelength units = Micrometers\nwavelength = {0.4, 0.5, 0.6, 1.4, 1.5, 1.6}\n"
+        "fwhm = {0.006, 0.007, 0.008, 0.01, 0.011, 0.012}\nbbl = {1, 1, 1, 1, 0, 1}\n"
     )
     label = rasters.label(tmp_path / "label.tif")
     folder = made(tmp_path, settings(path, label))
     assert folder.spec.used == (True, True, True, False, False, True)
     assert [band.wavelength for band in folder.spec.bands] == pytest.approx([400, 500, 600, 1400, 1500, 1600])
+    assert [band.fwhm for band in folder.spec.bands] == pytest.approx([6, 7, 8, 10, 11, 12])
+    chip = describe(str(folder.samples("train")[0].image))
+    assert [(band.wavelength, band.fwhm, band.bad) for band in chip.bands] == [
+        (pytest.approx(band.wavelength), pytest.approx(band.fwhm), band.bad) for band in folder.spec.bands
+    ]
     check_slices(folder, pixels, rasters.read(label)[0])
     assert folder.statistics is not None
     assert np.isnan(folder.statistics.mean[3])
     with rasterio.open(folder.samples("train")[0].image) as chip:
         assert float(chip.tags(1)["wavelength"]) == pytest.approx(400)
+        assert float(chip.tags(1)["fwhm"]) == pytest.approx(6)
         assert chip.tags(5)["bbl"] == "0"
         assert chip.nodata == -32768
 
@@ -477,6 +487,33 @@ def test_a_run_killed_at_any_moment_ends_the_same_when_started_again(tmp_path: P
         assert not (target / "dataset.json").exists() or digest(target).items() >= expected.items()
         prepare(given, target)
         assert digest(target) == expected
+
+
+def test_a_second_run_at_the_same_time_ends_in_one_line(tmp_path: Path) -> None:
+    image, label = rasters.image(tmp_path / "s.tif"), rasters.label(tmp_path / "l.tif")
+    folder = made(tmp_path, settings(image, label))
+    for target in (tmp_path / "new", folder.path):
+        with staged(target, "dataset.json") as staging:
+            (staging / "dataset.json").write_text("{}")
+            with pytest.raises(UserError, match=rf"Another prepare\.py is writing to .*{target.name}; .*data_dir"):
+                prepare(settings(image, label, seed=7), target, overwrite=True)
+            if target == folder.path:
+                prepare(settings(image, label), target)  # nothing to do, and nothing taken from the one at work
+            assert (staging / "dataset.json").is_file()
+        assert not (target / ".prepare-partial").exists()
+        assert (target / "dataset.json").read_text() == "{}"
+
+
+def test_a_file_system_without_locks_is_said_and_no_obstacle(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsupported(_: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(file_lock, "_lock", unsupported)
+    caplog.set_level(logging.INFO)
+    made(tmp_path, settings(rasters.image(tmp_path / "s.tif"), rasters.label(tmp_path / "l.tif")))
+    assert "cannot be locked (No locks available)" in caplog.text
 
 
 def test_overwriting_keeps_the_old_folder_until_the_new_one_is_whole(tmp_path: Path) -> None:
