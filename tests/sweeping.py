@@ -18,7 +18,7 @@ from src.studies.study_storage import connect
 ROOT = Path(__file__).parents[1]
 
 STAND_IN = '''
-"""python train.py, but for the training: what it returns follows from lr; dice cannot be trained here."""
+"""python train.py, but for the training: what it returns follows from lr; dice cannot be trained, DIES kills a run."""
 import os, sys, time
 sys.path.insert(0, {root!r})
 import hydra
@@ -32,6 +32,8 @@ def main(config):
     here = Path(HydraConfig.get().runtime.output_dir)
     (here / "began").write_text(os.environ.get("OMP_NUM_THREADS", "") + " " + str(os.getpid()))
     time.sleep(float(os.environ.get("PAUSE", 0)))
+    if os.environ.get("DIES") == here.name:
+        os.kill(os.getpid(), 9)  # as the kernel does when the memory is used up
     if config.loss._target_.endswith("CrossEntropyDice"):
         raise UserError("ce_dice does not go with these chips")
     (here / "ended").touch()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import logging
 import os
 import re
@@ -32,6 +33,8 @@ def objective(config: DictConfig) -> float:
         raise UserError("ce_dice does not go with these chips")
     if config.batch_size == 13:
         raise MemoryError("out of memory")
+    if config.batch_size == 11:
+        return float("nan")
     return 1 - float(config.lr)
 
 
@@ -62,13 +65,31 @@ def storage(folder: Path, name: str = "demo") -> str:
     return f"sqlite:///{folder / 'logs/study' / name / 'study.db'}"
 
 
-def test_a_grid_runs_every_combination(sweep: Sweep) -> None:
-    lines = sweep("model=unet,segformer", "encoder=resnet18,tu-convnext_tiny", "hydra.sweep.dir=grid")
-    jobs = [line.split("model=")[1] for line in lines if "model=" in line]
-    assert sorted(jobs) == sorted(
-        f"{model} encoder={encoder}" for model in ("unet", "segformer") for encoder in ("resnet18", "tu-convnext_tiny")
-    )
+def test_a_grid_runs_every_combination_and_ends_with_a_table_of_them(sweep: Sweep) -> None:
+    checkpoint = Path("grid/2/checkpoints/00001-val_iou_0.8000.ckpt")
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    lines = sweep("lr=0.1,0.2", "encoder=resnet18,tu-convnext_tiny", "batch_size=4", "hydra.sweep.dir=grid")
     assert sorted(path.name for path in Path("grid").iterdir() if path.is_dir()) == ["0", "1", "2", "3"]
+    head = lines.index("run  lr   encoder           val IoU  came to")
+    assert lines[head + 2].startswith("1    0.1  tu-convnext_tiny  0.9000   no checkpoint in ")
+    assert lines[head + 3] == "2    0.2  resnet18          0.8000   2/checkpoints/00001-val_iou_0.8000.ckpt"
+    assert lines[head + 5 :] == [
+        "best: run 0, val IoU 0.9000, of 4 runs",
+        "grid/runs.csv: these lines as a table, and a folder per run",
+    ]
+
+
+def test_a_failed_run_stands_in_the_table_and_the_others_are_done(sweep: Sweep) -> None:
+    (line,) = sweep("loss=ce_dice,focal", "lr=0.3", "hydra.sweeper.max_batch_size=1", "hydra.sweep.dir=grid")
+    assert line.startswith("train.py: error: 1 of 2 runs failed, the first of them, run 0, with: ce_dice does not go")
+    with Path("grid/runs.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["run"], row["loss"], row["val IoU"]) for row in rows] == [
+        ("0", "ce_dice", ""),
+        ("1", "focal", "0.7000"),
+    ]
+    assert rows[0]["came to"] == "failed: ce_dice does not go with these chips"
 
 
 def test_a_study_goes_on_with_the_same_command_and_a_failed_trial_does_not_end_it(sweep: Sweep, tmp_path: Path) -> None:
@@ -117,10 +138,13 @@ def test_trials_that_all_fail_alike_end_the_sweep_and_tell_why(sweep: Sweep, tmp
     assert len(trials(storage(tmp_path), "demo")) == 5
 
 
-def test_out_of_memory_is_a_failed_trial(sweep: Sweep, tmp_path: Path) -> None:
-    (line,) = sweep("hparams_search=demo", "loss=focal", "batch_size=13", "hydra.sweeper.n_trials=1")
+@pytest.mark.parametrize(("batch_size", "words"), [(13, "out of memory"), (11, "validation IoU is no number")])
+def test_out_of_memory_and_no_number_are_failed_trials(
+    sweep: Sweep, tmp_path: Path, batch_size: int, words: str
+) -> None:
+    (line,) = sweep("hparams_search=demo", "loss=focal", f"batch_size={batch_size}", "hydra.sweeper.n_trials=1")
     assert "came to an end" in line
-    assert "out of memory" in line
+    assert words in line
     assert [trial.state for trial in trials(storage(tmp_path), "demo")] == [TrialState.FAIL]
 
 
@@ -187,6 +211,19 @@ def test_submitit_runs_a_grid_in_processes_of_its_own(tmp_path: Path) -> None:
     processes = {(tmp_path / f"grid/{i}/began").read_text().split()[-1] for i in range(2)}
     assert len(processes) == 2
     assert all((tmp_path / f"grid/{i}/ended").is_file() for i in range(2))
+
+
+def test_a_job_that_dies_is_one_failed_run_and_one_failed_trial(tmp_path: Path) -> None:
+    cluster = ("data_dir=here", "hydra/launcher=submitit_local")
+    process = start(stand_in(tmp_path), "lr=0.1,0.2,0.3", *cluster, "hydra.sweep.dir=grid", DIES="0")
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 1, out + err
+    assert re.search(r"^train\.py: error: 1 of 3 runs failed, .*run 0, with: Its job \S+ died; see \S+\.$", err)
+    assert "best: run 1, val IoU 0.8000" in out
+    study = ("hparams_search=demo", "loss=focal", "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=3")
+    said = finish(start(stand_in(tmp_path), *study, *cluster, DIES="0"))
+    states = [trial.state for trial in trials(storage(tmp_path), "demo")]
+    assert states == [TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE], said
 
 
 @pytest.mark.skipif("TEST_RAY" not in os.environ, reason="make test-ray runs it, with the extra that it needs")

@@ -153,7 +153,7 @@ def test_every_choice_of_weights_composes(composed: Compose, choice: str) -> Non
 @pytest.mark.parametrize("choice", choices("hparams_search"))
 def test_every_search_composes(composed: Compose, choice: str) -> None:
     composed(f"hparams_search={choice}")
-    assert HydraConfig.get().sweeper.params
+    assert (HydraConfig.get().sweeper.params is None) == (choice == "grid")
 
 
 @pytest.fixture(scope="module")

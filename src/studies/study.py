@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import datetime
 import logging
-import math
 import os
 import socket
 import threading
@@ -213,8 +212,6 @@ class Search:
         if stands.state.is_finished():
             log.warning("Trial %d was taken over by another process; its result here is dropped.", trial.number)
             return stands.state
-        if isinstance(outcome, float) and math.isnan(outcome):
-            outcome = ValueError("its validation IoU is no number")
         if isinstance(outcome, Exception):
             trial.set_user_attr("error", " ".join(str(outcome).split()) or type(outcome).__name__)
             state = TrialState.FAIL

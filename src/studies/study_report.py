@@ -18,6 +18,7 @@ from src.errors import UserError
 from src.models.checkpoint import find_checkpoint
 from src.studies.study import Search
 from src.studies.study_storage import shown
+from src.text_table import lay_out, write_csv
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ tr.best{background:#e6f4ea;font-weight:600}td.why{white-space:normal;min-width:9
 
 
 def conclude(search: Search, folder: Path, repeat: Callable[[Mapping[str, Any]], str]) -> Path:
-    """Print a study's trials and its best one, and write ``study.html``.
+    """Print a study's trials and its best one, and write ``study.html`` and ``trials.csv``.
 
     Args:
         search: The study.
@@ -55,6 +56,8 @@ def conclude(search: Search, folder: Path, repeat: Callable[[Mapping[str, Any]],
     study = search.study
     for line in table(study):
         log.info("%s", line)
+    head, lines = rows(study)
+    write_csv(folder / "trials.csv", [*head[:-1], "reason"], lines)
     trials = study.get_trials(deepcopy=False)
     complete = [trial for trial in trials if trial.state is TrialState.COMPLETE]
     running = sum(trial.state is TrialState.RUNNING for trial in trials)
@@ -106,12 +109,7 @@ def rows(study: optuna.Study) -> tuple[list[str], list[list[str]]]:
 
 def table(study: optuna.Study) -> list[str]:
     """Write the trials as lines of text."""
-    head, lines = rows(study)
-    widths = [max(len(line[i]) for line in (head, *lines)) for i in range(len(head))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in (head, *lines)
-    ]
+    return lay_out(*rows(study))
 
 
 def render(search: Search, facts: Mapping[str, str]) -> str:

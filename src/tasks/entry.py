@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import logging
 import os
-import re
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, TypeGuard
+from typing import Any, NoReturn
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.hydra_config import HydraConfig
@@ -25,32 +23,12 @@ from omegaconf.errors import OmegaConfBaseException
 from src.errors import UserError
 from src.tasks import schema
 from src.tasks.command_line import arrange
-from src.tasks.sweeper import NO_SLURM, StudySweeper
-from src.tasks.wording import reworded
+from src.tasks.sweeper import GridSweeper, StudySweeper
+from src.tasks.wording import explain, is_out_of_memory, is_unknown
 
 log = logging.getLogger(__name__)
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-
-_DISK = {
-    errno.ENOSPC: "the disk is full; free some space or write elsewhere",
-    errno.EDQUOT: "your quota is used up; free some space or write elsewhere",
-    errno.EROFS: "the folder is read-only; write elsewhere",
-    errno.EEXIST: "there is a file of that name; write elsewhere",
-    errno.ENOTDIR: "a part of the path is a file, not a folder; write elsewhere",
-    errno.EISDIR: "it is a folder, not a file; give a file",
-    errno.ENAMETOOLONG: "the name is too long; give a shorter one",
-    errno.EPERM: "not permitted; write elsewhere or have the permission changed",
-    errno.EACCES: "permission denied; write elsewhere or have the permission changed",
-}
-
-_SMALLER = {
-    "prepare": "Give a smaller chip.size.",
-    "train": "Give a smaller batch_size, or chips of a smaller size.",
-    "eval": "Give a smaller batch_size.",
-    "predict": "Give a smaller window or batch_size.",
-}
-"""What each command needs less memory with."""
 
 
 def start(task: str, main: Callable[[], Any]) -> None:
@@ -67,16 +45,17 @@ def start(task: str, main: Callable[[], Any]) -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(CONFIGS.parent), os.environ.get("PYTHONPATH")]))
     schema.register()
     search_before(CONFIGS / task)
-    Plugins.instance().register(StudySweeper)
+    for sweeper in (GridSweeper, StudySweeper):
+        Plugins.instance().register(sweeper)
     try:
         sys.argv[1:] = arrange(sys.argv[1:], os.environ)
         main()
     except (UserError, HydraException, OmegaConfBaseException, OSError, MemoryError) as error:
         _leave(task, error)
     except RuntimeError as error:
-        if "srun" not in str(error):  # submitit's word for a machine without SLURM
+        if not is_out_of_memory(error):
             raise
-        _leave(task, UserError(NO_SLURM))
+        _leave(task, error)
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -116,29 +95,8 @@ def search_before(folder: Path) -> None:
     Plugins.instance().register(TaskConfigs)
 
 
-def explain(task: str, error: Exception) -> str:
-    """Put an error into one line: what was given, what was expected, what to do."""
-    return re.sub(r"\s+", " ", _explanation(task, error)).strip()
-
-
-def _explanation(task: str, error: Exception) -> str:
-    if isinstance(error, UserError):
-        return str(error)
-    if isinstance(error, MemoryError):
-        return f"The memory is not enough ({str(error) or 'no more to be had'}). {_SMALLER[task]}"
-    if _is_system_error(error):
-        return f"{error.filename or 'A file'} cannot be read or written: {_DISK.get(error.errno or 0, error.strerror)}."
-    text = " ".join(str(part) for part in (error, error.__cause__) if part)
-    return reworded(task, text)
-
-
-def _is_system_error(error: Exception) -> TypeGuard[OSError]:
-    """Tell an error of the operating system from Hydra's missing configs, which are OSErrors too."""
-    return isinstance(error, OSError) and not isinstance(error, HydraException)
-
-
 def _leave(task: str, error: Exception) -> NoReturn:
-    if _is_system_error(error) and error.errno not in _DISK and not isinstance(error, FileNotFoundError):
+    if is_unknown(error):
         raise error
     sys.exit(f"{task}.py: error: " + explain(task, error))
 

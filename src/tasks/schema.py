@@ -174,6 +174,15 @@ class StudySweeperConfig:
 
 
 @dataclass
+class GridSweeperConfig:
+    """Keys of ``hydra.sweeper`` in a grid: those of Hydra's own sweeper."""
+
+    _target_: str = "src.tasks.sweeper.GridSweeper"
+    max_batch_size: int | None = None
+    params: dict[str, str] | None = None
+
+
+@dataclass
 class ExportConfig:
     """Keys of ``python export.py``."""
 
@@ -198,4 +207,5 @@ def register() -> None:
     store = ConfigStore.instance()
     for task, schema in SCHEMAS.items():
         store.store(f"{task}_schema", schema, replace=True)
+    store.store("grid", GridSweeperConfig, group="hydra/sweeper", replace=True)
     store.store("study", StudySweeperConfig, group="hydra/sweeper", replace=True)

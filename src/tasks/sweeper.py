@@ -1,26 +1,58 @@
-"""``python train.py -m hparams_search=optuna``: a sweeper of Hydra's whose jobs are the trials of a study.
+"""What ``-m`` starts: a grid that ends with a table of its runs, or a study whose trials are runs.
 
-A space is written and read as hydra-optuna-sweeper has it. The loop is our own, because that sweeper can neither mark
-a trial as pruned, nor count what a study has, nor share it, nor tell a killed trial from one that runs.
+A study's space is written and read as hydra-optuna-sweeper has it. The loop is our own, because that sweeper can
+neither mark a trial as pruned, nor count what a study has, nor share it, nor tell a killed trial from one that runs.
 """
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from src.errors import UserError
+from src.tasks.grid_table import conclude
+from src.tasks.launching import check_launcher, launch
 
-NO_SLURM = (
-    "hydra/launcher=submitit_slurm finds no srun here; start it on a login node of the cluster, or take "
-    "hydra/launcher=joblib on this machine."
-)
+
+class GridSweeper(BasicSweeper):
+    """Hydra's own sweeper, which runs every combination, with a table at the end of which run came to what."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Take what Hydra gives, and keep what the launcher returns."""
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        assert self.launcher is not None
+        check_launcher(self.launcher)
+        self.launcher = self.keeper = _Keeper(self.launcher)
+        self.task, self.folder = config.hydra.job.config_name, Path(config.hydra.sweep.dir)
+
+    def sweep(self, arguments: list[str]) -> list[JobReturn]:
+        """Run all of them, and say what came of each."""
+        super().sweep(arguments)
+        conclude(self.task, self.keeper.kept, self.folder)
+        return self.keeper.kept
+
+
+class _Keeper(Launcher):
+    """Keeps what another launcher returns. Its caller gets nothing to look at, and so goes on after a failed run."""
+
+    def __init__(self, launcher: Launcher) -> None:
+        self.launcher, self.kept = launcher, list[JobReturn]()
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Do nothing: the other one is set up."""
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Launch, and keep."""
+        self.kept += launch(self.launcher, job_overrides, initial_job_idx)
+        return []
 
 
 class StudySweeper(Sweeper):
@@ -62,7 +94,6 @@ class StudySweeper(Sweeper):
         for key in ("n_trials", "n_jobs", "grace"):
             if (number := getattr(self, key)) < 1:
                 raise UserError(f"hydra.sweeper.{key}={number} does not fit; expected a whole number of 1 and more.")
-        if type(self.launcher).__name__ == "SlurmLauncher" and shutil.which("srun") is None:
-            raise UserError(NO_SLURM)
+        check_launcher(self.launcher)
         params = [] if self.params is None else [f"{key!s}={value}" for key, value in self.params.items()]
         run_study(self, [*params, *arguments])

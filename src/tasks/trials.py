@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
-from math import prod
 from typing import TYPE_CHECKING, Any
 
 from hydra.utils import instantiate
@@ -21,8 +21,9 @@ from src.errors import UserError
 from src.studies.study import Search, Terms
 from src.studies.study_report import conclude
 from src.studies.study_storage import TrialPlace, database_errors
-from src.tasks.entry import explain
+from src.tasks.launching import launch
 from src.tasks.search_space import assignments, command, grid, probes, read_space, settings
+from src.tasks.wording import explain
 
 if TYPE_CHECKING:
     from src.tasks.sweeper import StudySweeper
@@ -72,7 +73,7 @@ def open_study(sweeper: StudySweeper, space: Mapping[str, BaseDistribution]) -> 
         made: Any = instantiate(seeded, _execution_whitelist_=SAMPLERS)
         return made(cells) if isinstance(made, partial) else made  # type: ignore[no-any-return]
 
-    total = sweeper.n_trials if cells is None else min(sweeper.n_trials, prod(map(len, cells.values())))
+    total = sweeper.n_trials if cells is None else min(sweeper.n_trials, math.prod(map(len, cells.values())))
     terms = Terms(space, settings(sweeper.composed, space))
     assert sweeper.storage is not None
     assert sweeper.study_name is not None
@@ -107,17 +108,14 @@ def _launch(
         TrialPlace(search.url, search.name, trial.number).write(folder)
         trial.set_user_attr("folder", str(folder))
         jobs.append([*fixed, *assignments(trial.params), f"hydra.sweep.subdir={trial.number}"])
-    try:
-        results = sweeper.launcher.launch(jobs, initial_job_idx=trials[0].number)
-    except Exception as error:  # noqa: BLE001  # a worker that died: its trials have failed, the study goes on
-        return [error] * len(trials)
     outcomes: list[float | Exception] = []
-    for result in results:
+    for result in launch(sweeper.launcher, jobs, trials[0].number):
         try:
-            outcomes.append(float(result.return_value))
+            value = float(result.return_value)
+            outcomes.append(UserError("Its validation IoU is no number.") if math.isnan(value) else value)
         except Exception as error:  # noqa: BLE001  # whatever a training can raise is that trial's failure
             outcomes.append(error.with_traceback(None))
-    del results
+    del result
     _free_memory()
     return outcomes
 

@@ -1,11 +1,37 @@
-"""What Hydra's and OmegaConf's errors say, in our words: what was given, what was expected, what to do."""
+"""What errors say, in our words and in one line: what was given, what was expected, what to do."""
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Callable
+from typing import TypeGuard
+
+from hydra.errors import HydraException
+
+from src.errors import UserError
 
 Match = re.Match[str]
+
+_DISK = {
+    errno.ENOSPC: "the disk is full; free some space or write elsewhere",
+    errno.EDQUOT: "your quota is used up; free some space or write elsewhere",
+    errno.EROFS: "the folder is read-only; write elsewhere",
+    errno.EEXIST: "there is a file of that name; write elsewhere",
+    errno.ENOTDIR: "a part of the path is a file, not a folder; write elsewhere",
+    errno.EISDIR: "it is a folder, not a file; give a file",
+    errno.ENAMETOOLONG: "the name is too long; give a shorter one",
+    errno.EPERM: "not permitted; write elsewhere or have the permission changed",
+    errno.EACCES: "permission denied; write elsewhere or have the permission changed",
+}
+
+_SMALLER = {
+    "prepare": "Give a smaller chip.size.",
+    "train": "Give a smaller batch_size, or chips of a smaller size.",
+    "eval": "Give a smaller batch_size.",
+    "predict": "Give a smaller window or batch_size.",
+}
+"""What each command needs less memory with."""
 
 _KINDS = {
     "Integer": "a whole number",
@@ -15,6 +41,38 @@ _KINDS = {
     "not Optional": "a value",
 }
 """OmegaConf's words for types, and ours."""
+
+
+def explain(task: str, error: Exception) -> str:
+    """Put an error into one line: what was given, what was expected, what to do."""
+    return re.sub(r"\s+", " ", _explanation(task, error)).strip()
+
+
+def _explanation(task: str, error: Exception) -> str:
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, MemoryError) or is_out_of_memory(error):
+        said = (str(error) or "no more to be had").split(". ")[0].strip()
+        return f"The memory is not enough ({said}). {_SMALLER.get(task, '')}"
+    if _is_system_error(error):
+        return f"{error.filename or 'A file'} cannot be read or written: {_DISK.get(error.errno or 0, error.strerror)}."
+    text = " ".join(str(part) for part in (error, error.__cause__) if part)
+    return reworded(task, text)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Tell PyTorch's two ways to say that there is no more memory, on a GPU and on the CPU, from its other errors."""
+    return type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator: can't allocate memory" in str(error)
+
+
+def is_unknown(error: Exception) -> bool:
+    """Tell whether an error of the operating system is none that a user can do something about."""
+    return _is_system_error(error) and error.errno not in _DISK and not isinstance(error, FileNotFoundError)
+
+
+def _is_system_error(error: Exception) -> TypeGuard[OSError]:
+    """Tell an error of the operating system from Hydra's missing configs, which are OSErrors too."""
+    return isinstance(error, OSError) and not isinstance(error, HydraException)
 
 
 def reworded(task: str, text: str) -> str:

@@ -1,0 +1,91 @@
+"""What a grid came to: which run, with which keys, to which score, and where."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.utils import JobReturn, JobStatus
+
+from src.errors import UserError
+from src.tasks.wording import explain
+from src.text_table import lay_out, write_csv
+
+log = logging.getLogger(__name__)
+
+SCORES = {"train": "val IoU", "eval": "mean IoU", "predict": "mean IoU"}
+"""What the commands return, where they return something."""
+
+
+def conclude(task: str, runs: Sequence[JobReturn], folder: Path) -> None:
+    """Print a grid's runs and the best one, and write them as ``runs.csv``.
+
+    Args:
+        task: The command.
+        runs: What came of each, in their order.
+        folder: The sweep's.
+
+    Raises:
+        UserError: A run has failed.
+    """
+    errors = [_error(task, run) for run in runs]
+    values = [None if error else run.return_value for run, error in zip(runs, errors, strict=True)]
+    scored = any(value is not None for value in values)
+    keys = varied(runs)
+    head = ["run", *keys, *([SCORES.get(task, "result")] if scored else []), "came to"]
+    rows = []
+    for number, (run, value, error) in enumerate(zip(runs, values, errors, strict=True)):
+        given = _given(run)
+        score = [_score(value)] if scored else []
+        came_to = f"failed: {error}" if error else _result(task, run, folder)
+        rows.append([str(number), *(given.get(key, "") for key in keys), *score, came_to])
+    for line in ("", *lay_out(head, rows)):
+        log.info("%s", line)
+    write_csv(folder / "runs.csv", head, rows)
+    if best := max(((value, -number) for number, value in enumerate(values) if value is not None), default=None):
+        log.info("best: run %d, %s %.4f, of %d runs", -best[1], SCORES.get(task, "result"), best[0], len(runs))
+    log.info("%s: these lines as a table, and a folder per run", folder / "runs.csv")
+    if failed := [number for number, error in enumerate(errors) if error]:
+        raise UserError(
+            f"{len(failed)} of {len(runs)} runs failed, the first of them, run {failed[0]}, with: {errors[failed[0]]}"
+        )
+
+
+def varied(runs: Sequence[JobReturn]) -> list[str]:
+    """List the keys whose values are not the same in all runs, in the order in which they were given."""
+    given = [_given(run) for run in runs]
+    keys = dict.fromkeys(key for overrides in given for key in overrides)
+    return [key for key in keys if len({overrides.get(key) for overrides in given}) > 1]
+
+
+def _given(run: JobReturn) -> dict[str, str]:
+    return {key: value.strip("'\"") for key, _, value in (word.partition("=") for word in run.overrides or [])}
+
+
+def _error(task: str, run: JobReturn) -> str:
+    """Write what a run failed with; nothing if it did not."""
+    if run.status is JobStatus.COMPLETED:
+        return ""
+    # Its return_value would print, and raise.
+    return explain(task, run._return_value) or type(run._return_value).__name__
+
+
+def _score(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _result(task: str, run: JobReturn, folder: Path) -> str:
+    """Write what a run left: a training its best checkpoint, others their folder; below the sweep's folder if so."""
+    assert run.hydra_cfg is not None
+    path = Path(run.hydra_cfg.hydra.runtime.output_dir)
+    if task == "train":
+        # Here, so that nobody waits for PyTorch who only submits runs.
+        from src.models.checkpoint import find_checkpoint  # noqa: PLC0415
+
+        try:
+            path = find_checkpoint(path)
+        except UserError:
+            return f"no checkpoint in {path}"
+    return os.path.relpath(path, folder)
