@@ -12,14 +12,20 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-TASK = re.compile(r"python (?:prepare|train|eval|predict|export)\.py [^`\n|#\"]*")
+TASK = re.compile(r"(?:python|torchrun .*?) ?(?:prepare|train|eval|predict|export)\.py [^`\n|#\"]*")
 
 
 def commands() -> list[str]:
     """Return every call of a task that stands whole in a document (an ellipsis stands for what the reader fills in)."""
-    texts = (re.sub(r"\\\n\s*", "", path.read_text(encoding="utf-8")) for path in DOCUMENTS)
+    texts = (_in_one_line(path.read_text(encoding="utf-8")) for path in DOCUMENTS)
     found = {match.strip() for text in texts for match in TASK.findall(text)}
     return sorted(line for line in found if "…" not in line and "..." not in line)
+
+
+def _in_one_line(text: str) -> str:
+    """Join commands that go on in the next line: in blocks after a backslash, in running text until the code ends."""
+    text = re.sub(r"\\\n\s*", "", text)
+    return re.sub(r"`python [^`]*`", lambda found: re.sub(r"\s*\n\s*", " ", found[0]), text)
 
 
 def _first_of(argument: str) -> str:
@@ -31,7 +37,7 @@ def _first_of(argument: str) -> str:
 
 @pytest.mark.parametrize("line", commands())
 def test_a_printed_command_composes(line: str, tmp_path: Path) -> None:
-    _, script, *arguments = shlex.split(line)
+    script, *arguments = shlex.split(re.sub(r"^.*?(?=\w+\.py )", "", line))
     shown = [] if {"--help", "--cfg"} & set(arguments) else ["--cfg", "job"]
     result = subprocess.run(
         [sys.executable, str(ROOT / script), *(_first_of(a) for a in arguments if a != "-m"), *shown],

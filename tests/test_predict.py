@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import os
@@ -53,6 +54,24 @@ def start(tmp_path: Path, checkpoint: Path, *arguments: str) -> subprocess.Popen
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def test_a_run_per_scene_on_a_launcher_gives_the_bytes_of_single_runs(tmp_path: Path, checkpoint: Path) -> None:
+    (tmp_path / "scenes").mkdir()
+    for number in range(2):
+        write_raster(tmp_path / f"scenes/a {number}.tif", noise(90, 70, seed=number))
+    given = ["-m", f"image=glob({tmp_path / 'scenes'}/*.tif)", "window=64", f"output={tmp_path / 'maps'}"]
+    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    process = start(tmp_path, checkpoint, *given, *launcher)
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors + output
+    for number in range(2):
+        run(tmp_path, checkpoint=str(checkpoint), image=str(tmp_path / f"scenes/a {number}.tif"), window=64)
+        name = f"a {number}_map"
+        assert (tmp_path / "maps" / f"{name}.tif").read_bytes() == (tmp_path / "out/map.tif").read_bytes()
+        assert (tmp_path / "maps" / f"{name}_report.html").is_file()
+    rows = list(csv.DictReader((tmp_path / "sweep/runs.csv").read_text(encoding="utf-8").splitlines()))
+    assert [(Path(row["image"]).name, row["came to"]) for row in rows] == [("a 0.tif", "done"), ("a 1.tif", "done")]
 
 
 def test_killed_and_started_again_the_command_ends_with_the_same_bytes(tmp_path: Path, checkpoint: Path) -> None:

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -163,10 +163,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> tuple[Pat
     return run, command(f"data_dir={folder}", f"hydra.run.dir={run}", "trainer.max_epochs=2", "lr_finder=true", *SMALL)
 
 
-def command(*arguments: str, fails: bool = False) -> str:
-    """Run train.py; returns its output, or what it says on stderr if it is to fail."""
+def command(*arguments: str, fails: bool = False, through: Sequence[str] = ()) -> str:
+    """Run train.py, perhaps through a starter of processes; returns its output, or its stderr if it is to fail."""
     result = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *arguments],
+        [sys.executable, *through, str(ROOT / "train.py"), *arguments],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         cwd=ROOT,
         capture_output=True,
@@ -360,3 +360,26 @@ def test_two_processes_score_as_one_does(folder: Path, tmp_path: Path) -> None:
     assert float(row["val_iou"]) == pytest.approx(mean_iou(matrix), abs=1e-3)
     saved = np.array(torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["val_matrix"])
     assert saved.sum() == int(matrix.sum())  # every pixel once
+
+
+def test_two_processes_learn_from_the_same_batches_what_one_does(folder: Path, tmp_path: Path) -> None:
+    # Without batch norm and class weights: each process takes its statistics and weighted means from its own chips.
+    alike = [f"data_dir={folder}", *SMALL, "model.decoder_use_norm=false", "encoder=tu-convnext_atto", "optimizer=sgd"]
+    alike += ["augmentation=none", "class_weights=false", "lr=0.05", "accelerator=cpu", "trainer.max_epochs=3"]
+    command(*alike, "batch_size=6", "devices=1", f"hydra.run.dir={tmp_path / 'one'}")
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    two = ("trainer=ddp", "devices=2", "batch_size=3", f"hydra.run.dir={tmp_path / 'two'}")
+    said = command(*alike, *two, through=torchrun)
+    assert said.count("best checkpoint") == 1
+    alone, together = (load_network(tmp_path / run / "checkpoints/last.ckpt")[0].state_dict() for run in ("one", "two"))
+    for name, value in alone.items():
+        torch.testing.assert_close(together[name], value, rtol=1e-4, atol=1e-5)
+    rows = [list(csv.DictReader((tmp_path / run / "metrics.csv").read_text().splitlines())) for run in ("one", "two")]
+    assert [row["epoch"] for row in rows[1]] == ["0", "1", "2"]  # written by one process
+    for one, other in zip(*rows, strict=True):
+        assert float(other["train_loss"]) == pytest.approx(float(one["train_loss"]), abs=1e-4)
+        assert float(other["val_iou"]) == pytest.approx(float(one["val_iou"]), abs=1e-4)
+    assert float(rows[0][2]["train_loss"]) < 0.9 * float(rows[0][0]["train_loss"])  # something was learned
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == sorted(
+        path.name for path in (tmp_path / "two").iterdir()
+    )

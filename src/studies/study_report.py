@@ -30,10 +30,13 @@ STATES = {
     TrialState.WAITING: "waits",
 }
 
+AXES = {"History": "trial", "Validation IoU by epoch": "epoch"}
+"""What stands on the horizontal axes of plots over whole numbers."""
+
 STYLE = """body{font:16px/1.5 system-ui,sans-serif;color:#222;max-width:1100px;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.6rem}h2{font-size:1.2rem;margin:2rem 0 .5rem}code{background:#f2f2f2;padding:.1em .3em}
 pre{background:#f2f2f2;padding:.6rem;white-space:pre-wrap;word-break:break-word}
-.wide{overflow-x:auto}table{border-collapse:collapse}table{font-size:.9rem}
+.wide{overflow-x:auto}.wide>div{min-width:40rem}table{border-collapse:collapse}table{font-size:.9rem}
 th,td{padding:.25rem .6rem;text-align:left;white-space:nowrap}
 th{border-bottom:1px solid #888}td{border-bottom:1px solid #ddd;font-variant-numeric:tabular-nums}
 tr.best{background:#e6f4ea;font-weight:600}td.why{white-space:normal;min-width:9rem}"""
@@ -56,7 +59,7 @@ def conclude(search: Search, folder: Path, repeat: Callable[[Mapping[str, Any]],
     study = search.study
     for line in table(study):
         log.info("%s", line)
-    head, lines = rows(study)
+    head, lines = rows(study, str)
     write_csv(folder / "trials.csv", [*head[:-1], "reason"], lines)
     trials = study.get_trials(deepcopy=False)
     complete = [trial for trial in trials if trial.state is TrialState.COMPLETE]
@@ -92,15 +95,21 @@ def best_facts(best: FrozenTrial, repeat: Callable[[Mapping[str, Any]], str]) ->
     }
 
 
-def rows(study: optuna.Study) -> tuple[list[str], list[list[str]]]:
-    """Lay out the trials: the head, and for each trial its number, validation IoU, state, parameters and failure."""
+def rows(study: optuna.Study, write: Callable[[Any], str] | None = None) -> tuple[list[str], list[list[str]]]:
+    """Lay out the trials: the head, and for each trial its number, validation IoU, state, parameters and failure.
+
+    Args:
+        study: The study.
+        write: Writes a parameter's value; None rounds for people.
+    """
+    write = write or _rounded
     trials = study.get_trials(deepcopy=False)
     again = {number: trial.number for trial in trials for number in trial.system_attrs.get("repeats", [])[-1:]}
     names = sorted({name for trial in trials for name in trial.params})
     lines = []
     for trial in trials:
         state = f"lost, again as {again[trial.number]}" if trial.number in again else STATES[trial.state]
-        values = [_number(trial.params.get(name, "–")) for name in names]
+        values = [write(trial.params.get(name, "–")) for name in names]
         why = trial.user_attrs.get("error") or trial.user_attrs.get("surplus") or trial.user_attrs.get("pruned", "")
         score = "–" if trial.value is None else f"{trial.value:.4f}"
         lines.append([str(trial.number), score, state, *values, why])
@@ -129,9 +138,10 @@ def render(search: Search, facts: Mapping[str, str]) -> str:
         for name, value in facts.items()
     )
     title = f"Study {html.escape(search.name)}"
-    figures = "".join(f"<h2>{name}</h2>{figure}" for name, figure in draw(study).items())
+    figures = "".join(f"<h2>{name}</h2><div class=wide><div>{plot}</div></div>" for name, plot in draw(study).items())
     return (
-        f"<!doctype html><html lang=en><head><meta charset=utf-8><title>{title}</title><style>{STYLE}</style></head>"
+        f"<!doctype html><html lang=en><head><meta charset=utf-8>"
+        f"<meta name=viewport content='width=device-width'><title>{title}</title><style>{STYLE}</style></head>"
         f"<body><h1>{title}</h1>{summary}<h2>Trials</h2><div class=wide><table><tr>{cells}</tr>{body}</table></div>"
         f"{figures}</body></html>\n"
     )
@@ -154,10 +164,15 @@ def draw(study: optuna.Study) -> dict[str, str]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             figure = make()
-        figure.update_layout(title=None, height=440, margin={"t": 40})
+        figure.update_layout(title=None, height=440, margin={"t": 40, "l": 70, "r": 40}, template="plotly_white")
+        if name in AXES:  # numbers of things have no fractions; what Optuna calls them is not what they are
+            highest = max(max(trial.number, *trial.intermediate_values, 0) for trial in trials)
+            figure.update_xaxes(title=AXES[name], tickformat="d", dtick=1 if highest < 20 else None)
+            figure.update_yaxes(title="validation IoU", rangemode="tozero")
+            figure.update_layout(showlegend=True)
         pieces[name] = figure.to_html(full_html=False, include_plotlyjs=not pieces)
     return pieces
 
 
-def _number(value: Any) -> str:
+def _rounded(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -61,7 +62,8 @@ def varied(runs: Sequence[JobReturn]) -> list[str]:
 
 
 def _given(run: JobReturn) -> dict[str, str]:
-    return {key: value.strip("'\"") for key, _, value in (word.partition("=") for word in run.overrides or [])}
+    given = (word.partition("=") for word in run.overrides or [])
+    return {key: re.sub(r"\\(.)", r"\1", value.strip("'\"")) for key, _, value in given}
 
 
 def _error(task: str, run: JobReturn) -> str:
@@ -77,15 +79,15 @@ def _score(value: float | None) -> str:
 
 
 def _result(task: str, run: JobReturn, folder: Path) -> str:
-    """Write what a run left: a training its best checkpoint, others their folder; below the sweep's folder if so."""
+    """Name a training's best checkpoint, below the sweep's folder."""
+    if task != "train":
+        return "done"
+    # Here, so that nobody waits for PyTorch who only submits runs.
+    from src.models.checkpoint import find_checkpoint  # noqa: PLC0415
+
     assert run.hydra_cfg is not None
     path = Path(run.hydra_cfg.hydra.runtime.output_dir)
-    if task == "train":
-        # Here, so that nobody waits for PyTorch who only submits runs.
-        from src.models.checkpoint import find_checkpoint  # noqa: PLC0415
-
-        try:
-            path = find_checkpoint(path)
-        except UserError:
-            return f"no checkpoint in {path}"
-    return os.path.relpath(path, folder)
+    try:
+        return os.path.relpath(find_checkpoint(path), folder)
+    except UserError:
+        return f"no checkpoint in {path}"

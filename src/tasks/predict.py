@@ -193,11 +193,11 @@ def areas_path(output: Path) -> Path:
 
 
 def report_path(outputs: Sequence[Path], output: str | None) -> Path:
-    """Name the report: ``report.html`` beside the maps, ``map_report.html`` beside a map that was given a name.
+    """Name the report: ``report.html`` beside several maps, ``<map>_report.html`` beside one whose place was given.
 
-    Its links are relative, so it lies where the maps lie; and whoever names maps may keep several in one folder.
+    Its links are relative, so it lies where the maps lie; and such a place may hold the maps of several runs.
     """
-    named = output is not None and len(outputs) == 1 and outputs[0] == Path(output)
+    named = output is not None and len(outputs) == 1
     return outputs[0].with_name(f"{outputs[0].stem}_report.html" if named else "report.html")
 
 
