@@ -66,9 +66,10 @@ def test_a_run_per_scene_on_a_launcher_gives_the_bytes_of_single_runs(tmp_path: 
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors + output
     for number in range(2):
-        run(tmp_path, checkpoint=str(checkpoint), image=str(tmp_path / f"scenes/a {number}.tif"), window=64)
-        name = f"a {number}_map"
-        assert (tmp_path / "maps" / f"{name}.tif").read_bytes() == (tmp_path / "out/map.tif").read_bytes()
+        name, single = f"a {number}_map", tmp_path / f"{number}.tif"
+        image = str(tmp_path / f"scenes/a {number}.tif")
+        run(tmp_path, checkpoint=str(checkpoint), image=image, window=64, output=str(single))
+        assert (tmp_path / "maps" / f"{name}.tif").read_bytes() == single.read_bytes()
         assert (tmp_path / "maps" / f"{name}_report.html").is_file()
     rows = list(csv.DictReader((tmp_path / "sweep/runs.csv").read_text(encoding="utf-8").splitlines()))
     assert [(Path(row["image"]).name, row["came to"]) for row in rows] == [("a 0.tif", "done"), ("a 1.tif", "done")]
