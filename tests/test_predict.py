@@ -24,7 +24,7 @@ from mapping_scenes import CLASSES, make_trained, noise, read, write_raster
 from omegaconf import OmegaConf
 
 from src.errors import UserError
-from src.tasks import entry, predict, schema
+from src.tasks import predict, schema
 from src.tasks.schema import ClassRuleConfig, PredictConfig
 
 ROOT = Path(__file__).parents[1]
@@ -253,9 +253,40 @@ def test_the_scene_itself_is_never_overwritten(tmp_path: Path, checkpoint: Path)
 
 def test_an_output_that_cannot_be_is_one_line(tmp_path: Path, checkpoint: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="file") as caught:
-        run(tmp_path, checkpoint=str(checkpoint), image=scene(tmp_path), output=str(tmp_path / "file" / "map.tif"))
-    assert "cannot be read or written" in entry.explain("predict", caught.value)
+    (tmp_path / "map.tif").mkdir()
+    given = {"checkpoint": str(checkpoint), "image": scene(tmp_path)}
+    with pytest.raises(UserError, match="file is a file; expected a folder to write to"):
+        run(tmp_path, **given, output=str(tmp_path / "file" / "map.tif"))
+    with pytest.raises(UserError, match="is a folder; expected a file to write"):
+        run(tmp_path, **given, output=str(tmp_path / "map.tif"))
+
+
+def test_a_folder_stands_for_the_geotiffs_in_it(tmp_path: Path) -> None:
+    for name in ("b.tif", "a.TIFF", "notes.txt"):
+        (tmp_path / name).touch()
+    assert predict.find_images(str(tmp_path)) == [str(tmp_path / "a.TIFF"), str(tmp_path / "b.tif")]
+    (tmp_path / "grid").mkdir()
+    assert predict.find_images([str(tmp_path / "grid")]) == [str(tmp_path / "grid")]
+
+
+def test_a_list_of_scenes_goes_on_where_it_ended(
+    tmp_path: Path, checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    (tmp_path / "scenes").mkdir()
+    given = {"checkpoint": str(checkpoint), "image": str(tmp_path / "scenes"), "output": str(tmp_path / "maps")}
+    for name in ("a.tif", "b.tif"):
+        scene(tmp_path / "scenes", name)
+    first, _ = run(tmp_path, **given)
+    (tmp_path / "maps" / "b_map.tif").unlink()
+    caplog.clear()
+    again, _ = run(tmp_path, **given)
+    assert caplog.text.count("is there already") == 1
+    assert (tmp_path / "maps" / "b_map.tif").is_file()
+    assert again.areas == first.areas
+    table = pd.read_csv(tmp_path / "maps" / "a_map_areas.csv")
+    assert table["Pixels"].sum() == 90 * 70
+    assert table["Hectares"].sum() == pytest.approx(90 * 70 / 100)
 
 
 def test_a_scene_that_is_wrong_is_found_before_others_are_mapped(tmp_path: Path, checkpoint: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any, get_args
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from src.atomic import check_output_folder
 from src.class_map import ClassMap
 from src.errors import UserError
 from src.grid import Blend
@@ -82,6 +83,7 @@ def map_all(settings: PredictConfig, run_folder: Path) -> tuple[Mapper, list[Map
     images = find_images(settings.image)
     labels = find_labels(settings.label, len(images))
     outputs = choose_outputs(images, settings.output, run_folder)
+    check_output_folder(outputs[0].parent)
     mapper = load_mapper(settings)
     sources = [_check(mapper, image, label, settings) for image, label in zip(images, labels, strict=True)]
     return mapper, [
@@ -131,10 +133,17 @@ def map_options(settings: PredictConfig) -> MapOptions:
 
 
 def find_images(given: Any) -> list[str]:
-    """Return the scenes that a path, a glob or a list of both stands for; raises UserError if there is none."""
+    """Return the scenes that a path, a glob or a list of both stands for; raises UserError if there is none.
+
+    A folder stands for the GeoTIFFs in it; one without any may be a raster itself (ArcInfo grids, Zarr).
+    """
     images: list[str] = []
     for entry in given if isinstance(given, list) else [given]:
         text = str(entry)
+        if Path(text).is_dir():
+            inside = sorted(path for path in Path(text).iterdir() if path.suffix.lower() in RASTERS)
+            images += [str(path) for path in inside] or [text]
+            continue
         found = [text] if Path(text).exists() or not glob.has_magic(text) else _matches(text)
         if not found:
             raise UserError(f"image={text} matches no file; expected at least one raster. Check the pattern.")
@@ -182,6 +191,8 @@ def choose_outputs(images: Sequence[str], output: str | None, run_folder: Path) 
         stems = [Path(image).stem for image in images]
         numbers = [stems[:i].count(stem) for i, stem in enumerate(stems)]
         outputs = [folder / f"{s}_map{f'_{n + 1}' if n else ''}.tif" for s, n in zip(stems, numbers, strict=True)]
+    if folders := [path for path in outputs if path.is_dir()]:
+        raise UserError(f"output={folders[0]} is a folder; expected a file to write. Choose another name.")
     if clash := {p.resolve() for p in outputs} & {Path(image).resolve() for image in images}:
         raise UserError(f"output={clash.pop()} is the scene itself; expected another file. Choose another name.")
     return outputs
