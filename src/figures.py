@@ -73,9 +73,10 @@ def reliability_figure(calibration: Calibration) -> Figure:
     upper.plot(
         calibration.mean_confidence, calibration.accuracy, "o-", color=ACCENT, label="accuracy at mean confidence"
     )
-    upper.set(ylabel="share of right pixels", xlim=(0, 1), ylim=(0, 1))
+    upper.set(ylabel="share of right pixels", xlim=(0, 1), ylim=(0, 1.02))
     upper.set_title(f"Reliability: expected calibration error {calibration.expected_error:.4f}", fontsize=10)
-    upper.legend(loc="upper left", frameon=False, fontsize=8)
+    # Between both parts, where no curve runs.
+    upper.legend(loc="upper center", bbox_to_anchor=(0.5, -0.03), ncols=3, frameon=False, fontsize=7)
     shares = calibration.pixels / max(1, calibration.pixels.sum())
     lower.bar(centers, shares * 100, 0.92 / BINS, color=GREY)
     lower.set(xlabel="confidence (probability of the predicted class)", ylabel="% of pixels")

@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from src.atomic import claimed, write_text
+from src.atomic import write_text
 from src.errors import UserError
+from src.file_lock import locked
 from src.grid import Blend
 from src.mapping.cog import Layer, write_cog
 from src.mapping.inference import Predictor
@@ -160,7 +161,7 @@ def map_scene(mapper: Mapper, image: str, output: Path, show: Show = silent) -> 
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     folder = output.with_name(f".{output.name}.partial")
-    with claimed(output), block_cache(CACHE_MEGABYTES), open_scene(image, mapper.spec, folder) as reader:
+    with _only_run(output), block_cache(CACHE_MEGABYTES), open_scene(image, mapper.spec, folder) as reader:
         record = MapRecord(record_path(output), {**_fingerprint(mapper, reader.info), "made": mapper.options.files})
         if (before := record.finished()) is not None:
             log.info("Map      is there already, made by the same checkpoint with the same settings: left as it is")
@@ -177,6 +178,21 @@ def map_scene(mapper: Mapper, image: str, output: Path, show: Show = silent) -> 
         record.write(files, plan.to_dict())
         shutil.rmtree(folder, ignore_errors=True)
         return _scene_map(mapper, files, reader.info, plan)
+
+
+@contextmanager
+def _only_run(output: Path) -> Iterator[None]:
+    """Raise UserError if another process writes the same map right now."""
+    path = output.with_name(f".{output.name}.lock")
+    with locked(path) as ours:
+        if not ours:
+            raise UserError(
+                f"{output} is being made by another run; expected one at a time. Wait for it, or name another output."
+            )
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def _scene_map(mapper: Mapper, files: tuple[Path, ...], grid: RasterInfo, plan: MapPlan, made: bool = True) -> SceneMap:
