@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol, get_args
 
 import lightning as L
 import psutil
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from src.bands import Band, Normalization
@@ -184,6 +185,8 @@ class SegmentationData(L.LightningDataModule, ABC):
         processes, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
         on_gpu = trainer is not None and trainer.strategy.root_device.type == "cuda"
         workers = 0 if isinstance(source, Cached) else choose_workers(self.workers, processes, on_gpu)
+        if workers and not on_gpu:
+            torch.set_num_threads(computing_threads(workers, processes))
         fresh = self.fresh and stage == "train"
         return DataLoader(
             source,  # type: ignore[arg-type]  # a sequence of chips is a data set, whatever its class
@@ -211,6 +214,20 @@ def choose_workers(wanted: int | Literal["auto"], processes: int, on_gpu: bool) 
         return wanted
     share = cores() // max(1, processes)
     return max(1, min(8, share - 1)) if on_gpu else min(4, share // 4)
+
+
+def computing_threads(workers: int, processes: int) -> int:
+    """Choose with how many threads a process computes on the CPU beside workers that read, which have one each.
+
+    A step is as fast as its slowest thread, so none should wait for a core; but readers mostly sleep, so however
+    many there are, computing keeps half of the cores.
+
+    Args:
+        workers: Processes that read ahead for this one.
+        processes: Training processes that share the cores.
+    """
+    share = max(1, cores() // max(1, processes))
+    return max(-(-share // 2), share - workers)
 
 
 def worker_context(source_module: str) -> Any:

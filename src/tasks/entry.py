@@ -20,6 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from src.cores import use_threads
 from src.errors import UserError
 from src.tasks import schema
 from src.tasks.command_line import arrange
@@ -70,6 +71,7 @@ def run(task: str, config: DictConfig) -> float | None:
         missing = sorted(OmegaConf.missing_keys(config))
         if missing:
             raise UserError(f"{missing[0]} is not given; {task}.py needs it. Add {missing[0]}=… to the command.")
+        use_threads(config.get("threads"))
         result: float | None = importlib.import_module(f"src.tasks.{task}").run(config)
         return result
     except (UserError, OmegaConfBaseException, OSError, MemoryError) as error:

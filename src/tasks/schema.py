@@ -73,6 +73,7 @@ class PrepareConfig:
     class_colors: Any = None
     label_field: str | None = None
     label_layer: str | None = None
+    threads: int | None = None
     paths: Any = None
 
 
@@ -105,6 +106,7 @@ class TrainConfig:
     resume: str | None = None
     init_from: str | None = None
     compile: bool = False
+    threads: int | None = None
     paths: Any = None
 
 
@@ -121,6 +123,7 @@ class EvalConfig:
     mask_unclassified: bool = True
     batch_size: int = 16
     accelerator: str = "auto"
+    threads: int | None = None
     paths: Any = None
 
 
@@ -145,6 +148,7 @@ class PredictConfig:
     batch_size: int | None = None
     accelerator: str = "auto"
     devices: int = 1
+    threads: int | None = None
     paths: Any = None
 
 

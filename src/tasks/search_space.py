@@ -17,7 +17,7 @@ from src.errors import UserError
 from src.tasks.command_line import quoted
 
 NO_SAY = (
-    *("hydra", "paths", "output_dir", "logger", "accelerator", "devices", "num_nodes", "compile"),
+    *("hydra", "paths", "output_dir", "logger", "accelerator", "devices", "num_nodes", "compile", "threads"),
     *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.log_every_n_steps"),
     *("datamodule.workers", "datamodule.cache", "callbacks.study", "callbacks.progress", "callbacks.pictures"),
 )
