@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -30,11 +31,17 @@ from rich.console import Console
 from scripts.benchmarks.measuring import Options, in_a_process
 from scripts.benchmarks.rows import Row, print_table
 from src.atomic import write_text
+from src.cores import cores
 
 STEPS = {
     "prepare": "scripts.benchmarks.prepare",
     "split": "scripts.benchmarks.split",
+    "train": "scripts.benchmarks.train",
+    "eval": "scripts.benchmarks.evaluation",
+    "predict": "scripts.benchmarks.predict",
+    "start-up": "scripts.benchmarks.startup",
     "memory": "scripts.benchmarks.memory",
+    "growth": "scripts.benchmarks.growth",
 }
 """Each step and the module whose ``measure(options)`` returns its rows."""
 
@@ -46,8 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("steps", nargs="*", metavar="step", help=f"{', '.join(STEPS)} (default: all of them)")
     parser.add_argument("--rounds", type=int, default=5, help="how often the runs take turns (default 5)")
-    parser.add_argument("--side", type=int, default=20_000, help="side of memory's largest scenes (default 20000 px)")
-    parser.add_argument("--folder", type=Path, help="where scenes are kept meanwhile (default: a temporary folder)")
+    parser.add_argument("--whole", action="store_true", help="measure memory on 20 000 × 20 000 px: takes an hour")
+    parser.add_argument("--folder", type=Path, default=tempfile.gettempdir(), help="where scenes are kept meanwhile")
     parser.add_argument("--json", type=Path, help="where the figures are written (default: logs/bench/<time>.json)")
     given = parser.parse_args(arguments)
     if unknown := [step for step in given.steps if step not in STEPS]:
@@ -60,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     seconds: dict[str, float] = {}
     for step in given.steps or STEPS:
         clock = time.perf_counter()
-        rows += in_a_process(run_step, step, given.rounds, given.side, given.folder)
+        rows += in_a_process(run_step, step, Options(given.folder, given.rounds, given.whole))
         seconds[step] = round(time.perf_counter() - clock, 1)
         console.print(f"{step}: measured in {seconds[step]:.0f} s", highlight=False)
     print_table(rows, console)
@@ -76,11 +83,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console.print(f"{path}", highlight=False)
 
 
-def run_step(step: str, rounds: int, side: int, folder: Path | None) -> list[Row]:
+def run_step(step: str, options: Options) -> list[Row]:
     """Measure one step in a folder of its own."""
     logging.basicConfig(level=logging.WARNING)
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        rows: list[Row] = importlib.import_module(STEPS[step]).measure(Options(Path(scratch), rounds, side))
+    with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
+        measure = importlib.import_module(STEPS[step]).measure
+        rows: list[Row] = measure(replace(options, folder=Path(scratch)))
     return rows
 
 
@@ -94,7 +102,7 @@ def describe_machine() -> dict[str, object]:
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper(),
         "precision": "bfloat16" if prefers_bf16(device) else "float32",
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "cores": cores(),
         "threads": torch.get_num_threads(),
         "vectors": torch.backends.cpu.get_cpu_capability(),
         "load": round(os.getloadavg()[0], 1),

@@ -66,9 +66,17 @@ def test_help_names_every_group_and_ten_keys(task: str, tmp_path: Path) -> None:
         assert f"{key.split('.')[-1]}:" in composed, f"{task}.py has no key {key}"
 
 
-def test_help_imports_no_torch(tmp_path: Path) -> None:
+HEAVY = {"torch", "lightning", "rasterio", "pandas", "torchgeo", "matplotlib", "optuna"}
+"""What takes longer to import than a command may take to say what it takes."""
+
+
+@pytest.mark.parametrize(
+    ("task", "asked"),
+    [*((task, ["--help"]) for task in ("prepare", "train", "eval", "predict", "export")), ("train", ["--cfg", "job"])],
+)
+def test_a_command_that_only_answers_imports_no_torch(task: str, asked: list[str], tmp_path: Path) -> None:
     result = subprocess.run(
-        [sys.executable, "-X", "importtime", str(ROOT / "train.py"), "--cfg", "job"],
+        [sys.executable, "-X", "importtime", str(ROOT / f"{task}.py"), *asked],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -76,7 +84,17 @@ def test_help_imports_no_torch(tmp_path: Path) -> None:
         check=True,
     )
     imported = {line.rsplit("|", 1)[-1].strip() for line in result.stderr.splitlines()}
-    assert not imported & {"torch", "lightning", "rasterio", "pandas", "torchgeo", "matplotlib"}
+    assert "hydra" in imported
+    assert not imported & HEAVY
+
+
+def test_preparing_imports_no_torch(tmp_path: Path) -> None:
+    code = "import sys, src.tasks.prepare; print(*sys.modules)"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert not set(result.stdout.split()) & {"torch", "lightning", "optuna", "segmentation_models_pytorch"}
 
 
 @pytest.mark.parametrize("task", ["train", "eval", "predict"])

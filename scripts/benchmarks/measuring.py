@@ -42,13 +42,13 @@ class Options:
     Attributes:
         folder: An empty folder for scenes and what is made of them.
         rounds: How often all runs of a comparison take turns, the first round not counted.
-        side: Rows and columns of the largest scenes, for memory and growth.
+        whole: Whether memory is measured on 20 000² px instead of on long strips of such a scene.
         seconds: After which no further round of a comparison begins, once three were counted.
     """
 
     folder: Path
     rounds: int = 5
-    side: int = 20_000
+    whole: bool = False
     seconds: float = 60.0
 
 
@@ -74,13 +74,22 @@ def take_turns(runs: Mapping[str, Run], options: Options) -> dict[str, list[Turn
     return turns
 
 
+class Clock:
+    """Measures from where it is made to where it is stopped."""
+
+    def __init__(self) -> None:
+        forget_peak()
+        self._cpu, self._clock = cpu_seconds(), time.perf_counter()
+
+    def stop(self, amount: float) -> Turn:
+        """Return what was taken for an amount of work."""
+        return Turn(amount, time.perf_counter() - self._clock, cpu_seconds() - self._cpu, peak_megabytes())
+
+
 def take_turn(run: Callable[..., float], *arguments: object) -> Turn:
     """Run once."""
-    forget_peak()
-    cpu, clock = cpu_seconds(), time.perf_counter()
-    amount = run(*arguments)
-    seconds, spent = time.perf_counter() - clock, cpu_seconds() - cpu
-    return Turn(amount, seconds, spent, peak_megabytes())
+    clock = Clock()
+    return clock.stop(run(*arguments))
 
 
 def in_a_process(function: Callable[..., Any], *arguments: Any) -> Any:

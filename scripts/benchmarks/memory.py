@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,24 +22,40 @@ from src.models.precision import choose_device
 from src.preparation.prepare import prepare
 from src.preparation.settings import Preparation
 
-SMALL = 2000
+SMALL = (2000, 2000)
+STRIPS = ((2000, 20_000), (20_000, 2000))
+"""Height and width: as wide as a large scene, and as high."""
+WHOLE = ((20_000, 20_000),)
 CHIP = 256
 GOAL = 0.9
 
 
 def measure(options: Options) -> list[Row]:
-    """Compare the peaks of a small and a large scene, each in a process of its own."""
+    """Compare the peaks of a small scene and of larger ones, each in a process of its own."""
     checkpoint = save_untrained(options.folder / "network.ckpt", "compact_unet")
-    turns: dict[str, list[Turn]] = {}
-    for side in (SMALL, options.side):
-        for layout in (TILED, ROWS):
-            files = repeated_scene(options.folder, side, side, noise=0, layout=layout)
-            made = options.folder / "made"
-            kind = "tiles" if layout is TILED else "rows"
-            turns.setdefault(f"prepare, stored in {kind}", []).append(_peak(made, prepare_once, files, made))
-            turns.setdefault(f"predict, stored in {kind}", []).append(_peak(made, map_once, files, checkpoint, made))
-            files.image.unlink()
-    return [_row(f"memory: {step}", small, large, options.side) for step, (small, large) in sorted(turns.items())]
+    rows = []
+    for layout, kind in ((TILED, "tiles"), (ROWS, "rows")):
+        first: tuple[Turn, Turn] | None = None
+        for height, width in (SMALL, *(WHOLE if options.whole else STRIPS)):
+            turns = _peaks(options.folder, (height, width), layout, checkpoint)
+            if first is None:
+                first = turns
+                continue
+            size = f"{width} × {height} px in {kind}"
+            rows += [
+                _row(f"memory: {step}, {size}", *both)
+                for step, both in zip(("prepare", "predict"), zip(first, turns, strict=True), strict=True)
+            ]
+    return sorted(rows, key=lambda row: row.step.split(",")[0])
+
+
+def _peaks(folder: Path, size: tuple[int, int], layout: dict[str, Any], checkpoint: Path) -> tuple[Turn, Turn]:
+    """Prepare and map a scene of height × width."""
+    files = repeated_scene(folder, *size, noise=0, layout=layout)
+    made = folder / "made"
+    turns = _peak(made, prepare_once, files, made), _peak(made, map_once, files, checkpoint, made)
+    files.image.unlink()
+    return turns
 
 
 def prepare_once(files: SceneFiles, folder: Path) -> float:
@@ -65,14 +82,14 @@ def _peak(made: Path, work: Callable[..., float], *arguments: object) -> Turn:
     return turn
 
 
-def _row(step: str, small: Turn, large: Turn, side: int) -> Row:
+def _row(step: str, small: Turn, large: Turn) -> Row:
     return Row(
-        step=f"{step}, {side}² px",
+        step=step,
         ours=large.peak_mb,
         theirs=small.peak_mb,
         unit="MB",
         against="limit",
-        meaning=f"the same at {SMALL}² px",
+        meaning="the same at 2000 × 2000 px",
         share=small.peak_mb / large.peak_mb,
         goal=GOAL,
         seconds=large.seconds,

@@ -36,6 +36,7 @@ class Network(nn.Module):
         self.register_buffer("mean", torch.tensor(normalization.mean, dtype=torch.float32).reshape(shape))
         self.register_buffer("std", torch.tensor(normalization.std, dtype=torch.float32).reshape(shape))
         self.register_buffer("used", torch.tensor(normalization.used).reshape(shape))
+        self._all_used = all(normalization.used)
 
     def normalize(self, image: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """Turn file numbers into network input, float32.
@@ -45,8 +46,12 @@ class Network(nn.Module):
             valid: B × H × W or B × 1 × H × W, False for pixels without a measurement: they become 0.
         """
         valid = valid if valid.ndim == 4 else valid[:, None]
-        normalized = (image.float() / self.scale - self.mean) / self.std
-        return torch.where(self.used & valid, normalized, 0.0)
+        # In place after the first step, and without a mask that changes nothing: a quarter of the time, which is 3 % of
+        # a U-Net with resnet18 on a CPU.
+        normalized = (image.float() / self.scale).sub_(self.mean).div_(self.std)
+        if self._all_used and _is_known_to_be_full(valid):
+            return normalized
+        return normalized.masked_fill_(~(self.used & valid), 0.0)
 
     def forward(self, image: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """Return logits B × n × H × W for an image in the file's own numbers; see :meth:`normalize`."""
@@ -64,3 +69,8 @@ def build_network(spec: NetworkSpec) -> Network:
     )
     # bfloat16 keeps three digits: too few for raw numbers with nodata values like −32768 among them.
     return Network(architecture, spec.normalization, full_precision=spec.nodata_is_data)
+
+
+def _is_known_to_be_full(mask: torch.Tensor) -> bool:
+    """Tell whether a mask is true everywhere, where that can be asked without waiting for a device or a trace."""
+    return mask.device.type == "cpu" and not torch.compiler.is_compiling() and bool(mask.all())

@@ -1,0 +1,42 @@
+"""Scoring chips on disk against the bare forward pass of the same network on a batch in memory."""
+
+from __future__ import annotations
+
+import copy
+
+from scripts.benchmarks.measuring import Options, take_turns
+from scripts.benchmarks.networks import bare_forward, random_batch, untrained_spec
+from scripts.benchmarks.rows import Row, compared
+from scripts.benchmarks.scenes import repeated_scene
+from src.datafolder import read_data_folder
+from src.evaluation import evaluate
+from src.models.network import build_network
+from src.models.precision import choose_device, place
+from src.preparation.prepare import prepare
+from src.preparation.settings import Preparation
+
+CHIP = 224
+BATCH = 8
+BATCHES = 3
+GOAL = 0.9
+
+
+def measure(options: Options) -> list[Row]:
+    """Compare ours with the bare forward pass in batches of the same size."""
+    files = repeated_scene(options.folder, 5 * CHIP, 6 * CHIP)
+    folder = options.folder / "chips"
+    prepare(Preparation(str(files.image), str(files.label), (CHIP, CHIP), (CHIP, CHIP)), folder)
+    chips = read_data_folder(folder).samples("train")[: BATCH * BATCHES]
+    device = choose_device()
+    spec = untrained_spec("unet", "resnet18", CHIP)
+    network = build_network(spec)
+    architecture = place(copy.deepcopy(network.architecture), device).eval()
+    bare = bare_forward(architecture, random_batch((BATCH, CHIP, CHIP), device), BATCHES)
+
+    def ours() -> float:
+        evaluate(network, spec, chips, device=device, batch_size=BATCH)
+        return len(chips) * CHIP**2 / 1e6
+
+    turns = take_turns({"ours": ours, "bare": bare}, options)
+    step = f"eval unet/resnet18, {CHIP} px"
+    return [compared(step, (turns["ours"], turns["bare"]), "bare forward, same batch", unit="Mpx/s", goal=GOAL)]

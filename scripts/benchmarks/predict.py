@@ -1,0 +1,117 @@
+"""Mapping a scene against the bare forward pass, and against tile after tile as people map today."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import rasterio
+import torch
+from rasterio.windows import Window
+
+from scripts.benchmarks.measuring import Options, Turn, take_turns
+from scripts.benchmarks.networks import bare_forward, fastest_batch, synchronize, train_briefly, untrained_spec
+from scripts.benchmarks.rows import Row, compared
+from scripts.benchmarks.scenes import repeated_scene
+from scripts.make_scene import SceneFiles
+from src.mapping.scene_map import MapOptions, Mapper, map_scene
+from src.models.checkpoint import save_network
+from src.models.network import Network, build_network
+from src.models.precision import choose_device, place
+
+CHIP = 224
+MARGIN = 45
+"""20 % of a tile on each side."""
+SIDE = 2048
+TILES = 5
+"""Tiles down and across in a turn of the tile-by-tile way."""
+GOAL, GOAL_OTHERS = 0.9, 6.0
+
+Floats = npt.NDArray[np.float32]
+
+
+def measure(options: Options) -> list[Row]:
+    """Compare ours with both, in speed and in agreement with one forward pass over the whole scene."""
+    files = repeated_scene(options.folder, SIDE, SIDE)
+    device = choose_device()
+    spec = untrained_spec("unet", "resnet18", CHIP)
+    torch.manual_seed(0)
+    network = build_network(spec)
+    train_briefly(network, files, CHIP)
+    checkpoint = options.folder / "network.ckpt"
+    save_network(checkpoint, network, spec, {})
+    plain = copy.deepcopy(network).to(device)
+    mapper = Mapper(checkpoint, network, spec, device, MapOptions())
+    architecture = place(copy.deepcopy(network.architecture), device)
+    batch = fastest_batch(architecture, device)
+    bare = bare_forward(architecture, batch, max(1, round(2e6 / (len(batch) * batch.shape[-1] ** 2))))
+    output = options.folder / "map.tif"
+    computed: list[float] = []
+
+    def ours() -> float:
+        found = map_scene(mapper, str(files.image), output)
+        computed.append(found.plan.computed_pixels / SIDE**2)
+        return SIDE**2 / 1e6
+
+    tiles = np.zeros((TILES * (CHIP - 2 * MARGIN),) * 2, np.uint8)
+    turns = take_turns(
+        {"ours": ours, "bare": bare, "others": lambda: map_tile_by_tile(plain, files.image, tiles)}, options
+    )
+    with_halo = [Turn(t.amount * computed[-1], t.seconds, t.cpu_seconds, t.peak_mb) for t in turns["ours"]]
+    best = f"bare forward, {len(batch)} × {batch.shape[-1]}² px"
+    step = "predict unet/resnet18"
+    return [
+        compared(f"{step}, halo counted", (with_halo, turns["bare"]), best, unit="Mpx/s", goal=GOAL),
+        compared(
+            step,
+            (turns["ours"], turns["others"]),
+            f"{CHIP} px tiles, one by one, float32",
+            unit="Mpx/s",
+            goal=GOAL_OTHERS,
+            against="others",
+        ),
+        _agreement(plain, files, output, tiles),
+    ]
+
+
+@torch.inference_mode()
+def map_tile_by_tile(network: Network, image: Path, tiles: npt.NDArray[np.uint8]) -> float:
+    """Map the scene's middle with tiles that overlap by 20 % on each side, one after the other; fills ``tiles``."""
+    device, kept = network.scale.device, CHIP - 2 * MARGIN
+    first = (SIDE - len(tiles)) // 2
+    valid = torch.ones(1, CHIP, CHIP, dtype=torch.bool, device=device)
+    with rasterio.open(image) as dataset:
+        for row in range(0, len(tiles), kept):
+            for column in range(0, len(tiles), kept):
+                part = Window(first + column - MARGIN, first + row - MARGIN, CHIP, CHIP)
+                numbers = torch.from_numpy(dataset.read(window=part)).to(device)[None]
+                classes = network(numbers, valid).argmax(1)[0, MARGIN:-MARGIN, MARGIN:-MARGIN]
+                tiles[row : row + kept, column : column + kept] = classes.cpu().numpy()
+    synchronize(device)
+    return tiles.size / 1e6
+
+
+@torch.inference_mode()
+def _agreement(network: Network, files: SceneFiles, output: Path, tiles: npt.NDArray[np.uint8]) -> Row:
+    """Compare both maps with one float32 forward pass over the whole scene, in the part that both have."""
+    with rasterio.open(files.image) as dataset:
+        numbers = torch.from_numpy(dataset.read())[None].to(network.scale.device)
+    valid = torch.ones(1, SIDE, SIDE, dtype=torch.bool, device=numbers.device)
+    first = (SIDE - len(tiles)) // 2
+    middle = np.s_[first : first + len(tiles), first : first + len(tiles)]
+    whole = network(numbers, valid).argmax(1)[0].cpu().numpy()[middle]
+    with rasterio.open(output) as dataset:
+        mapped = dataset.read(1)[middle] - 1
+    ours, theirs = (float((one == whole).mean()) for one in (mapped, tiles))
+    return Row(
+        step="predict: pixels as in one pass over the scene",
+        ours=100 * ours,
+        theirs=100 * theirs,
+        unit="%",
+        against="limit",
+        meaning=f"{CHIP} px tiles, one by one, float32",
+        share=ours / theirs,
+        goal=1.0,
+    )

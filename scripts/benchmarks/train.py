@@ -1,0 +1,134 @@
+"""Training from chips on disk, with augmentation and scores, against the bare loop on a batch in memory."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from scripts.benchmarks.measuring import Clock, Options, Run, Turn, take_turn
+from scripts.benchmarks.networks import bare_training, random_batch, synchronize
+from scripts.benchmarks.rows import Row, compared
+from scripts.benchmarks.scenes import repeated_scene
+from src.augmentation import Augmentation
+from src.datamodules.chips import ChipData
+from src.models.losses import CrossEntropy
+from src.models.optimization import Optimization
+from src.models.precision import autocast, choose_device, place, prefers_bf16
+from src.models.segmenter import Segmenter
+from src.preparation.prepare import prepare
+from src.preparation.settings import Preparation
+from src.training import NetworkChoice, choose_trainer_options, make_network
+
+CHIP = 224
+BATCH = 8
+STEPS = 2
+"""Batches in a turn."""
+NETWORKS = (("unet", "resnet18", False), ("unet", "resnet18", True), ("segformer", "tu-convnext_tiny", False))
+"""Architecture, encoder, and whether the encoder is frozen."""
+GOAL = 0.95
+
+
+class Interleaved(L.Callback):
+    """Measures the batches of each epoch, and lets other runs take their turns between epochs."""
+
+    def __init__(self, others: dict[str, Run], device: torch.device) -> None:
+        self._others, self._device = others, device
+        self.turns: dict[str, list[Turn]] = {"ours": [], **{name: [] for name in others}}
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        """Begin our turn."""
+        self._clock = Clock()
+
+    def on_train_batch_end(self, *given: Any) -> None:
+        """End our turn with the last batch."""
+        if given[-1] == STEPS - 1:
+            synchronize(self._device)
+            self.turns["ours"].append(self._clock.stop(STEPS * BATCH))
+
+    def on_train_epoch_end(self, *_: Any) -> None:
+        """Let the others take their turns."""
+        for name, run in self._others.items():
+            self.turns[name].append(take_turn(run))
+
+
+def measure(options: Options) -> list[Row]:
+    """Compare ours, the bare loop, and what people run today."""
+    # 30 chips, of which 80 % are for training: three batches, the third of which is not used.
+    files = repeated_scene(options.folder, 5 * CHIP, 6 * CHIP)
+    folder = options.folder / "chips"
+    prepare(Preparation(str(files.image), str(files.label), (CHIP, CHIP), (CHIP, CHIP)), folder)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return [row for network in NETWORKS for row in _rows(network, folder, options)]
+
+
+def _rows(network: tuple[str, str, bool], folder: Path, options: Options) -> list[Row]:
+    architecture, encoder, frozen = network
+    device = choose_device()
+    data = ChipData(folder, BATCH, cache=False)
+    segmenter = _segmenter(data, architecture, encoder, frozen)
+    meanwhile = Interleaved({"bare": _bare(segmenter, device), "others": _as_today(segmenter, device)}, device)
+    trainer = L.Trainer(
+        **choose_trainer_options("auto", "auto" if device.type == "cpu" else 1, "auto"),
+        max_epochs=options.rounds + 1,
+        limit_train_batches=STEPS,
+        limit_val_batches=0,
+        callbacks=[meanwhile],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        benchmark=True,
+    )
+    trainer.fit(segmenter, datamodule=data)
+    counted = {name: turns[1:] for name, turns in meanwhile.turns.items()}
+    step = f"train {architecture}/{encoder}" + (", encoder frozen" if frozen else "")
+    wanted = 4.0 if device.type == "cuda" else 2.0 if prefers_bf16(device) else None
+    return [
+        compared(step, (counted["ours"], counted["bare"]), "bare loop, batch in memory", unit="chips/s", goal=GOAL),
+        compared(
+            step,
+            (counted["ours"], counted["others"]),
+            "float32, channels first, eager",
+            unit="chips/s",
+            goal=wanted,
+            against="others",
+        ),
+    ]
+
+
+def _segmenter(data: ChipData, architecture: str, encoder: str, frozen: bool) -> Segmenter:
+    torch.manual_seed(0)
+    described = data.describe()
+    network, spec = make_network(described, NetworkChoice(architecture, encoder))
+    if frozen:
+        network.architecture.freeze_encoder()  # type: ignore[operator]  # one of smp's
+    augmentation = Augmentation(flips=True, rotate90=True)
+    return Segmenter(network, spec, CrossEntropy(described.weights), Optimization(), augmentation)
+
+
+def _bare(segmenter: Segmenter, device: torch.device) -> Run:
+    architecture = place(copy.deepcopy(segmenter.network.architecture), device)
+    optimizer = torch.optim.AdamW(architecture.parameters(), lr=0.001, fused=True)
+    image = random_batch((BATCH, CHIP, CHIP), device)
+    return bare_training(architecture, image, _target(device), optimizer, STEPS, partial(autocast, device))
+
+
+def _as_today(segmenter: Segmenter, device: torch.device) -> Run:
+    """Return the loop as most people write it: float32, channels first, nothing fused."""
+    network = copy.deepcopy(segmenter.network.architecture)
+    architecture = network.to(device).to(memory_format=torch.contiguous_format)
+    optimizer = torch.optim.Adam(architecture.parameters(), lr=0.001)
+    image = random_batch((BATCH, CHIP, CHIP), device).contiguous()
+    return bare_training(architecture, image, _target(device), optimizer, STEPS)
+
+
+def _target(device: torch.device) -> torch.Tensor:
+    return torch.randint(0, 5, (BATCH, CHIP, CHIP), generator=torch.Generator().manual_seed(0)).to(device)
