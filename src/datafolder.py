@@ -32,6 +32,7 @@ from src.tables import (
     Part,
     Sample,
     Summary,
+    check_apart,
     class_weights,
     list_name,
     read_samples,
@@ -63,13 +64,34 @@ class DataFolder:
         """List the chips of a part in the order of its CSV; unless required, there may be none.
 
         Raises:
-            UserError: The list or one of its chips is missing, leads out of the folder, or (if required) is empty.
+            UserError: The list or one of its chips is missing, leads out of the folder, is trained on although it is
+                another part's, or (if required) the list is empty.
         """
         path = self.path / list_name(part)
         found = read_samples(path) if required or path.is_file() else []
         if required and not found:
             raise UserError(f"{path} lists no chip; expected at least one. Run prepare.py with split.{part} above 0.")
+        if found and part != "train":
+            check_apart(path, self.path / list_name("train"))
         return found
+
+    def sharing_ground(self, part: Part) -> list[Sample]:
+        """List a part's chips that show ground of a training chip, by scene and place as their names tell them.
+
+        prepare.py makes no such split; SpecDeepMap's chips overlap where the step is smaller than the tile.
+        """
+        trained: dict[str, list[tuple[int, int]]] = {}
+        for sample in self.samples("train"):
+            scene, *place = _place(sample.image.stem)
+            trained.setdefault(scene, []).append((place[0], place[1]))
+        places = {scene: np.array(found) for scene, found in trained.items()}
+
+        def shares(sample: Sample) -> bool:
+            scene, *place = _place(sample.image.stem)
+            apart = np.abs(places[scene] - place) if scene in places else np.zeros((0, 2))
+            return bool((apart < self.spec.chip_size).all(1).any())
+
+        return [sample for sample in self.samples(part) if shares(sample)]
 
     @cached_property
     def train_counts(self) -> tuple[int, ...]:
@@ -226,7 +248,7 @@ def _scenes(chips: Sequence[RasterInfo]) -> tuple[SceneSpec, ...]:
     """Reconstruct the scenes from the chips' names and grids; their size is what the chips cover."""
     scenes: dict[str, SceneSpec] = {}
     for chip in chips:
-        name, x, y = _place(chip)
+        name, x, y = _place(chip.name)
         seen = scenes.get(name)
         origin: Any = seen.transform if seen else shifted(chip.transform, Window(-y, -x, 0, 0))
         width, height = max(x + chip.width, seen.width if seen else 0), max(y + chip.height, seen.height if seen else 0)
@@ -234,15 +256,15 @@ def _scenes(chips: Sequence[RasterInfo]) -> tuple[SceneSpec, ...]:
     return tuple(scenes.values())
 
 
-def _place(chip: RasterInfo) -> tuple[str, int, int]:
+def _place(chip: str) -> tuple[str, int, int]:
     """Return scene, x and y of a chip by its name; a chip of another name is a scene of its own."""
-    match = _CHIP_NAME.fullmatch(chip.name)
-    return (match["scene"], int(match["x"]), int(match["y"])) if match else (chip.name, 0, 0)
+    match = _CHIP_NAME.fullmatch(chip)
+    return (match["scene"], int(match["x"]), int(match["y"])) if match else (chip, 0, 0)
 
 
 def _step(chips: Sequence[RasterInfo]) -> tuple[int, int]:
     """Return the smallest distance of chips in x and y; the size where there is only one row or column."""
-    places = [_place(chip) for chip in chips]
+    places = [_place(chip.name) for chip in chips]
     steps = []
     for axis, size in ((1, chips[0].width), (2, chips[0].height)):
         distances = np.diff(np.unique([place[axis] for place in places]))

@@ -114,6 +114,23 @@ def read_samples(path: str | Path) -> list[Sample]:
     ]
 
 
+def check_apart(path: Path, train: Path) -> None:
+    """Raise UserError if a chip list names a chip that is trained on, whose score would say nothing.
+
+    Args:
+        path: List of chips that are to be scored.
+        train: List of the training chips; they need not be there.
+    """
+    trained = {_relative(row["image"]) for row in _read(train, _SAMPLE_COLUMNS)}
+    both = [row["image"] for row in _read(path, _SAMPLE_COLUMNS) if _relative(row["image"]) in trained]
+    if both:
+        more = f" and {len(both) - 1} more" if len(both) > 1 else ""
+        raise UserError(
+            f"{path} lists {both[0]}{more}, which {train.name} lists too; expected each chip in one list, because "
+            "scores on chips that were trained on say nothing. Take it out of one of them, or run prepare.py again."
+        )
+
+
 def write_samples(path: Path, samples: Iterable[tuple[str, str]]) -> None:
     """Write a chip list of (image, label) paths relative to its folder, with forward slashes."""
     _write(path, _SAMPLE_COLUMNS, samples)
@@ -226,10 +243,14 @@ def _number(text: str, path: Path, blank: float | None = None) -> float:
         raise UserError(f"{path} has {text!r} where a number is expected; run prepare.py again.") from error
 
 
+def _relative(text: str) -> PurePosixPath:
+    return PurePosixPath(text.replace("\\", "/"))
+
+
 def _inside(root: Path, text: str, origin: Path) -> Path:
     """Return the path of a chip, which has to be a file in the folder of its list."""
     # Lists may come from Windows, and from strangers: no path of theirs may lead out of the folder.
-    relative = PurePosixPath(text.replace("\\", "/"))
+    relative = _relative(text)
     path = root / relative
     outside = relative.is_absolute() or PureWindowsPath(text).drive or ".." in relative.parts
     if "\0" in text:

@@ -16,6 +16,7 @@ from src.preparation.settings import Preparation
 from src.tables import (
     BandTable,
     ClassRow,
+    Part,
     Summary,
     class_weights,
     read_samples,
@@ -53,6 +54,19 @@ def test_without_dataset_json_everything_is_derived_from_csvs_and_chips(folder: 
     assert derived.class_weights == ours.class_weights
     assert derived.train_counts == ours.train_counts
     assert derived.normalization() == ours.normalization()
+
+
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_a_chip_that_is_trained_on_cannot_be_scored(folder: Path, part: Part) -> None:
+    rows = (folder / "train_files.csv").read_text().splitlines()
+    chip = rows[1].split(",")[0]
+    with (folder / f"{part}_files.csv").open("a") as file:
+        file.write(rows[1].replace("/", "\\") + "\n")  # as a list made on Windows names it
+    data = read_data_folder(folder)
+    name = Path(chip).name
+    with pytest.raises(UserError, match=rf"{part}_files.csv lists images.{name}, which train_files.csv lists too"):
+        data.samples(part)
+    assert chip in {f"images/{sample.image.name}" for sample in data.samples("train")}
 
 
 def test_classes_come_from_all_chips_and_not_from_the_first(folder: Path) -> None:

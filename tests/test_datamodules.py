@@ -175,6 +175,24 @@ def test_chips_of_differing_shape_and_folders_without_chips_are_one_line(folder:
         ChipData(folder, batch_size=0)
 
 
+def test_validation_chips_that_show_ground_of_training_chips_are_said(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """SpecDeepMap puts overlapping chips into both parts."""
+    copied = shutil.copytree(folder, tmp_path / "data")
+    ChipData(copied).source("validation")
+    assert not caplog.messages
+    rows = (copied / "validation_files.csv").read_text().splitlines()
+    old = Path(rows[1].split(",")[0]).name
+    for part in ("images", "labels"):
+        (copied / part / old).rename(copied / part / "scene_tile_20_31.tif")
+    (copied / "validation_files.csv").write_text("\n".join(rows).replace(old, "scene_tile_20_31.tif"))
+    ChipData(copied).source("validation")
+    assert len(caplog.messages) == 1
+    assert "1 of 3 validation chips show ground" in caplog.text
+    assert "scene_tile_20_31.tif" in caplog.text
+
+
 def test_scenes_give_windows_of_training_blocks_and_cover_validation_blocks_once(scene: Any) -> None:
     data = SceneData(str(scene.image), str(scene.label), size=32, windows=12, block=48, validation=30, seed=5)
     described = data.describe()

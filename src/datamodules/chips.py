@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -15,6 +16,8 @@ from src.datamodules.batches import Chip
 from src.errors import UserError
 from src.spec import DatasetSpec
 from src.tables import Sample
+
+log = logging.getLogger(__name__)
 
 
 def read_chip(sample: Sample, spec: DatasetSpec) -> Chip:
@@ -96,5 +99,15 @@ class ChipData(SegmentationData):
         )
 
     def source(self, stage: Stage) -> ChipDataset:
-        """Return a part's chips."""
-        return ChipDataset(self.folder.samples(stage), self.folder.spec)
+        """Return a part's chips; says so where validation is not independent of training."""
+        samples = self.folder.samples(stage)
+        shared = self.folder.sharing_ground(stage) if stage == "validation" else []
+        if shared:
+            log.warning(
+                "CAUTION: %d of %d validation chips show ground that training chips show too (first %s): their scores "
+                "are too good; prepare.py keeps such chips apart",
+                len(shared),
+                len(samples),
+                shared[0].image.name,
+            )
+        return ChipDataset(samples, self.folder.spec)
