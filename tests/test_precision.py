@@ -50,3 +50,13 @@ def test_bfloat16_only_where_the_cpu_has_instructions_for_it(
     assert result.dtype is (torch.bfloat16 if expected else torch.float32)
     assert layer.weight.dtype is torch.float32
     assert layer.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_missing_compiler_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def compiled(*_: object) -> None:
+        raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found\n\nSet TORCHDYNAMO_VERBOSE=1")
+
+    monkeypatch.setattr(torch, "compile", lambda _: compiled)
+    with pytest.raises(UserError, match=r"compiler found\. PyTorch needs .*g\+\+.* leave compile=true out") as caught:
+        precision.check_compiler(CPU)
+    assert "\n" not in str(caught.value)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,29 @@ def test_half_the_epochs_and_resume_end_with_the_weights_of_one_go(folder: Path,
         assert torch.equal(value, second.state_dict()[name]), name
         if value.is_floating_point() and "running" not in name and value.ndim > 1 and "network.architecture" in name:
             assert not torch.equal(value, first.state_dict()[name]), name
+
+
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="PyTorch compiles with g++ or clang++")
+def test_a_compiled_network_learns_the_same_and_leaves_a_checkpoint_like_any_other(
+    folder: Path, tmp_path: Path
+) -> None:
+    def fit(where: str, compiled: bool, *callbacks: L.Callback, **keywords: Any) -> Segmenter:
+        torch.manual_seed(0)
+        choice = NetworkChoice("justo_unet_simple", compile=compiled)
+        network, spec = make_network(ChipData(folder).describe(), choice)
+        # Not Adam, which makes whole steps of the rounding errors that are the gradients of biases before a norm.
+        module = Segmenter(network, spec, CrossEntropy(), Optimization("sgd", lr=0.05))
+        trainer(tmp_path / where, 2, *callbacks).fit(module, ChipData(folder, batch_size=3), **keywords)
+        return module
+
+    plain = fit("plain", False)
+    fit("compiled", True, StopAfter(1))
+    last = tmp_path / "compiled/checkpoints/last.ckpt"
+    assert set(torch.load(last, weights_only=True)["state_dict"]) == set(plain.state_dict())
+    load_network(last)
+    resumed = fit("compiled", False, ckpt_path=last, weights_only=True)
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[name], value, rtol=1e-3, atol=1e-5)
 
 
 def test_validation_scores_every_chip_from_one_matrix(folder: Path, tmp_path: Path) -> None:

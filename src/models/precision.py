@@ -70,6 +70,22 @@ def place(network: _Module, device: torch.device) -> _Module:
     return network
 
 
+def check_compiler(device: torch.device) -> None:
+    """Compile something small, which takes seconds, to find out before a long training whether that works here.
+
+    Raises:
+        UserError: PyTorch misses a compiler, or does not support this device.
+    """
+    try:
+        torch.compile(torch.nn.functional.softplus)(torch.zeros(8, device=device))
+    except Exception as error:  # whatever PyTorch's compilers miss
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+        raise UserError(
+            f"compile=true does not work here: {reason}. PyTorch needs a C++ compiler for it (g++ or clang++), on GPUs "
+            "Triton as well; install it, or leave compile=true out."
+        ) from error
+
+
 def precision_name(device: torch.device, network: Network) -> str:
     """How a log line calls what a network computes with there: ``bfloat16`` or ``float32``."""
     return "bfloat16" if prefers_bf16(device) and not network.full_precision else "float32"

@@ -24,7 +24,7 @@ from src.datamodules.base import SegmentationData
 from src.errors import UserError
 from src.models.checkpoint import load_network
 from src.models.lr_finder import draw_range_test, find_learning_rate
-from src.models.precision import choose_device
+from src.models.precision import check_compiler, choose_device
 from src.models.restart import check_resumable, find_resumable
 from src.models.restart import run_folder as folder_of
 from src.models.segmenter import Segmenter
@@ -124,6 +124,8 @@ def _report(config: DictConfig, data: SegmentationData, trained: Trained, run: R
 
 def build_segmenter(config: DictConfig, data: SegmentationData) -> Segmenter:
     """Build the network and what trains it; see :func:`src.training.make_network`."""
+    if config.compile:
+        check_compiler(choose_device(config.trainer.accelerator))
     described = data.describe()
     model = _plain(config.model)
     choice = NetworkChoice(
@@ -282,7 +284,7 @@ def _first_process() -> bool:
 
 def _quiet() -> None:
     """Keep Lightning from telling what our own lines tell better, and all processes but the first from speaking."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
+    for name in ("lightning.pytorch", "lightning.fabric", "torch.utils.cpp_extension"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning\..*")
     # Of 1 × 1 kernels, whose two layouts are the same.
