@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from scripts.make_scene import make_scene
 from src.datamodules import base
@@ -18,7 +19,8 @@ from src.datamodules.scenes import SceneData
 from src.datamodules.torchgeo import MaskCodes, TorchGeoData
 from src.errors import UserError
 from src.labels import IGNORE
-from tests.chip_folder import make_chip_folder
+from src.raster.write import write_geotiff
+from tests.chip_folder import WKT, make_chip_folder
 
 
 @pytest.fixture(scope="module")
@@ -264,6 +266,57 @@ def test_a_pair_of_torchgeos_raster_datasets_trains_through_a_geosampler(scene: 
     chip = data.source("validation")[0]
     assert chip.image.shape == (3, 24, 24)
     assert set(np.unique(chip.target)) <= {0, 1, 2, 3, 4, IGNORE}
+
+
+def test_a_data_module_of_torchgeos_draws_with_its_own_samplers(tmp_path: Path) -> None:
+    """L8Biome: images and masks on the map, as its files are named; each scene is a part of its own."""
+    rng = np.random.default_rng(0)
+    for number in range(5):
+        name = f"LC8042{number:03d}2013220LGN00"
+        place = (30.0, 0.0, 500_000.0 + 3000 * number, 0.0, -30.0, 5_800_000.0)
+        (tmp_path / name).mkdir()
+        image = rng.integers(1, 9000, (11, 48, 48)).astype(np.uint16)
+        mask = rng.choice(np.array([0, 64, 128, 192, 255], np.uint8), (48, 48))
+        write_geotiff(tmp_path / name / f"{name}.TIF", image, crs=WKT, transform=place)
+        write_geotiff(tmp_path / name / f"{name}_fixedmask.TIF", mask, crs=WKT, transform=place)
+    data = TorchGeoData("L8BiomeDataModule", str(tmp_path), size=16, windows=8, batch_size=4)
+    data.setup()
+    described = data.describe()
+    assert described.classes.names == ("Cloud Shadow", "Clear", "Thin Cloud", "Cloud")
+    assert [band.name for band in described.bands] == [f"B{number}" for number in range(1, 12)]
+    batches = list(data.train_dataloader())
+    assert sum(len(batch.names) for batch in batches) == 8
+    assert batches[0].image.shape == (4, 11, 16, 16)
+    assert set(np.unique(batches[0].target)) <= {0, 1, 2, 3, IGNORE}
+    assert next(iter(data.val_dataloader())).labelled
+
+
+def test_images_that_their_data_module_crops_train_by_windows_and_validate_whole(tmp_path: Path) -> None:
+    """DeepGlobe: large images, here of two sizes; torchgeo itself scores the middle of each only."""
+    colours = np.array(
+        [(0, 255, 255), (255, 255, 0), (255, 0, 255), (0, 255, 0), (0, 0, 255), (255, 255, 255)], np.uint8
+    )
+    rng = np.random.default_rng(0)
+    pixels = []
+    for kind in ("images", "masks"):
+        (tmp_path / "data/training_data" / kind).mkdir(parents=True)
+    (tmp_path / "data/test_data").mkdir()
+    for number in range(5):
+        height, width = (40, 56) if number % 2 else (48, 40)
+        pixels.append(height * width)
+        image = rng.integers(0, 255, (height, width, 3)).astype(np.uint8)
+        Image.fromarray(image).save(tmp_path / f"data/training_data/images/{number}_sat.jpg")
+        mask = colours[rng.integers(0, 6, (height, width))]
+        Image.fromarray(mask).save(tmp_path / f"data/training_data/masks/{number}_mask.png")
+    data = TorchGeoData("DeepGlobeLandCoverDataModule", str(tmp_path), size=32, windows=7, batch_size=3, unclassified=6)
+    data.setup()
+    assert data.describe().classes.names[:2] == ("Urban land", "Agriculture land")
+    train = data.source("train")
+    assert len(train) == 7
+    assert train[2].image.shape == (3, 32, 32)
+    assert np.array_equal(train[2].target, train[2].target)
+    assert not np.array_equal(train[2].target, train[2 + 7].target)  # the next epoch's
+    assert sum(batch.labelled for batch in data.val_dataloader()) in pixels  # one image, every pixel once
 
 
 def test_what_torchgeo_does_not_have_is_one_line(scene: Any, tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import ModuleType
@@ -20,10 +22,13 @@ import torch
 from torch.utils.data import Dataset
 
 from src.bands import Band, BandStatistics, Normalization, measured
+from src.cores import cores
 from src.datamodules.base import DataDescription, SegmentationData, Stage
 from src.datamodules.batches import Chip
 from src.errors import UserError
+from src.grid import chip_windows
 from src.labels import IGNORE, ClassTable
+from src.progress import progress
 from src.tables import class_weights
 
 SURVEYED = 200
@@ -134,6 +139,74 @@ class TorchGeoChips(Dataset[Chip]):
         return image, mask
 
 
+class Crops:
+    """Windows of images that are too large to go through a network whole; a query is (sample, row, column).
+
+    torchgeo's data modules cut them on the device, a random one in training, and score the middle of each image only.
+    Here validation covers all of it. What lies outside of an image is NaN: not measured.
+
+    Args:
+        dataset: Indexed by numbers; images may differ in size.
+        size: Side of a window in pixels.
+    """
+
+    def __init__(self, dataset: Any, size: int) -> None:
+        self.dataset, self.size = dataset, size
+
+        def shape(index: int) -> tuple[int, int]:
+            height, width = dataset[index]["image"].shape[-2:]
+            return height, width
+
+        count = len(dataset)
+        self.shapes: list[tuple[int, int]] = []
+        with ThreadPoolExecutor(cores()) as pool, progress("Measuring", count, "images") as advance:
+            for found in pool.map(shape, range(count)):
+                self.shapes.append(found)
+                advance(1)
+
+    def __getitem__(self, query: tuple[int, int, int]) -> dict[str, Any]:
+        """Read an image and cut a window out of it and its mask."""
+        index, row, column = query
+        sample = self.dataset[index]
+        return {
+            "image": self._cut(torch.as_tensor(sample["image"]).float(), row, column, math.nan),
+            "mask": self._cut(torch.as_tensor(sample["mask"]), row, column, 0),
+        }
+
+    def _cut(self, pixels: torch.Tensor, row: int, column: int, outside: float) -> torch.Tensor:
+        part = pixels[..., row : row + self.size, column : column + self.size]
+        missing = (0, self.size - part.shape[-1], 0, self.size - part.shape[-2])
+        return torch.nn.functional.pad(part, missing, value=outside)
+
+    def covering(self) -> list[tuple[int, int, int]]:
+        """List windows that have every pixel once."""
+        side = (self.size, self.size)
+        return [
+            (index, window.row, window.column)
+            for index, (height, width) in enumerate(self.shapes)
+            for window in chip_windows(height, width, side, side)
+        ]
+
+
+@dataclass(frozen=True)
+class RandomCrops:
+    """Queries of random windows, images one after the other in an order of each epoch's own; draws from torch."""
+
+    crops: Crops
+    count: int
+
+    def __iter__(self) -> Iterator[tuple[int, int, int]]:
+        size, images = self.crops.size, len(self.crops.shapes)
+        rounds = -(-self.count // images)
+        order = torch.cat([torch.randperm(images) for _ in range(rounds)])[: self.count].tolist()
+        for index, place in zip(order, torch.rand(self.count, 2, dtype=torch.float64).tolist(), strict=True):
+            row, column = (
+                int(share * (max(0, side - size) + 1))
+                for share, side in zip(place, self.crops.shapes[index], strict=True)
+            )
+            yield index, row, column
+
+
 class TorchGeoData(SegmentationData):
     """A data set or data module of torchgeo.
 
@@ -145,7 +218,8 @@ class TorchGeoData(SegmentationData):
         unclassified: Mask value that is no class, None if all are classes.
         bands: Bands to take, by the data set's names; or names for the bands of one that has none.
         nodata: Nodata value of the images.
-        size: Side of the windows that are drawn from data sets on the map, in pixels.
+        size: Side in pixels of the windows that are drawn from data sets on the map, and from images that their data
+            module crops.
         windows: Windows per epoch of such; None for as many as would cover them.
         validation: Percent of the area that validates, where the data set has no split of its own.
         sampler: Class in ``torchgeo.samplers`` that draws the training windows.
@@ -244,16 +318,26 @@ class TorchGeoData(SegmentationData):
         return {"train": (train, None), "validation": (validation, None)}
 
     def _of_module(self, cls: type) -> dict[Stage, tuple[Any, Any]]:
-        sized = {"patch_size": self.size} if "patch_size" in inspect.signature(cls).parameters else {}
-        module = _make(cls, batch_size=self.batch_size, num_workers=0, **sized, **self._root(cls), **self.options)
-        _call(f"{self.title}.setup", module.setup, "fit")
+        known = inspect.signature(cls).parameters
+        keys = {key: value for key, value in (("patch_size", self.size), ("length", self.windows)) if key in known}
+        module = _make(cls, batch_size=self.batch_size, num_workers=0, **keys, **self.options)
+        # Modules hand further keywords to their data set, whose folder is called root or paths.
+        module.kwargs.setdefault(_root_key(module.dataset_class), self.root)
+        _call(f"{self.title} with {module.kwargs}: setup", module.setup, "fit")
         parts: dict[Stage, tuple[Any, Any]] = {}
         pairs: tuple[tuple[Stage, str], ...] = (("train", "train"), ("validation", "val"))
         for stage, short in pairs:
             dataset = getattr(module, f"{short}_dataset", None) or module.dataset
             samplers = (f"{short}_batch_sampler", f"{short}_sampler", "batch_sampler", "sampler")
-            parts[stage] = dataset, next((s for n in samplers if (s := getattr(module, n, None)) is not None), None)
+            sampler = next((s for n in samplers if (s := getattr(module, n, None)) is not None), None)
+            cropped = "patch_size" in known and sampler is None
+            parts[stage] = self._crop(dataset, stage) if cropped else (dataset, sampler)
         return parts
+
+    def _crop(self, dataset: Any, stage: Stage) -> tuple[Any, Any]:
+        crops = Crops(dataset, self.size)
+        cover = crops.covering()
+        return crops, RandomCrops(crops, self.windows or len(cover)) if stage == "train" else cover
 
     def _of_map(self, cls: type, datasets: ModuleType) -> dict[Stage, tuple[Any, Any]]:
         from torchgeo import samplers  # noqa: PLC0415 (takes seconds)
@@ -296,9 +380,7 @@ class TorchGeoData(SegmentationData):
         return {"bands": list(self.band_names or ())} if chooses else {}
 
     def _bands(self, dataset: Any, count: int) -> tuple[Band, ...]:
-        own = next(
-            (n for key in ("bands", "all_bands") if (n := getattr(dataset, key, None)) and len(n) == count), None
-        )
+        own = next((n for n in _attributes(dataset, "bands", "all_bands") if len(n) == count), None)
         names = self.band_names or own or [f"band {number}" for number in range(1, count + 1)]
         if len(names) != count:
             raise UserError(
@@ -307,8 +389,9 @@ class TorchGeoData(SegmentationData):
         return tuple(Band(str(name)) for name in names)
 
     def _class_names(self, dataset: Any) -> tuple[str, ...]:
-        own = self.names or getattr(dataset, "classes", None) or getattr(dataset, "all_classes", None)
-        if own is None or isinstance(own, int):
+        found = (n for n in _attributes(dataset, "classes", "all_classes") if not isinstance(n, int))
+        own = self.names or next(found, None)
+        if own is None:
             raise UserError(
                 f"{self.title} does not name its classes; give datamodule.classes=[…], from mask value 0 on."
             )
@@ -324,8 +407,16 @@ def _named(module: ModuleType, name: str, key: str, also: ModuleType | None = No
     return found
 
 
+def _attributes(dataset: Any, *names: str) -> list[Any]:
+    """Return what a data set, or those that it is made of, have under one of these names, unless it is empty."""
+    inner = getattr(dataset, "dataset", None)
+    parts = [*([] if inner is None else [inner]), *getattr(dataset, "datasets", ())]
+    own = [value for name in names if (value := getattr(dataset, name, None))]
+    return own + [value for part in parts for value in _attributes(part, *names)]
+
+
 def _root_key(cls: type) -> str:
-    """Return what a class calls its folder; data modules hand it on to their data set."""
+    """Return what a data set calls its folder."""
     return "paths" if "paths" in inspect.signature(cls).parameters else "root"
 
 
