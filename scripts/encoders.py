@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import json
 import multiprocessing
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -30,7 +31,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from src.errors import UserError  # noqa: E402
-from src.models.architectures import WITH_ENCODER, build, outline, trial  # noqa: E402
+from src.models.architectures import WITH_ENCODER, build, in_words, outline, trial  # noqa: E402
 from src.models.encoders import TIMM, smp_names, timm_names  # noqa: E402
 
 BANDS, CLASSES = 13, 5
@@ -105,9 +106,12 @@ def examine(name: str) -> dict[str, str]:
 
 
 def examine_pair(architecture: str, encoder: str) -> str:
-    """Return ✓ if a pair works at the default size, else the first size at which it does, else why it does not."""
-    first = ""
-    for size in SIZES:
+    """Return ✓ if a pair works at the default size, else the first size at which it does, else why it does not.
+
+    Where every size is refused for not being a multiple of something, sizes that are decide.
+    """
+    first, sizes = "", list(SIZES)
+    for size in sizes:
         try:
             network = outline(architecture, encoder, BANDS, CLASSES, (size, size))
         except UserError as error:
@@ -120,7 +124,11 @@ def examine_pair(architecture: str, encoder: str) -> str:
             )
         if problem is None:
             return WORKS if size == SIZES[0] else f"{size} px"
-        first = first or problem
+        if multiple := re.search(r"multiples of (\d+)$", problem):
+            fitting = -(-SIZES[0] // int(multiple[1])) * int(multiple[1])
+            sizes += [] if fitting in sizes else [fitting]
+        if not first or "multiples of" in first:
+            first = problem
     return first
 
 
@@ -170,6 +178,7 @@ def once_per_shape(forward: Callable[[torch.Tensor], Any]) -> Callable[[torch.Te
 
 def table(found: dict[str, dict[str, str]]) -> str:
     """Write the answer as Markdown."""
+    found = {name: {pair: plain(answer) for pair, answer in row.items()} for name, row in found.items()}
     causes = Counter(v for row in found.values() for v in row.values() if v != WORKS and not v.endswith(" px"))
     letters = {cause: _letters(i) for i, (cause, _) in enumerate(causes.most_common())}
     timms = {name: row for name, row in found.items() if name.startswith(TIMM)}
@@ -207,6 +216,13 @@ def table(found: dict[str, dict[str, str]]) -> str:
     lines += ["", "## All pairs", "", f"| encoder | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     lines += [f"| {n} | " + " | ".join(letters.get(row[a], row[a]) for a in names) + " |" for n, row in found.items()]
     return "\n".join(lines) + "\n"
+
+
+def plain(answer: str) -> str:
+    """Give messages that mean the same one wording, and none the numbers of a single encoder."""
+    if " px become " in answer:
+        return "what comes out is smaller than the chip, its convolutions leave out the edges"
+    return in_words(answer) or answer
 
 
 def _works(answer: str) -> bool:

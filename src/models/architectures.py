@@ -189,11 +189,13 @@ def cause(error: Exception) -> str:
     steps = traceback.extract_tb(error.__traceback__)
     text = str(error) or (steps[-1].line or "" if steps else "")  # timm asserts without a word
     text = re.sub(r"\s+", " ", text).strip().rstrip(".")
-    for pattern, meaning in _CAUSES.items():
-        match = re.search(pattern, text)
-        if match:
-            return match.expand(meaning)
-    return f"{type(error).__name__}: {text[:160]}" if text else type(error).__name__
+    return in_words(text) or (f"{type(error).__name__}: {text[:160]}" if text else type(error).__name__)
+
+
+def in_words(text: str) -> str | None:
+    """Say in plain words what a message of smp, timm or torch means; None for one that is not known."""
+    found = ((re.search(pattern, text), meaning) for pattern, meaning in _CAUSES.items())
+    return next((match.expand(meaning) for match, meaning in found if match), None)
 
 
 _CAUSES = {
@@ -206,8 +208,12 @@ _CAUSES = {
     r"not support encoder_name=mit|`mit_\w+` is not supported": "smp has not made this architecture for mit_* encoders",
     r"Depth of the encoder cannot exceed .* got (\d+) depth, model has (\d+)": r"it has \2 stages, model.encoder_depth "
     r"asks for \1",
+    r"list index out of range|out_indices": "it has fewer stages than model.encoder_depth asks for; lower it, and give "
+    "as many model.decoder_channels",
     r"Invalid channel dimensions": "its features have other widths than timm says",
-    r"dimension of length 3 at -3": "it is made for three bands",
+    r"dimension of length 3 at -3|tensor b \(3\) at non-singleton dimension 1": "it is made for three bands",
+    r"Attempting to broadcast|Sizes of tensors must match|must match the size of tensor": "the sizes of "
+    "its features do not fit together, this architecture halves and doubles",
     r"Only Timm encoders": "dpt takes timm's vision transformers only (tu-…)",
     r"forward_intermediates|return_prefix_tokens": "it is no plain vision transformer, timm gives no tokens",
 }
