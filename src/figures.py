@@ -55,6 +55,7 @@ def draw_confusion(
                 axes.text(column, row + 0.22, _short(int(count)), ha="center", va="center", fontsize=6, color=color)
     bar = figure.colorbar(image, ax=axes, fraction=0.045, pad=0.02, format=lambda value, _: f"{value:.0%}")
     bar.outline.set_visible(False)
+    figure.draw_without_rendering()  # only a second layout knows how much room the turned names take
     _save(figure, path)
 
 

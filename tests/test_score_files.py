@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import matplotlib.image
 import numpy as np
 import pandas as pd
 import pytest
@@ -115,6 +116,16 @@ def test_pictures_are_drawn_for_any_number_of_classes(tmp_path: Path, classes: i
     figures.draw_confusion(tmp_path / "a.png", [f"class {i}" for i in range(classes)], matrix, shares)
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_names_of_any_length_stay_inside_the_picture(tmp_path: Path) -> None:
+    """The word "truth" lost its left half."""
+    for titles in (["forest", "grassland", "farmland", "residential", "water"], ["a", "b"]):
+        matrix = np.full((len(titles),) * 2, 200)
+        figures.draw_confusion(tmp_path / "a.png", titles, matrix, matrix / matrix.sum(1, keepdims=True))
+        picture = matplotlib.image.imread(tmp_path / "a.png")
+        for edge in (picture[:2], picture[-2:], picture[:, :2], picture[:, -2:]):
+            assert edge.min() == 1.0  # white
 
 
 @pytest.mark.parametrize(
