@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,38 @@ def test_the_table_knows_every_encoder_and_keeps_its_promises() -> None:
     of_timm = [row for name, row in rows.items() if name.startswith("tu-")]
     assert sum(works(row["unet"]) for row in of_timm) >= 890
     assert sum(any(map(works, row.values())) for row in of_timm) >= 1100
+
+
+def test_every_cause_in_the_table_is_in_plain_words() -> None:
+    causes = DOCS.read_text().partition("## Why not")[2].partition("## Encoders")[0]
+    assert not re.search(r"Error|tensor|dimension|argument", causes)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ("RuntimeError: Sizes of tensors must match except in dimension 1. Expected 12", "the sizes of its features"),
+        ("RuntimeError: The size of tensor a (64) must match the size of tensor b (32)", "the sizes of its features"),
+        ("256 × 256 px become 232 × 232", "smaller than the chip"),
+        ("IndexError: list index out of range", "fewer stages than model.encoder_depth"),
+        ("224 px", "224 px"),
+        (script.WORKS, script.WORKS),
+        ("no reason that is known", "no reason that is known"),
+    ],
+)
+def test_what_means_the_same_has_one_wording(answer: str, words: str) -> None:
+    assert words in script.plain(answer)
+
+
+def test_sizes_that_are_multiples_decide(monkeypatch: pytest.MonkeyPatch) -> None:
+    def trial_of(_: object, image: torch.Tensor) -> str | None:
+        return None if image.shape[-1] == 272 else "width and height must be multiples of 17"
+
+    monkeypatch.setattr(script, "outline", lambda *_: None)
+    monkeypatch.setattr(script, "trial", trial_of)
+    assert script.examine_pair("dpt", "tu-crossvit_9_240") == "272 px"
+    monkeypatch.setattr(script, "trial", lambda _, image: "b" if image.shape[-1] == 272 else trial_of(_, image))
+    assert script.examine_pair("dpt", "tu-crossvit_9_240") == "b"
 
 
 def works(answer: str) -> bool:
