@@ -177,6 +177,15 @@ def test_chips_of_differing_shape_and_folders_without_chips_are_one_line(folder:
         ChipData(folder, batch_size=0)
 
 
+def test_processes_without_a_chip_are_refused(folder: Path) -> None:
+    """The others would wait for them forever."""
+    data = ChipData(folder)
+    data.setup()
+    data.check_processes(3)
+    with pytest.raises(UserError, match=r"4 processes cannot share 3 validation chips .*devices=3"):
+        data.check_processes(4)
+
+
 def test_validation_chips_that_show_ground_of_training_chips_are_said(
     folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

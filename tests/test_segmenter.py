@@ -5,6 +5,7 @@ import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -200,6 +201,22 @@ def test_a_loss_that_is_no_number_stops_with_the_chips_names(folder: Path, tmp_p
     module.loss = Broken()
     with pytest.raises(UserError, match=r"loss became nan in epoch 0 at the chips scene_tile_\d+_0.tif, scene"):
         trainer(tmp_path, 1).fit(module, ChipData(folder, batch_size=2))
+
+
+def test_on_a_gpu_a_loss_is_looked_at_a_step_later_and_the_last_one_before_validation(folder: Path) -> None:
+    """Looking at once would make the CPU wait for the GPU at every step."""
+
+    def loss(value: float) -> Any:
+        return SimpleNamespace(device=torch.device("cuda"), detach=lambda: torch.tensor(value))
+
+    module = segmenter(folder, "justo_unet_simple")
+    module._check(loss(float("nan")), ["a.tif"])
+    with pytest.raises(UserError, match=r"at the chips a\.tif"):
+        module._check(loss(1.0), ["b.tif"])
+    module._check(loss(1.0), ["b.tif"])
+    module._check(loss(float("inf")), ["c.tif"])
+    with pytest.raises(UserError, match=r"at the chips c\.tif"):
+        module._check_pending()
 
 
 def test_the_finder_sets_the_rate_that_the_optimiser_gets(folder: Path, tmp_path: Path) -> None:

@@ -312,6 +312,19 @@ def test_more_gpus_than_there_are_is_one_line(monkeypatch: pytest.MonkeyPatch) -
     assert train.choose_trainer_options("gpu", 2, "32-true")["devices"] == 2
 
 
+@pytest.mark.parametrize("finder", [True, False])
+def test_too_little_memory_on_a_gpu_is_one_line(
+    composed: Compose, monkeypatch: pytest.MonkeyPatch, finder: bool
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has …")
+
+    monkeypatch.setattr("src.models.segmenter.Segmenter.step", full)
+    with pytest.raises(UserError, match=r"batch_size=3 is too large .* for example to 1") as error:
+        train.run(composed(*SMALL, "trainer.max_epochs=1", f"lr_finder={finder}"))
+    assert "\n" not in str(error.value)
+
+
 def test_init_from_takes_what_fits_and_names_the_rest(
     trained: tuple[Path, str], composed: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -153,6 +153,15 @@ class SegmentationData(L.LightningDataModule, ABC):
                 "there is nothing to learn or to score. Check the labels and run prepare.py again."
             )
 
+    def check_processes(self, processes: int) -> None:
+        """Raise UserError if a process would have no chip, and the others would wait for it; after :meth:`setup`."""
+        for stage, source in self._sources.items():
+            if len(source) < processes:
+                raise UserError(
+                    f"{processes} processes cannot share {len(source)} {stage} chip{'s' * (len(source) != 1)} of "
+                    f"{self.describe().origin}; expected at least one for each. Set devices={len(source)} or lower."
+                )
+
     def summary(self) -> str:
         """Say in one line what is trained on; only after :meth:`setup`."""
         data = self.describe()

@@ -95,11 +95,12 @@ class Segmenter(L.LightningModule):
 
     def summary(self, device: torch.device, precision: str) -> str:
         """Say in one line what is trained, and on what."""
-        parameters = sum(p.numel() for p in self.network.parameters()) / 1e6
+        count = sum(p.numel() for p in self.network.parameters())
+        parameters = f"{count / 1e6:.1f} M" if count >= 1e5 else f"{count}"
         name = self.spec.architecture + ("" if self.spec.encoder == NO_ENCODER else f" with {self.spec.encoder}")
         frozen = ", its encoder frozen" if self.encoder_frozen else ""
         where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
-        return f"{name}: {parameters:.1f} M parameters{frozen}, on {where}, {precision}"
+        return f"{name}: {parameters} parameters{frozen}, on {where}, {precision}"
 
     @property
     def encoder_frozen(self) -> bool:
@@ -158,13 +159,18 @@ class Segmenter(L.LightningModule):
 
     def _check(self, loss: torch.Tensor, names: list[str]) -> None:
         """Stop at a loss that is no number; on a GPU one step later, so that nobody has to wait for it."""
-        before, self._pending = self._pending, (loss.detach(), names)
+        if loss.device.type != "cpu":
+            self._check_pending()
+        self._pending = loss.detach(), names
         if loss.device.type == "cpu":
-            before = self._pending
-        if before is not None and not bool(torch.isfinite(before[0])):
+            self._check_pending()
+
+    def _check_pending(self) -> None:
+        pending, self._pending = self._pending, None
+        if pending is not None and not bool(torch.isfinite(pending[0])):
             raise UserError(
-                f"The loss became {float(before[0])} in epoch {self.current_epoch} at the chips "
-                f"{', '.join(before[1])}; expected a finite number. Look at these chips, or lower lr={self.lr:g}."
+                f"The loss became {float(pending[0])} in epoch {self.current_epoch} at the chips "
+                f"{', '.join(pending[1])}; expected a finite number. Look at these chips, or lower lr={self.lr:g}."
             )
 
     def on_train_epoch_start(self) -> None:
@@ -197,6 +203,7 @@ class Segmenter(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Begin a validation; every process scores the same network."""
+        self._check_pending()
         if self.trainer.world_size > 1:
             share_buffers(self.network)
         self._begin("val")
@@ -208,7 +215,7 @@ class Segmenter(L.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch: one set of numbers, by the epoch's number."""
-        self._pending = None
+        self._check_pending()
         if not self.has_trained:
             return
         numbers = self.numbers()

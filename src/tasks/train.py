@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
@@ -73,6 +75,7 @@ def run(config: DictConfig) -> float:
     first = check_resumable(checkpoint, segmenter.spec, config.trainer.max_epochs) if checkpoint else 0
     trainer = build_trainer(config, options, first)
     data.setup()
+    data.check_processes(trainer.world_size)
     if _first_process():
         if not checkpoint:
             run_folder.clear(folder)
@@ -91,9 +94,21 @@ def run(config: DictConfig) -> float:
     return trained.scores.mean_iou
 
 
+@contextmanager
+def _enough_memory(batch_size: int) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"batch_size={batch_size} is too large for the GPU's memory (or other programs take it); lower it, for "
+            f"example to {max(1, batch_size // 2)}, or cut smaller windows out of the chips: augmentation.crop=…."
+        ) from error
+
+
 def _fit(trainer: L.Trainer, segmenter: Segmenter, data: SegmentationData, checkpoint: Path | None) -> None:
     try:
-        trainer.fit(segmenter, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        with _enough_memory(data.batch_size):
+            trainer.fit(segmenter, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except RuntimeError as error:
         if "Early stopping conditioned on metric" not in str(error):
             raise
@@ -235,7 +250,8 @@ def _resumed(config: DictConfig) -> Path | None:
 
 def _find_rate(config: DictConfig, segmenter: Segmenter, data: SegmentationData, precision: str) -> None:
     device = choose_device(config.trainer.accelerator)
-    test = find_learning_rate(segmenter, data.train_dataloader(), device, precision.startswith("bf16"))
+    with _enough_memory(data.batch_size):
+        test = find_learning_rate(segmenter, data.train_dataloader(), device, precision.startswith("bf16"))
     plot = Path(config.output_dir) / "lr_finder.png"
     draw_range_test(plot, test)
     log.info("learning rate %.3g found in a range test: %s", test.rate, plot)
@@ -250,6 +266,7 @@ def _finish(config: DictConfig, trainer: L.Trainer, segmenter: Segmenter) -> Tra
         if isinstance(logger, TensorBoardLogger):
             logger.log_hyperparams(_hyper_parameters(config), {"best_val_iou": trained.scores.mean_iou})
             logger.finalize("success")
+    log.info("validation scores of the best checkpoint:")
     for line in run_folder.class_table(trained.scores, segmenter.spec.classes):
         log.info("%s", line)
     log.info("last checkpoint: %s", trained.last)
