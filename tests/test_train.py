@@ -316,7 +316,7 @@ def test_more_gpus_than_there_are_is_one_line(monkeypatch: pytest.MonkeyPatch) -
 def test_too_little_memory_on_a_gpu_is_one_line(
     composed: Compose, monkeypatch: pytest.MonkeyPatch, finder: bool
 ) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has …")
 
     monkeypatch.setattr("src.models.segmenter.Segmenter.step", full)

@@ -266,7 +266,7 @@ def _finish(config: DictConfig, trainer: L.Trainer, segmenter: Segmenter) -> Tra
         if isinstance(logger, TensorBoardLogger):
             logger.log_hyperparams(_hyper_parameters(config), {"best_val_iou": trained.scores.mean_iou})
             logger.finalize("success")
-    log.info("validation scores of the best checkpoint:")
+    log.info("scores on the validation chips, best epoch:")
     for line in run_folder.class_table(trained.scores, segmenter.spec.classes):
         log.info("%s", line)
     log.info("last checkpoint: %s", trained.last)
