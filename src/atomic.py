@@ -26,14 +26,15 @@ def check_output_folder(folder: str | Path) -> None:
 
 
 @contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
+def whole_file(path: str | Path, suffix: str | None = None) -> Iterator[Path]:
     """Give a name beside ``path`` to write to; it becomes ``path`` when the block ends well, else it disappears.
 
-    The temporary name keeps the suffix, which some writers choose their format by. Missing folders are made.
+    The temporary name keeps the suffix, which some writers choose their format by, unless told another. A process that
+    is killed leaves it behind. Missing folders are made.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix if suffix is None else suffix}")
     try:
         yield partial
         partial.replace(path)

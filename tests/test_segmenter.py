@@ -16,7 +16,7 @@ from torch import nn
 
 from src.augmentation import Augmentation
 from src.callbacks.average import AverageWeights, average_weights
-from src.callbacks.checkpoints import BestCheckpoints
+from src.callbacks.checkpoints import BestCheckpoints, WholeCheckpoints
 from src.callbacks.unfreeze import Unfreeze
 from src.datamodules.batches import Batch, collate
 from src.datamodules.chips import ChipData
@@ -60,12 +60,14 @@ def segmenter(folder: Path, architecture: str = "unet", seed: int = 0, **options
     return Segmenter(network, spec, CrossEntropy(), seed=seed, **options)
 
 
-def trainer(folder: Path, epochs: int, *callbacks: L.Callback, **options: Any) -> L.Trainer:
+def trainer(
+    folder: Path, epochs: int, *callbacks: L.Callback, every_n_minutes: float | None = None, **options: Any
+) -> L.Trainer:
     options.setdefault("logger", False)
     return L.Trainer(
         accelerator="cpu",
         max_epochs=epochs,
-        callbacks=[BestCheckpoints(str(folder / "checkpoints")), *callbacks],
+        callbacks=[BestCheckpoints(str(folder / "checkpoints"), 1, every_n_minutes), *callbacks],
         default_root_dir=folder,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -131,6 +133,52 @@ def test_a_compiled_network_learns_the_same_and_leaves_a_checkpoint_like_any_oth
     resumed = fit("compiled", False, ckpt_path=last, weights_only=True)
     for name, value in plain.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], value, rtol=1e-3, atol=1e-5)
+
+
+class Killed(BaseException):
+    """What a kill would do, but at a known step."""
+
+
+class KillAt(L.Callback):
+    """Ends the process's work after a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            raise Killed
+
+
+@pytest.mark.parametrize(("decay", "workers"), [(0.0, 0), (0.9, 2)])
+def test_a_run_killed_within_an_epoch_goes_on_from_there(
+    folder: Path, tmp_path: Path, decay: float, workers: int
+) -> None:
+    def fit(name: str, *more: L.Callback, resume: bool = False, workers: int = workers) -> tuple[Segmenter, L.Trainer]:
+        module = segmenter(folder, "compact_unet", augmentation=Augmentation(True, True, 30, 0.2, None, 0.5, 0.1))
+        data = ChipData(folder, batch_size=2, workers=workers, cache=not workers)
+        average = average_weights(decay)
+        callbacks = [*more, *([average] if average else [])]
+        run = trainer(tmp_path / name, 3, *callbacks, every_n_minutes=0, plugins=[WholeCheckpoints()])
+        last = tmp_path / name / "checkpoints/last.ckpt" if resume else None
+        run.fit(module, data, ckpt_path=last, weights_only=True)
+        return module, run
+
+    whole, run = fit("whole", workers=0)  # who reads the chips makes no difference
+    steps = run.global_step // 3
+    assert steps > 2
+    for step in (steps + 1, 2 * steps + 2):  # in the second epoch, and then in the third
+        with pytest.raises(Killed):
+            fit("broken", KillAt(step), resume=step > steps + 1)
+        content = torch.load(tmp_path / "broken/checkpoints/last.ckpt", weights_only=True)
+        assert content["global_step"] == step
+    resumed, run = fit("broken", resume=True)
+    assert run.global_step == 3 * steps
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+    for stage in ("train", "val"):
+        assert whole.outcome(stage).chips == resumed.outcome(stage).chips
+        np.testing.assert_array_equal(whole.outcome(stage).scores.matrix, resumed.outcome(stage).scores.matrix)
 
 
 def test_validation_scores_every_chip_from_one_matrix(folder: Path, tmp_path: Path) -> None:

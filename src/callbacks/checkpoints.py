@@ -1,10 +1,34 @@
-"""Checkpoints with the highest validation IoU, and the last one."""
+"""Checkpoints with the highest validation IoU, and the last one: which, when, and how they get onto the disk."""
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
+from typing import Any
+
 import lightning as L
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
+
+from src.errors import UserError
+from src.models.checkpoint import UNFINISHED, write_checkpoint
+
+SYNCHRONIZE = 20
+"""Steps between two looks at the clock where several processes have to agree on it."""
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes each checkpoint beside its place and moves it there once it is on the disk.
+
+    Lightning's own writing goes through the folder for temporary files: from another file system a checkpoint would be
+    copied into place, and half a one would stand there if the process were killed.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write a checkpoint; raises UserError if there is no room for it."""
+        del storage_options
+        write_checkpoint(path, checkpoint)
 
 
 class BestCheckpoints(ModelCheckpoint):
@@ -13,11 +37,13 @@ class BestCheckpoints(ModelCheckpoint):
     Args:
         dirpath: Folder of the checkpoints.
         save_top_k: How many of the best to keep; −1 for all, 0 for none but the last.
+        every_n_minutes: In epochs that take longer, ``last.ckpt`` is also saved in their middle, so that no more than
+            these minutes are lost when the process dies; None only after each epoch.
     """
 
     CHECKPOINT_NAME_LAST = "last"
 
-    def __init__(self, dirpath: str, save_top_k: int = 1) -> None:
+    def __init__(self, dirpath: str, save_top_k: int = 1, every_n_minutes: float | None = None) -> None:
         super().__init__(
             dirpath=dirpath,
             filename="{epoch:05d}-val_iou_{val_iou:.4f}",
@@ -28,6 +54,35 @@ class BestCheckpoints(ModelCheckpoint):
             save_last=True,
             enable_version_counter=False,
         )
+        if every_n_minutes is not None and not every_n_minutes >= 0:
+            raise UserError(
+                f"callbacks.model_checkpoint.every_n_minutes={every_n_minutes} is no time; expected minutes, or null."
+            )
+        self.every_n_minutes = every_n_minutes
+        self._saved = time.monotonic()
+        self._outdated: list[str] = []
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock, and remove what a killed process has left unfinished."""
+        super().on_train_start(trainer, pl_module)
+        self._saved = time.monotonic()
+        if trainer.is_global_zero and self.dirpath is not None:
+            for leftover in Path(self.dirpath).glob(f".*{UNFINISHED}"):
+                leftover.unlink(missing_ok=True)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save the last in the middle of a long epoch."""
+        del pl_module, outputs, batch
+        loop = trainer.fit_loop
+        # The epoch's end saves by itself, and gradients that are being added up are in no checkpoint.
+        if loop.epoch_loop.batch_progress.is_last_batch or loop._should_accumulate():
+            return
+        if self._is_due(trainer, batch_idx):
+            before = self._last_global_step_saved
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+            self._last_global_step_saved = before  # or the epoch would not count if its other batches have no labels
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save the best and the last (where every epoch is validated)."""
@@ -41,7 +96,28 @@ class BestCheckpoints(ModelCheckpoint):
         if trainer.state.fn == TrainerFn.FITTING and not self._should_save_on_train_epoch_end(trainer):
             self._keep_last(trainer)
 
+    def _is_due(self, trainer: L.Trainer, batch_idx: int) -> bool:
+        """Tell whether the time is over; one process decides for all, and not at every step."""
+        if self.every_n_minutes is None:
+            return False
+        due = time.monotonic() - self._saved >= 60 * self.every_n_minutes
+        if trainer.world_size == 1:
+            return due
+        return batch_idx % SYNCHRONIZE == 0 and bool(trainer.strategy.broadcast(due))
+
     def _keep_last(self, trainer: L.Trainer) -> None:
         """Save the last epoch also where it is not among the best: Lightning alone would leave it out."""
         if self._last_global_step_saved != trainer.global_step:
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+        outdated, self._outdated = self._outdated, []
+        for path in outdated:
+            super()._remove_checkpoint(trainer, path)
+
+    def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
+        super()._save_checkpoint(trainer, filepath)
+        self._saved = time.monotonic()
+
+    def _remove_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
+        """Keep what is not among the best any more until ``last.ckpt``, which names it, is replaced as well."""
+        del trainer
+        self._outdated.append(filepath)

@@ -40,6 +40,12 @@ class Unfreeze(Callback):
                 "once more with freeze_encoder=false init_from=….ckpt and a lower lr."
             )
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Thaw in a run that is resumed in the middle of an epoch; the lower rate is in its checkpoint."""
+        assert isinstance(pl_module, Segmenter)
+        if self.epoch is not None and pl_module.resumes_epoch and trainer.current_epoch >= self.epoch:
+            pl_module.unfreeze_encoder()
+
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Thaw; a run that is resumed later thaws again, but does not lower the rate again."""
         assert isinstance(pl_module, Segmenter)

@@ -95,6 +95,29 @@ def read_all(source: ChipSource, stage: str) -> Iterator[Chip]:
             yield chip
 
 
+class ResumableLoader(DataLoader[Chip]):
+    """Training batches that go on in the middle of an epoch; Lightning keeps its state in checkpoints."""
+
+    _taken = _first = 0
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # an iterator is all that is asked of it
+        """Begin an epoch, or go on where :meth:`load_state_dict` says; nothing is read before the first batch is."""
+        assert isinstance(self.batch_sampler, EpochBatches)
+        self.batch_sampler.first = self._taken = self._first
+        self._first = 0
+        for batch in super().__iter__():
+            self._taken += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Return how many batches of the epoch have been taken, 0 after all of them."""
+        return {"batches": self._taken % max(1, len(self))}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Leave out, next time, the batches that were taken."""
+        self._first = state["batches"]
+
+
 class SegmentationData(L.LightningDataModule, ABC):
     """A source of training and validation chips.
 
@@ -197,7 +220,7 @@ class SegmentationData(L.LightningDataModule, ABC):
         if workers and not on_gpu:
             torch.set_num_threads(computing_threads(workers, processes))
         fresh = self.fresh and stage == "train"
-        return DataLoader(
+        return (ResumableLoader if stage == "train" else DataLoader)(
             source,  # type: ignore[arg-type]  # a sequence of chips is a data set, whatever its class
             batch_sampler=EpochBatches(len(source), self.batch_size, seed, rank, processes, fresh),
             collate_fn=collate,

@@ -73,7 +73,8 @@ def _native(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
 class EpochBatches(Sampler[list[int]]):
     """Index lists of one epoch's batches: all samples once, divided as evenly as can be.
 
-    The order follows from seed and epoch alone, so a resumed run goes on as an uninterrupted one. With several
+    The order follows from seed and epoch alone, so a resumed run goes on as an uninterrupted one: with ``first`` set
+    to the number of batches that it has had, in the middle of an epoch. With several
     processes each takes every n-th sample, never one that another has. Where they do not divide evenly, training
     leaves out the last few of the shuffled samples (others in every epoch), because processes have to make as many
     steps; validation leaves out none.
@@ -98,7 +99,7 @@ class EpochBatches(Sampler[list[int]]):
         fresh: bool = False,
     ) -> None:
         self.count, self.batch_size, self.seed, self.fresh = count, batch_size, seed, fresh
-        self.rank, self.processes, self.epoch = rank, processes, 0
+        self.rank, self.processes, self.epoch, self.first = rank, processes, 0, 0
 
     @property
     def sampler(self) -> EpochBatches:
@@ -120,7 +121,8 @@ class EpochBatches(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         first = self.epoch * self.count if self.fresh else 0
         own = [first + index for index in self.own()]
-        for part in np.array_split(np.arange(len(own)), len(self)) if own else []:
+        parts = np.array_split(np.arange(len(own)), len(self)) if own else []
+        for part in parts[self.first :]:
             yield [own[int(i)] for i in part]
 
     def __len__(self) -> int:

@@ -11,12 +11,15 @@ from typing import Any
 
 import torch
 
+from src.atomic import whole_file
 from src.errors import UserError
 from src.models.network import Network, build_network
 from src.spec import NetworkSpec, git_revision, software_versions
 
 PREFIX = "network."
 """Where a checkpoint's state dict keeps the :class:`Network` (the attribute of the LightningModule)."""
+UNFINISHED = ".partial"
+"""Suffix of a checkpoint that is being written: never one by which a checkpoint is found."""
 ONNX = ".onnx"
 """Suffix of an exported network."""
 _VALIDATION_IOU = re.compile(r"val_iou_(\d+(?:\.\d+)?)")
@@ -128,16 +131,27 @@ def load_network(path: str | Path) -> tuple[Network, NetworkSpec]:
 
 def save_network(path: str | Path, network: Network, spec: NetworkSpec, config: Mapping[str, Any]) -> None:
     """Write a network as a checkpoint that eval, predict and ``init_from`` take (no optimiser to resume)."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    content = {
+        "state_dict": {PREFIX + key: value for key, value in network.state_dict().items()},
+        "hyper_parameters": hyper_parameters(spec, config),
+    }
+    write_checkpoint(path, content)
+
+
+def write_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Write a checkpoint, whole or not at all, also if the process is killed or the power fails meanwhile.
+
+    Raises:
+        UserError: There is no room for it, or the folder cannot be written to.
+    """
     try:
-        torch.save(
-            {
-                "state_dict": {PREFIX + key: value for key, value in network.state_dict().items()},
-                "hyper_parameters": hyper_parameters(spec, config),
-            },
-            partial,
-        )
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        with whole_file(path, UNFINISHED) as partial, partial.open("wb") as file:
+            torch.save(dict(content), file)
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, RuntimeError) as error:  # PyTorch's writer may hide what the system has said
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "no more could be written"
+        raise UserError(
+            f"{path} cannot be written ({reason}); expected room for a checkpoint. What stood there before is kept: "
+            "free some space, and go on with resume=last."
+        ) from error

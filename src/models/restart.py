@@ -28,13 +28,18 @@ _DESCRIBES = {
 """Keys of a spec that have to be the same in a resumed run, and what to call them."""
 
 
-def find_resumable(resume: str, runs: Path, own: Path | None = None) -> Path:
+def find_resumable(resume: str, runs: Path, own: Path, *, named: bool = False) -> Path | None:
     """Find the checkpoint that ``resume=`` means.
 
     Args:
         resume: A checkpoint, a run's folder, or ``last`` for the run that was trained last.
         runs: Folder of all training runs, for ``last``.
-        own: The run's own folder if it was given one by name; ``last`` looks there first.
+        own: The run's own folder; ``last`` looks there first.
+        named: Whether the user has chosen that folder. Then ``last`` means this run and no other, and one that has no
+            checkpoint yet has to begin: the same command starts a run and, after a break, goes on with it.
+
+    Returns:
+        The checkpoint; None for a run that has to begin.
 
     Raises:
         UserError: There is none.
@@ -43,8 +48,10 @@ def find_resumable(resume: str, runs: Path, own: Path | None = None) -> Path:
         path = Path(resume)
         found = [path / LAST, path / "checkpoints" / LAST] if path.is_dir() else []
         return next((file for file in found if file.is_file()), None) or find_checkpoint(path)
-    if own is not None and (own / "checkpoints" / LAST).is_file():
+    if (own / "checkpoints" / LAST).is_file():
         return own / "checkpoints" / LAST
+    if named:
+        return None
     candidates = sorted(runs.glob(f"**/checkpoints/{LAST}"), key=lambda file: file.stat().st_mtime)
     if not candidates:
         raise UserError(
@@ -58,16 +65,17 @@ def run_folder(checkpoint: Path) -> Path:
     return checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
 
 
-def check_resumable(path: Path, spec: NetworkSpec, epochs: int) -> int:
+def check_resumable(path: Path, spec: NetworkSpec, epochs: int, *, finished: bool = False) -> int:
     """See that a checkpoint belongs to the run that is to be resumed.
 
     Args:
         path: The checkpoint.
         spec: The network that was just configured.
         epochs: ``trainer.max_epochs``.
+        finished: Whether the run may have trained all its epochs already.
 
     Returns:
-        The number of the first epoch that is still to come.
+        The number of the first epoch that is not finished; ``epochs`` and more where nothing is left to train.
 
     Raises:
         UserError: It is of another network or other data, has nothing to resume, or has finished.
@@ -82,8 +90,8 @@ def check_resumable(path: Path, spec: NetworkSpec, epochs: int) -> int:
             )
     if "optimizer_states" not in content:
         raise UserError(f"resume={path} holds weights only, nothing to resume; start from them with init_from={path}.")
-    epoch = int(content["epoch"]) + 1
-    if epoch >= epochs:
+    epoch = int(content["epoch"]) + ("train_counts" not in content)  # they are of an epoch that is not finished
+    if epoch >= epochs and not finished:
         raise UserError(f"resume={path} has trained all its {epoch} epochs; raise trainer.max_epochs={epochs}.")
     return epoch
 

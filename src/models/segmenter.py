@@ -43,6 +43,21 @@ class Tally:
         self.loss += torch.stack([loss.detach().double() * pixels, pixels.double()])
         self.chips += len(target)
 
+    def total(self) -> dict[str, Any]:
+        """Return plain numbers, of all processes together (each of them has to ask)."""
+        numbers = [self.matrix.clone(), self.loss.clone(), torch.tensor(self.chips, device=self.loss.device)]
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            for number in numbers:
+                torch.distributed.all_reduce(number)
+        matrix, loss, chips = (number.tolist() for number in numbers)
+        return {"matrix": matrix, "loss": loss, "chips": chips}
+
+    def count(self, before: Mapping[str, Any]) -> None:
+        """Add a :meth:`total`."""
+        self.matrix += torch.tensor(before["matrix"]).to(self.matrix)
+        self.loss += torch.tensor(before["loss"]).to(self.loss)
+        self.chips += int(before["chips"])
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -84,6 +99,7 @@ class Segmenter(L.LightningModule):
         self._tallies: dict[Stage, Tally] = {}
         self._outcomes: dict[Stage, Outcome] = {}
         self._pending: tuple[torch.Tensor, list[str]] | None = None
+        self._counted: dict[str, Any] | None = None
         self._began = self.seconds = 0.0
         self.rate = self.lr
 
@@ -185,7 +201,14 @@ class Segmenter(L.LightningModule):
             freeze_unused(self.network, self.spec)
 
     def on_train_start(self) -> None:
-        """Put a resumed run on its schedule, which may be longer than the one that it left."""
+        """Go on where a resumed run was: in its epoch, and on its schedule, which may have become longer."""
+        # Lightning forgets it where the loader is made before a checkpoint is loaded, as for the schedule's length.
+        self.trainer.fit_loop._load_combined_loader_states()
+        if self._counted is not None:
+            self._begin("train")
+            if self.global_rank == 0:  # the counts are those of all processes
+                self._tallies["train"].count(self._counted)
+            self._began, self._counted = time.monotonic(), None
         for entry in self.trainer.lr_scheduler_configs:
             schedule: Any = entry.scheduler
             for group, base, course in zip(
@@ -230,15 +253,16 @@ class Segmenter(L.LightningModule):
     def outcome(self, stage: Stage) -> Outcome:
         """Return what the epoch's stage came to, over all processes (each of them has to ask)."""
         if stage not in self._outcomes:
-            tally = self._tallies[stage]
-            chips = torch.tensor(tally.chips, device=self.device)
-            if self.trainer.world_size > 1:
-                for number in (tally.matrix, tally.loss, chips):
-                    torch.distributed.all_reduce(number)
-            total, pixels = tally.loss.tolist()
-            loss = total / pixels if pixels else 0.0
-            self._outcomes[stage] = Outcome(loss, Scores(tally.matrix.cpu().numpy()), int(chips))
+            counted = self._tallies[stage].total()
+            loss, pixels = counted["loss"]
+            matrix = np.array(counted["matrix"], np.int64)
+            self._outcomes[stage] = Outcome(loss / pixels if pixels else 0.0, Scores(matrix), counted["chips"])
         return self._outcomes[stage]
+
+    @property
+    def resumes_epoch(self) -> bool:
+        """Whether a resumed run is about to go on in the middle of an epoch."""
+        return self._counted is not None
 
     @property
     def has_trained(self) -> bool:
@@ -278,3 +302,9 @@ class Segmenter(L.LightningModule):
         checkpoint["hyper_parameters"] = hyper_parameters(self.spec, self.config)
         if "val" in self._outcomes:
             checkpoint["val_matrix"] = self._outcomes["val"].scores.matrix.tolist()
+        if not self.trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            checkpoint["train_counts"] = self._tallies["train"].total()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take over what the unfinished epoch of a resumed run has counted."""
+        self._counted = checkpoint.get("train_counts")

@@ -21,7 +21,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from src import run_folder
-from src.callbacks.checkpoints import BestCheckpoints
+from src.callbacks.checkpoints import BestCheckpoints, WholeCheckpoints
 from src.datamodules.base import SegmentationData
 from src.errors import UserError
 from src.models.checkpoint import load_network
@@ -72,14 +72,18 @@ def run(config: DictConfig) -> float:
     options = choose_trainer_options(**_plain({k: config.trainer[k] for k in TRAINER_KEYS}))
     data: SegmentationData = make(config.datamodule, "datamodule")
     segmenter = build_segmenter(config, data)
-    first = check_resumable(checkpoint, segmenter.spec, config.trainer.max_epochs) if checkpoint else 0
+    epochs, last = config.trainer.max_epochs, config.resume == "last"
+    first = check_resumable(checkpoint, segmenter.spec, epochs, finished=last) if checkpoint else 0
     trainer = build_trainer(config, options, first)
     data.setup()
     data.check_processes(trainer.world_size)
     if _first_process():
         if not checkpoint:
             run_folder.clear(folder)
-        run_folder.describe(folder, _plain(config), HydraConfig.get().overrides.task, first)
+        if first < epochs:
+            run_folder.describe(folder, _plain(config), HydraConfig.get().overrides.task, first)
+        else:
+            log.info("All %d epochs are trained; raise trainer.max_epochs to train on.", epochs)
     if config.lr_finder and not checkpoint:
         _find_rate(config, segmenter, data, options["precision"])
     log.info("%s", data.summary())
@@ -185,6 +189,7 @@ def build_trainer(config: DictConfig, options: dict[str, Any], first_epoch: int 
         "trainer",
         **options,
         callbacks=[callback for callback in callbacks if callback is not None],
+        plugins=[WholeCheckpoints()],
         logger=loggers,
         default_root_dir=config.output_dir,
         num_sanity_val_steps=0,
@@ -237,8 +242,11 @@ def _resumed(config: DictConfig) -> Path | None:
     if config.resume is not None:
         if config.init_from is not None:
             raise UserError("resume= and init_from= contradict each other; resume goes on, init_from starts anew.")
-        own = Path(config.output_dir) if config.output_dir else here
-        checkpoint = find_resumable(config.resume, Path(config.paths.logs) / "train", own)
+        named = config.output_dir is not None
+        own = Path(config.output_dir) if named else here
+        checkpoint = find_resumable(config.resume, Path(config.paths.logs) / "train", own, named=named)
+        if checkpoint is None:
+            log.info("resume=last: %s has no checkpoint yet, so the run begins", own)
     if config.output_dir is None:
         config.output_dir = str(folder_of(checkpoint) if checkpoint else here)
     if checkpoint:

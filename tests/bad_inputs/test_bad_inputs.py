@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.bad_inputs.cases import CASES, CUT, TINY, Case, make_scene
-from tests.bad_inputs.commands import files, run
+from tests.commands import files, run
 
 
 @pytest.fixture(scope="module")

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import re
 import runpy
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 TIMEOUT = 120
 """Seconds after which a command counts as hanging."""
+_numbers = itertools.count()
 PRELOADED = ["lightning", "hydra", "src.tasks.prepare", "src.tasks.train", "src.tasks.eval", "src.tasks.predict"]
 
 
@@ -40,29 +44,52 @@ class Result:
         return self.lines[0]
 
 
+class Running:
+    """A command that has been started in a folder, where its logs go, too.
+
+    It leads a process group of its own, so that a signal reaches it as Ctrl-C does: with every process that it has
+    started.
+    """
+
+    def __init__(self, task: str, *arguments: str, cwd: Path, environment: dict[str, str] | None = None) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOADED)
+        self._streams = [cwd / f".{name}-{next(_numbers)}" for name in ("stdout", "stderr")]
+        streams = [str(path) for path in self._streams]
+        arguments = (*arguments, f"paths.logs='{cwd / 'logs'}'")
+        self.process = context.Process(target=_child, args=(task, arguments, str(cwd), streams, environment or {}))
+        self.process.start()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the whole group, if it still is."""
+        assert self.process.pid is not None
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+
+    def wait(self, seconds: float = TIMEOUT) -> Result:
+        """Wait for its end; after some seconds it counts as hanging and is killed."""
+        self.process.join(seconds)
+        if self.process.is_alive():
+            self.signal(signal.SIGKILL)
+            self.process.join()
+        streams = (re.sub(r"\x1b\[[0-9;?]*\w", "", p.read_text()) if p.exists() else "" for p in self._streams)
+        result = Result(self.process.exitcode or 0, *streams)
+        for path in self._streams:
+            path.unlink(missing_ok=True)
+        return result
+
+
 def run(task: str, *arguments: str, cwd: Path, environment: dict[str, str] | None = None) -> Result:
     """Run ``python <task>.py`` in a folder, where its logs go, too."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    out, err = cwd / ".stdout", cwd / ".stderr"
-    arguments = (*arguments, f"paths.logs='{cwd / 'logs'}'")
-    process = context.Process(target=_child, args=(task, arguments, str(cwd), str(out), str(err), environment or {}))
-    process.start()
-    process.join(TIMEOUT)
-    if process.is_alive():
-        process.kill()
-        process.join()
-    result = Result(process.exitcode or 0, *(re.sub(r"\x1b\[[0-9;?]*\w", "", p.read_text()) for p in (out, err)))
-    out.unlink()
-    err.unlink()
-    return result
+    return Running(task, *arguments, cwd=cwd, environment=environment).wait()
 
 
-def _child(task: str, arguments: Sequence[str], cwd: str, out: str, err: str, environment: dict[str, str]) -> None:
+def _child(task: str, arguments: Sequence[str], cwd: str, streams: Sequence[str], environment: dict[str, str]) -> None:
     """Become the command."""
+    os.setpgid(0, 0)
     os.chdir(cwd)
     os.environ.update(environment)
-    for stream, path in ((1, out), (2, err)):
+    for stream, path in enumerate(streams, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
     script = ROOT / f"{task}.py"
     sys.argv = [str(script), *arguments]

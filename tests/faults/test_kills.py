@@ -1,0 +1,160 @@
+"""A command that is killed at any moment and started again makes what it makes undisturbed.
+
+``make test-faults`` kills each command twenty times; the ordinary suite takes a sample. Seeds are printed: the same
+``FAULTS_SEED`` draws the same moments again.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from optuna.trial import TrialState
+
+from tests.bad_inputs.cases import image, make_scene, write
+from tests.commands import run
+from tests.faults.kills import Job, survives
+from tests.sweeping import trials
+
+KILLS = int(os.environ.get("FAULTS_KILLS", "1"))
+SEED = int(os.environ.get("FAULTS_SEED", "0"))
+
+CUT = ("chip.size=16", "chip.step=16")
+TRIALS = 2
+TRAIN = (
+    "data_dir=d",
+    "model=justo_unet_simple",
+    "accelerator=cpu",
+    "batch_size=4",
+    "logger.tensorboard=null",
+)
+
+
+def same_bytes(whole: Path, broken: Path, folder: str, *but: str) -> None:
+    """Fail where two folders hold other files or other bytes, hidden ones and those named aside."""
+
+    def content(root: Path) -> dict[str, bytes]:
+        found = (path for path in (root / folder).rglob("*") if path.is_file() and path.name not in but)
+        return {str(path.relative_to(root)): path.read_bytes() for path in found if path.name[0] != "."}
+
+    first, second = content(whole), content(broken)
+    assert sorted(first) == sorted(second)
+    assert first
+    for name in first:
+        assert first[name] == second[name], name
+
+
+def same_training(whole: Path, broken: Path) -> None:
+    """Fail where two runs end with other checkpoints, weights, states of the optimiser or numbers per epoch."""
+    names = [sorted(p.name for p in (root / "run/checkpoints").iterdir()) for root in (whole, broken)]
+    assert names[0] == names[1]
+    for name in names[0]:
+        first, second = (torch.load(root / "run/checkpoints" / name, weights_only=True) for root in (whole, broken))
+        for key in ("epoch", "global_step", "state_dict", "optimizer_states", "lr_schedulers", "val_matrix"):
+            assert _equal(first[key], second[key]), f"{name}: {key}"
+    tables = []
+    for root in (whole, broken):
+        with (root / "run/metrics.csv").open() as file:
+            tables.append([{k: v for k, v in row.items() if k != "chips_per_second"} for row in csv.DictReader(file)])
+    assert tables[0] == tables[1]
+
+
+def _equal(first: Any, second: Any) -> bool:
+    if isinstance(first, torch.Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(_equal(first[key], second[key]) for key in first)
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(_equal, first, second))
+    return bool(first == second)
+
+
+def no_trial_lost(whole: Path, broken: Path) -> None:
+    """Fail where a study has too few finished trials, or parameters that were begun but not finished."""
+    del whole
+    found = trials(f"sqlite:///{broken / 'study/study.db'}", "default")
+    finished = [trial for trial in found if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    assert len(finished) == TRIALS, [(trial.number, trial.state.name) for trial in found]
+    assert all(trial.state is not TrialState.RUNNING for trial in found)
+    done = [trial.params for trial in finished]
+    assert all(trial.params in done for trial in found)
+    for trial in finished:
+        assert list((broken / "study" / str(trial.number) / "checkpoints").glob("*val_iou*.ckpt"))
+
+
+JOBS = {
+    "prepare": Job(
+        "prepare",
+        ("image=i.tif", "label=l.tif", "data_dir=new", "chip.size=16", "chip.step=8"),
+        lambda whole, broken: same_bytes(whole, broken, "new"),
+    ),
+    "train": Job(
+        "train",
+        (
+            *TRAIN,
+            "trainer.max_epochs=4",
+            "output_dir=run",
+            "resume=last",
+            "callbacks.model_checkpoint.every_n_minutes=0",
+        ),
+        same_training,
+    ),
+    "predict": Job(
+        "predict",
+        (
+            "checkpoint=good.ckpt",
+            "image=wide.tif",
+            "output=out/m.tif",
+            "window=32",
+            "vector=true",
+            "probabilities=true",
+        ),
+        lambda whole, broken: same_bytes(whole, broken, "out", "m_report.html"),
+    ),
+    "sweep": Job(
+        "train",
+        (
+            "-m",
+            *(argument for argument in TRAIN if not argument.startswith("batch_size")),
+            "hparams_search=optuna",
+            "trainer.max_epochs=2",
+            "hydra.sweep.dir=study",
+            f"hydra.sweeper.n_trials={TRIALS}",
+            "hydra.sweeper.grace=1",
+            "~hydra.sweeper.params.encoder",
+        ),
+        no_trial_lost,
+        most=2,  # a trial that dies more often counts as one that kills its process
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with scenes, a data folder and a checkpoint."""
+    folder = tmp_path_factory.mktemp("good")
+    make_scene(folder)
+    write(folder / "wide.tif", image(height=150, width=90))
+    for task, arguments in (
+        ("prepare", ("image=i.tif", "label=l.tif", "data_dir=d", *CUT)),
+        ("train", (*TRAIN, "trainer.max_epochs=1", "output_dir=run")),
+    ):
+        result = run(task, *arguments, cwd=folder)
+        assert result.code == 0, result.err
+    shutil.copy(next(folder.glob("run/checkpoints/*val_iou*.ckpt")), folder / "good.ckpt")
+    shutil.rmtree(folder / "run")
+    shutil.rmtree(folder / "logs")
+    return folder
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_a_killed_command_goes_on(name: str, good: Path, tmp_path: Path) -> None:
+    seed = zlib.crc32(f"{SEED} {name}".encode())
+    print(f"\n{name}: FAULTS_SEED={SEED}, {KILLS} kills")
+    survives(JOBS[name], good, tmp_path, KILLS, seed)
