@@ -13,7 +13,7 @@ from src.bands import Band, match_bands
 from src.datafolder import read_label
 from src.errors import UserError
 from src.labels import IGNORE, ClassTable
-from src.raster.read import RasterInfo, info_of, open_raster, read_valid, read_window
+from src.raster.read import RasterInfo, info_of, open_chip, read_valid, read_window
 from src.tables import Sample
 
 
@@ -60,7 +60,7 @@ def read_labelled(
         UserError: A file is missing or broken, image and label differ in size, the bands do not match, or a label
             value is no class.
     """
-    with open_raster(sample.image) as dataset:
+    with open_chip(sample.image) as dataset:
         info = info_of(dataset)
         chosen = match_bands(bands, info.bands, str(sample.image), by)
         image = read_window(dataset, info.window, 0, chosen)

@@ -22,7 +22,7 @@ from src.errors import UserError
 from src.grid import Window
 from src.labels import ClassTable
 from src.raster.georeference import shifted
-from src.raster.read import RasterInfo, info_of, open_raster, read_window
+from src.raster.read import RasterInfo, info_of, open_chip, read_window
 from src.spec import DatasetSpec, SceneSpec
 from src.tables import (
     PARTS,
@@ -203,7 +203,7 @@ def read_label(label: Path) -> npt.NDArray[np.uint8]:
     Raises:
         UserError: It cannot be read, or has a value that is not a whole number of 0–255.
     """
-    with open_raster(label) as dataset:
+    with open_chip(label) as dataset:
         values = read_window(dataset, info_of(dataset).window, 0, [0])[0]
     if values.dtype != np.uint8 and not np.all((values >= 0) & (values <= 255) & (values == np.floor(values))):
         raise UserError(f"{label} has values that are no classes; expected whole numbers of 0–255 (0 = unclassified).")
@@ -216,7 +216,7 @@ def value_counts(label: Path) -> npt.NDArray[np.int64]:
 
 
 def _describe_chip(image: Path) -> RasterInfo:
-    with open_raster(image) as dataset:
+    with open_chip(image) as dataset:
         return info_of(dataset)
 
 
@@ -235,7 +235,7 @@ def _measured_bands(images: Iterable[Path]) -> npt.NDArray[np.bool_]:
     """Tell which bands have at least one measurement in the chips; stops when all have."""
     found = np.zeros(0, bool)
     for image in images:
-        with open_raster(image) as dataset:
+        with open_chip(image) as dataset:
             info = info_of(dataset)
             valid = measured(read_window(dataset, info.window, 0), info.nodata)
         found = np.logical_or(found if found.size else False, valid.any(axis=(1, 2)))

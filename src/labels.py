@@ -7,6 +7,7 @@ confusion matrices know *indices* 0…n−1 in the order of the values; what is 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -39,7 +40,12 @@ class LandClass:
     color: str
 
     def __post_init__(self) -> None:
-        """Raise UserError for a value outside 1–255 or a colour that is not ``#rrggbb``."""
+        """Raise UserError for a value outside 1–255, an unprintable name or a colour that is not ``#rrggbb``."""
+        if any(unicodedata.category(letter) == "Cc" for letter in self.name):
+            raise UserError(
+                f"Class {self.value} has the name {self.name!r}; control characters are in no file "
+                "format. Give another one, for example with class_names."
+            )
         if not 1 <= self.value <= 255:
             raise UserError(
                 f"Class {self.name!r} has the value {self.value}; class values are 1–255 and 0 means unclassified. "

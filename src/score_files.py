@@ -180,7 +180,7 @@ def _rows(aggregation: str, evaluation: Evaluation, scores: Scores | ChipMeans) 
     rows: dict[str, list[Any]] = {
         "Aggregation": [aggregation] * (len(classes) + 1),
         "Class": [*map(str, classes.values), "Mean"],
-        "Name": [*classes.names, ""],
+        "Name": [*map(_text, classes.names), ""],
     }
     for metric in METRICS:
         per_class = getattr(scores, metric)
@@ -215,6 +215,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _text(name: str) -> str:
+    """Return a name that no spreadsheet takes for a formula: they come out of other people's files."""
+    return f"'{name}" if name[:1] in ("=", "+", "-", "@") else name
 
 
 def _write_csv(path: str | Path, table: pd.DataFrame) -> None:

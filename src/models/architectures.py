@@ -44,6 +44,8 @@ WITHOUT_ENCODER: dict[str, Callable[..., nn.Module]] = {
 ARCHITECTURES = WITH_ENCODER | WITHOUT_ENCODER
 
 _OURS = {"encoder_name", "encoder_weights", "in_channels", "classes", "activation", "aux_params"}
+_OF_FILES = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
+"""Arguments of timm that read files or download: options come out of checkpoints, which are data."""
 
 
 def build(
@@ -233,7 +235,7 @@ def _check_options(architecture: str, encoder: str, options: dict[str, Any]) -> 
     parameters = inspect.signature(ARCHITECTURES[architecture].__init__).parameters
     known = [name for name in parameters if name not in _OURS | {"self", "kwargs", "bands"}]
     takes_more = architecture in WITH_ENCODER and encoder.startswith(TIMM)  # they go to timm
-    unknown = [name for name in options if name in _OURS or not (name in known or takes_more)]
+    unknown = [name for name in options if name in _OURS | _OF_FILES or not (name in known or takes_more)]
     if unknown:
         raise UserError(f"model.{unknown[0]} is unknown to model={architecture}; it has {', '.join(known)}.")
 

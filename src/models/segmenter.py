@@ -54,8 +54,8 @@ class Tally:
 
     def count(self, before: Mapping[str, Any]) -> None:
         """Add a :meth:`total`."""
-        self.matrix += torch.tensor(before["matrix"]).to(self.matrix)
-        self.loss += torch.tensor(before["loss"]).to(self.loss)
+        self.matrix += self.matrix.new_tensor(before["matrix"])
+        self.loss += self.loss.new_tensor(before["loss"])
         self.chips += int(before["chips"])
 
 

@@ -32,6 +32,9 @@ warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
 
 DatasetReader = rasterio.DatasetReader
 
+CHIP_FORMATS = ["GTiff", "ENVI", "PNG"]
+"""GDAL's names of the formats that a data folder's chips may have."""
+
 
 _NANOMETRES = {"nanometers": 1.0, "nanometer": 1.0, "nm": 1.0, "micrometers": 1e3, "micrometer": 1e3, "um": 1e3}
 
@@ -92,8 +95,24 @@ def open_raster(path: str | Path) -> Iterator[rasterio.DatasetReader]:
 
 
 @contextmanager
-def reading(path: str | Path) -> Iterator[None]:
-    """Turn GDAL's errors about a file into a :class:`UserError` that names it."""
+def open_chip(path: str | Path) -> Iterator[rasterio.DatasetReader]:
+    """Open a raster of a data folder, which may come from strangers: one that holds its numbers itself.
+
+    Other formats name further files or addresses, which would be opened with it.
+
+    Raises:
+        UserError: As :func:`open_raster`; or it has another format than :data:`CHIP_FORMATS`.
+    """
+    with (
+        reading(path, f"a whole {' or '.join(CHIP_FORMATS)}"),
+        DatasetReader(os.fspath(path), driver=CHIP_FORMATS) as dataset,  # rasterio.open takes one driver only
+    ):
+        yield dataset
+
+
+@contextmanager
+def reading(path: str | Path, kind: str = "a whole file that GDAL reads") -> Iterator[None]:
+    """Turn GDAL's errors about a file into a :class:`UserError` that names it, and what ``kind`` was expected."""
     text = os.fspath(path)
     try:
         with rasterio.Env():  # in threads without one GDAL prints its warnings on stderr
@@ -103,8 +122,7 @@ def reading(path: str | Path) -> Iterator[None]:
             raise UserError(f"There is no file {text}; give the path of a raster that GDAL reads.") from error
         reason = re.sub(r"\s+", " ", str(error.__cause__ or error)).strip()
         raise UserError(
-            f"{text} cannot be read as a raster ({reason}); expected a whole file that GDAL reads. "
-            f"Check it with: gdalinfo -checksum {text}"
+            f"{text} cannot be read as a raster ({reason}); expected {kind}. Check it with: gdalinfo -checksum {text}"
         ) from error
 
 
