@@ -12,9 +12,15 @@ export MPLBACKEND := Agg
 # Test files that run at once, each on one thread: two workers of two threads each would wait for one another.
 JOBS ?= 2
 
+# What test-faults draws its moments from, and how many kills each command has to get over.
+SEED ?= 0
+KILLS ?= 20
+PYTHONS ?= 3.11 3.12 3.13
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install lock lint format types test test-postgres test-ray demo sweep tensorboard bench audit clean FORCE
+.PHONY: help install lock lint format types test test-faults test-lowest test-pythons test-postgres test-ray \
+	demo sweep tensorboard bench audit clean FORCE
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +65,26 @@ types: install ## Types, with mypy strict
 
 test: lint types ## Everything that has to pass: lint, types, tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+test-faults: install ## Kill every command twenty times and compare with undisturbed runs (about half an hour)
+	FAULTS_KILLS=$(KILLS) FAULTS_SEED=$(SEED) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults -s
+
+test-lowest: install ## Run the tests with the oldest versions that pyproject.toml allows, in a .venv-lowest of 6 GB
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-lowest
+	$(BIN)/uv pip compile pyproject.toml --extra dev --resolution lowest-direct --no-build --no-emit-index-url \
+		--quiet --output-file .venv-lowest/requirements.txt
+	$(BIN)/uv pip install --quiet --no-build --python .venv-lowest/bin/python -r .venv-lowest/requirements.txt
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n $(JOBS) --dist loadfile
+
+test-pythons: install ## Run the tests with the lock on every Python of PYTHONS that is installed, each in a .venv of 6 GB
+	for version in $(PYTHONS); do \
+		$(BIN)/uv python find --no-python-downloads $$version >/dev/null 2>&1 || \
+			{ echo "No Python $$version here: left out."; continue; }; \
+		$(BIN)/uv venv --quiet --clear --no-python-downloads --python $$version .venv-$$version && \
+		$(BIN)/uv pip install --quiet --no-build --require-hashes --python .venv-$$version/bin/python \
+			-r requirements.lock && \
+		OMP_NUM_THREADS=1 .venv-$$version/bin/python -m pytest -n $(JOBS) --dist loadfile || exit 1; \
+	done
 
 test-postgres: install ## Two processes on one study in PostgreSQL (apt-get install postgresql)
 	TEST_POSTGRES=1 $(BIN)/python -m pytest tests/test_study_postgres.py

@@ -87,6 +87,7 @@ def run(task: str, *arguments: str, cwd: Path, environment: dict[str, str] | Non
 def _child(task: str, arguments: Sequence[str], cwd: str, streams: Sequence[str], environment: dict[str, str]) -> None:
     """Become the command."""
     os.setpgid(0, 0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what it starts with & ignore Ctrl-C
     os.chdir(cwd)
     os.environ.update(environment)
     for stream, path in enumerate(streams, start=1):

@@ -153,7 +153,8 @@ def write_polygons(path: Path, batches: Iterable[Polygons], grid: RasterInfo, cl
     a, b, c, d, e, f = grid.transform
     names = dict(zip(classes.values, classes.names, strict=True))
     count = 0
-    pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": changed})
+    # The file is put on the disk once, when it is whole: SQLite would wait for the disk dozens of times.
+    pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": changed, "OGR_SQLITE_SYNCHRONOUS": "OFF"})
     try:
         for geometries, values in batches:
             placed = shapely.transform(
@@ -168,7 +169,7 @@ def write_polygons(path: Path, batches: Iterable[Polygons], grid: RasterInfo, cl
             "space or write elsewhere."
         ) from error
     finally:
-        pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": None})
+        pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": None, "OGR_SQLITE_SYNCHRONOUS": None})
     return count
 
 

@@ -90,6 +90,8 @@ def write_onnx(path: Path, network: Network, spec: NetworkSpec, metadata: dict[s
     for key, value in (metadata | {SPEC: spec.to_dict()}).items():
         entry = model.metadata_props.add()
         entry.key, entry.value = key, json.dumps(value, ensure_ascii=False)
+    for node in (*model.graph.node, *(node for function in model.functions for node in function.node)):
+        del node.metadata_props[:]  # where in whose folders the exporter has met it
     onnx.checker.check_model(model)
     with whole_file(path) as partial:
         onnx.save(model, partial)

@@ -30,7 +30,7 @@ from tests.commands import Result, Running
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 PAUSE = 0.002
 """Seconds between two looks at the folder."""
-GRACE = 60
+GRACE = 180
 """Seconds that a command may take to end when it is told to."""
 
 
