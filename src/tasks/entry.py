@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
@@ -53,6 +54,8 @@ def start(task: str, main: Callable[[], Any]) -> None:
         main()
     except (UserError, HydraException, OmegaConfBaseException, OSError, MemoryError) as error:
         _leave(task, error)
+    except yaml.MarkedYAMLError as error:
+        _leave(task, UserError(_unreadable(error)))
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -95,6 +98,12 @@ def search_before(folder: Path) -> None:
                 search_path.prepend("task", f"file://{folder}", anchor="main")
 
     Plugins.instance().register(TaskConfigs)
+
+
+def _unreadable(error: yaml.MarkedYAMLError) -> str:
+    mark = error.problem_mark
+    where = f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}" if mark else "A configuration file"
+    return f"{where} is no YAML ({error.problem}); expected keys and values, indented with spaces. Mend the file."
 
 
 def _leave(task: str, error: Exception) -> NoReturn:

@@ -183,6 +183,52 @@ def halved(folder: Path) -> None:
     cut_off("j.tif", 0.5)(folder)
 
 
+def speckled(path: str, **options: Any) -> Setup:
+    """Put NaN and both infinities into a float image, here and there."""
+    values = image(dtype="float32", **options)
+    for number, odd in enumerate((np.nan, np.inf, -np.inf)):
+        values[:, number::7, number::5] = odd
+    return put(path, values)
+
+
+def chip(change: Callable[[npt.NDArray[Any]], npt.NDArray[Any]], kind: str = "images", **profile: Any) -> Setup:
+    """Change the numbers of the first training chip, or its label's."""
+
+    def setup(folder: Path) -> None:
+        row = (folder / TRAIN).read_text().splitlines()[1].split(",")
+        path = folder / "d" / row[kind == "labels"]
+        with rasterio.open(path) as dataset:
+            values = dataset.read()
+        write(path, change(values), **profile)
+
+    return setup
+
+
+def halved_chip(folder: Path) -> None:
+    row = (folder / TRAIN).read_text().splitlines()[1].split(",")
+    cut_off(f"d/{row[0]}", 0.5)(folder)
+
+
+def swapped_columns(content: bytes) -> bytes:
+    """Give labels for images and images for labels."""
+    rows = [row.split(b",") for row in content.splitlines()[1:]]
+    return HEADER + b"".join(b",".join(row[::-1]) + b"\n" for row in rows)
+
+
+def shared_chip(folder: Path) -> None:
+    """Let a validation chip be a training chip as well."""
+    row = (folder / "d/validation_files.csv").read_bytes().splitlines()[1]
+    edited(TRAIN, lambda text: text + row + b"\n")(folder)
+
+
+def text(name: str, content: str) -> Setup:
+    def setup(folder: Path) -> None:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+
+    return setup
+
+
 AWAY = {"transform": from_origin(9e5, 58e5, 10, 10)}
 CODE = {"_target_": "os.system", "command": "touch ran"}
 EMPTY, HEADER = b"", b"image,mask\n"
@@ -218,6 +264,21 @@ CASES: tuple[Case, ...] = (
         setup=put("i.tif", np.nan * image(dtype="float32")),
         words="i.tif|measurement|nodata",
     ),
+    prepare("NaN and infinities here and there", setup=speckled("i.tif"), words=None),
+    prepare(
+        "a band of one number", setup=put("i.tif", image() * np.array([0, 1, 1, 1])[:, None, None] + 5), words=None
+    ),
+    prepare(
+        "half a scene of nodata",
+        setup=put("i.tif", image() * (np.arange(WIDTH) > WIDTH // 2), nodata=0),
+        words=None,
+    ),
+    prepare("a scene of one pixel", setup=put("i.tif", image(height=1, width=1)), words="chip"),
+    prepare(
+        "labels whose CRS is another",
+        setup=put("l.tif", label(), crs="EPSG:4326", transform=from_origin(400, 58, 1e-4, 1e-4)),
+        words="overlap",
+    ),
     prepare("300 bands", setup=put("i.tif", image(bands=300)), words=None),
     # Values of keys
     prepare("a share that is no number", "split.train=nan", words="split.train=nan|percentages"),
@@ -231,6 +292,17 @@ CASES: tuple[Case, ...] = (
     prepare("an empty path", "image=", words="image|empty path"),
     prepare("a value that Hydra cannot read", "scaler=a(1)b", words="scaler=a(1)b|quotes"),
     prepare("a typo", "chip.sise=3", words="chip.sise|did you mean"),
+    train("a typo in a group's key", "trainer.max_epoch=3", words="trainer.max_epoch|did you mean"),
+    train("a typo in a choice", "model=unett", words="unett|unet"),
+    predict("a typo in a key", "overlapp=3", words="overlapp|did you mean"),
+    evaluate("a typo in a key", "data_dir=d", "spilt=test", words="spilt|did you mean"),
+    train(
+        "a recipe with a tab",
+        "--config-dir=recipes",
+        "experiment=tab",
+        setup=text("recipes/experiment/tab.yaml", "# @package _global_\ntrainer:\n\tmax_epochs: 1\n"),
+        words="tab.yaml, line 3|spaces",
+    ),
     # Paths
     prepare("umlauts, brackets, quotes and spaces", "image=Szene (1) für Oma's Garten.tif", setup=renamed, words=None),
     predict("the same in a list", "image=[Szene (1) für Oma's Garten.tif]", setup=renamed, words=None),
@@ -240,6 +312,15 @@ CASES: tuple[Case, ...] = (
     train("a list without rows", setup=edited(TRAIN, lambda _: HEADER), words="train_files.csv|no chip"),
     train("a missing column", setup=edited(TRAIN, lambda t: t.replace(b"mask", b"maske")), words="'mask'"),
     train("semicolons", setup=edited(TRAIN, lambda t: t.replace(b",", b";")), words="image;mask"),
+    train("rows twice", setup=edited(TRAIN, lambda t: t + t.partition(b"\n")[2]), words=None),
+    train("a chip in both lists", setup=shared_chip, words="train_files.csv|validation_files.csv"),
+    train("a chip without a measurement", setup=chip(lambda v: 0 * v, nodata=0), words=None),
+    train("a chip of another size", setup=chip(lambda v: v[:, :9, :9]), words="9 × 9|16 × 16"),
+    train("a chip with a band too few", setup=chip(lambda v: v[:3]), words="3 bands|4"),
+    train("a label of another size", setup=chip(lambda v: v[:, :9], "labels"), words="9 pixels|same size"),
+    train("a label of an unknown class", setup=chip(lambda v: 0 * v + 77, "labels"), words="77|1, 2, 3"),
+    train("a chip that is half a file", setup=halved_chip, words="whole"),
+    train("image and label swapped", setup=edited(TRAIN, swapped_columns), words="bands"),
     train("BOM and CRLF", setup=edited(TRAIN, lambda t: b"\xef\xbb\xbf" + t.replace(b"\n", b"\r\n")), words=None),
     train("Windows paths", setup=edited(TRAIN, lambda t: t.replace(b"/", b"\\")), words=None),
     train("an absolute path", setup=edited(TRAIN, lambda _: HEADER + b"/etc/passwd,/etc/passwd\n"), words="outside"),
@@ -288,7 +369,11 @@ CASES: tuple[Case, ...] = (
     # Maps
     predict("too few bands", setup=put("i.tif", image(bands=3)), words="3 bands|expects 4"),
     predict("one pixel", setup=put("i.tif", image(height=1, width=1)), words=None),
-    predict("one row", setup=put("i.tif", image(height=1, width=3001)), words=None),
+    predict("one row", setup=put("i.tif", image(height=1, width=100_000)), words=None),
+    predict("one column", setup=put("i.tif", image(height=3001, width=1)), words=None),
+    predict("NaN and infinities here and there", setup=speckled("i.tif"), words=None),
+    predict("more bands than were trained on", setup=put("i.tif", image(bands=300)), words="300 bands|expects 4"),
+    predict("an output folder that is a file", "output=l.tif/m.tif", words="l.tif"),
     predict("all nodata", setup=put("i.tif", 0 * image(), nodata=0), words=None),
     predict("no CRS", setup=put("i.tif", image(), crs=None), words=None),
     predict("labels of other classes", "label=l.tif", setup=put("l.tif", 0 * label() + 9), words="l.tif|1, 2, 3"),
@@ -299,6 +384,10 @@ CASES: tuple[Case, ...] = (
     predict("a map as JPEG", "output=m.jpg", words="m.jpg|.tif"),
     predict("a map over its scene", "output=i.tif", words="the scene itself"),
     # Scores
+    evaluate("a chip with a band too few", "data_dir=d", "split=train", setup=chip(lambda v: v[:3]), words="3 bands"),
+    evaluate(
+        "chips of other classes", "data_dir=d", "split=train", setup=chip(lambda v: 0 * v + 9, "labels"), words="9"
+    ),
     evaluate("neither folder nor list", words="data_dir|csv"),
     evaluate("a list that is none", "csv=i.tif", words="i.tif|CSV"),
     evaluate("an unknown part", "data_dir=d", "split=exam", words="split=exam|validation"),

@@ -156,5 +156,5 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", JOBS)
 def test_a_killed_command_goes_on(name: str, good: Path, tmp_path: Path) -> None:
     seed = zlib.crc32(f"{SEED} {name}".encode())
-    print(f"\n{name}: FAULTS_SEED={SEED}, {KILLS} kills")
+    print(f"\n{name}: FAULTS_SEED={SEED}, {KILLS} kills", flush=True)
     survives(JOBS[name], good, tmp_path, KILLS, seed)
