@@ -30,7 +30,7 @@ def whole_file(path: str | Path, suffix: str | None = None) -> Iterator[Path]:
     """Give a name beside ``path`` to write to; it becomes ``path`` when the block ends well, else it disappears.
 
     The temporary name keeps the suffix, which some writers choose their format by, unless told another. A process that
-    is killed leaves it behind. Missing folders are made.
+    is killed leaves it behind. Missing folders are made. Errors of the system name ``path``.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,6 +38,10 @@ def whole_file(path: str | Path, suffix: str | None = None) -> Iterator[Path]:
     try:
         yield partial
         partial.replace(path)
+    except OSError as error:
+        if error.filename in (None, str(partial)):  # a full disk does not say which file it was
+            error.filename = str(path)
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

@@ -74,15 +74,8 @@ def write_geotiff(
                 dataset.update_tags(index, **band_tags(band))
             if mask is not None:
                 dataset.write_mask(mask)
-        _write_bytes(path, memory.getbuffer())
-
-
-def _write_bytes(path: str | Path, content: memoryview) -> None:
-    try:
         with whole_file(path) as partial:
-            partial.write_bytes(content)
-    except OSError as error:  # a full disk does not say which file it was
-        raise OSError(error.errno, error.strerror, str(path)) from error
+            partial.write_bytes(memory.getbuffer())
 
 
 def recode(path: Path, lookup: npt.NDArray[np.uint8]) -> None:

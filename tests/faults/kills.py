@@ -28,6 +28,8 @@ from PIL import Image
 from tests.commands import Result, Running
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+TRAIN = ("data_dir=d", "model=justo_unet_simple", "accelerator=cpu", "batch_size=4", "logger.tensorboard=null")
+"""A training of a second."""
 PAUSE = 0.002
 """Seconds between two looks at the folder."""
 GRACE = 180

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import os
-import shutil
 import zlib
 from pathlib import Path
 from typing import Any
@@ -17,23 +16,13 @@ import pytest
 import torch
 from optuna.trial import TrialState
 
-from tests.bad_inputs.cases import image, make_scene, write
-from tests.commands import run
-from tests.faults.kills import Job, survives
+from tests.faults.kills import TRAIN, Job, survives
 from tests.sweeping import trials
 
 KILLS = int(os.environ.get("FAULTS_KILLS", "1"))
 SEED = int(os.environ.get("FAULTS_SEED", "0"))
 
-CUT = ("chip.size=16", "chip.step=16")
 TRIALS = 2
-TRAIN = (
-    "data_dir=d",
-    "model=justo_unet_simple",
-    "accelerator=cpu",
-    "batch_size=4",
-    "logger.tensorboard=null",
-)
 
 
 def same_bytes(whole: Path, broken: Path, folder: str, *but: str) -> None:
@@ -133,24 +122,6 @@ JOBS = {
         most=2,  # a trial that dies more often counts as one that kills its process
     ),
 }
-
-
-@pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with scenes, a data folder and a checkpoint."""
-    folder = tmp_path_factory.mktemp("good")
-    make_scene(folder)
-    write(folder / "wide.tif", image(height=150, width=90))
-    for task, arguments in (
-        ("prepare", ("image=i.tif", "label=l.tif", "data_dir=d", *CUT)),
-        ("train", (*TRAIN, "trainer.max_epochs=1", "output_dir=run")),
-    ):
-        result = run(task, *arguments, cwd=folder)
-        assert result.code == 0, result.err
-    shutil.copy(next(folder.glob("run/checkpoints/*val_iou*.ckpt")), folder / "good.ckpt")
-    shutil.rmtree(folder / "run")
-    shutil.rmtree(folder / "logs")
-    return folder
 
 
 @pytest.mark.parametrize("name", JOBS)
