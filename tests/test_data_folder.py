@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from src.datafolder import read_data_folder
 from src.errors import UserError
@@ -193,6 +196,47 @@ def test_a_summary_survives_the_csv(tmp_path: Path) -> None:
     write_summary(tmp_path / "s.csv", summary)
     assert read_summary(tmp_path / "s.csv") == summary
     assert (tmp_path / "s.csv").read_text().splitlines()[1] == "1,30,75.0,10,100.0,0,0.0,0.25,1000,Yes"
+
+
+NAMES = st.text(st.characters(blacklist_categories=("C", "Z"), blacklist_characters="/\\"), min_size=1, max_size=20)
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@given(st.lists(NAMES, unique=True, max_size=8), st.booleans())
+def test_any_names_survive_a_chip_list(names: list[str], excel: bool) -> None:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "list.csv"
+        rows = [(f"{name}.tif", f"{name}.tif") for name in names]
+        for name, _ in rows:
+            (path.parent / name).touch()
+        write_samples(path, rows)
+        if excel:
+            path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+        assert [(sample.image.name, sample.label.name) for sample in read_samples(path)] == rows
+
+
+@given(st.lists(st.tuples(NUMBERS, st.floats(0, 1e300)), max_size=9), st.one_of(st.none(), st.integers(1, 10**6)))
+def test_any_statistics_survive_their_csv(bands: list[tuple[float, float]], scaler: int | None) -> None:
+    table = BandTable(tuple(mean for mean, _ in bands), tuple(std for _, std in bands))
+    with TemporaryDirectory() as folder:
+        write_statistics(Path(folder) / "s.csv", table, scaler)
+        assert read_statistics(Path(folder) / "s.csv") == table
+
+
+@given(
+    st.dictionaries(st.integers(1, 255), st.tuples(*[st.integers(0, 10**12)] * 3), min_size=1, max_size=9),
+    st.floats(0.0001, 1),
+    st.one_of(st.none(), st.integers(1, 99_999)),
+    st.booleans(),
+)
+def test_any_summary_survives_its_csv(
+    counts: dict[int, tuple[int, int, int]], weight: float, scaler: int | None, background: bool
+) -> None:
+    rows = tuple(ClassRow(value, counts[value], weight) for value in sorted(counts))
+    summary = Summary(rows, scaler, background)
+    with TemporaryDirectory() as folder:
+        write_summary(Path(folder) / "s.csv", summary)
+        assert read_summary(Path(folder) / "s.csv") == summary
 
 
 def test_class_weights_are_one_minus_the_share_and_never_zero() -> None:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -323,6 +324,19 @@ def test_a_mask_an_alpha_band_nan_and_nodata_in_any_band_are_no_measurements(tmp
         valid = np.concatenate([rasters.read(s.image)[:3, _valid(s.label, gap)] for s in folder.samples("train")], 1)
         np.testing.assert_allclose(folder.statistics.mean, valid.astype(np.float64).mean(1), rtol=1e-9)
         np.testing.assert_allclose(folder.statistics.std, valid.astype(np.float64).std(1), rtol=1e-9)
+
+
+def test_how_many_threads_cut_makes_no_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.random.default_rng(0).integers(1, 999, (3, 90, 70)).astype(np.uint16)
+    image = rasters.write(tmp_path / "i.tif", pixels)
+    label = rasters.write(tmp_path / "l.tif", (pixels[0] % 3 + 1).astype(np.uint8))
+    found = []
+    for threads in (1, 5):
+        monkeypatch.setattr("src.preparation.cutting.cores", lambda threads=threads: threads)
+        prepare(settings(image, label), tmp_path / "data")
+        found.append(digest(tmp_path / "data"))
+        shutil.rmtree(tmp_path / "data")
+    assert found[0] == found[1]
 
 
 def _valid(chip: Path, gap: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

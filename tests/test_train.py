@@ -265,6 +265,23 @@ def test_resume_last_goes_on_in_the_runs_own_folder(trained: tuple[Path, str], c
     assert f"{best:.4f}" in find_checkpoint(run).name
 
 
+@pytest.mark.usefixtures("trained")
+def test_one_command_begins_a_run_goes_on_with_it_and_says_that_it_is_done(
+    composed: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = tmp_path / "run"
+    command = ("resume=last", f"output_dir={run}", "trainer.max_epochs=1", *SMALL)
+    with caplog.at_level(logging.INFO):
+        score = train.run(composed(*command))  # and not with the run that was trained last
+        assert f"resume=last: {run} has no checkpoint yet, so the run begins" in caplog.text
+        (run / "report.html").unlink()
+        assert train.run(composed(*command)) == score
+    assert "All 1 epochs are trained; raise trainer.max_epochs to train on." in caplog.text
+    assert (run / "report.html").is_file()
+    assert sorted(path.name for path in run.glob("run*.json")) == ["run.json"]
+    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 0
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
