@@ -15,9 +15,7 @@ from src.datamodules.base import DataDescription, SegmentationData, Stage
 from src.datamodules.batches import Chip
 from src.errors import UserError
 from src.spec import DatasetSpec
-from src.tables import Part, Sample, list_name
-
-_LEARNED: tuple[Part, ...] = ("train", "validation")
+from src.tables import Sample
 
 log = logging.getLogger(__name__)
 
@@ -82,16 +80,6 @@ class ChipData(SegmentationData):
                 "(the demo's is data/demo/chips)."
             )
         self.folder: DataFolder = read_data_folder(data_dir)
-        self._check_apart()
-
-    def _check_apart(self) -> None:
-        """Raise UserError if a chip is trained on and validated on: its score would say nothing."""
-        train, validation = ({s.image for s in self.folder.samples(part)} for part in _LEARNED)
-        if both := sorted(train & validation):
-            raise UserError(
-                f"{both[0]} stands in both {list_name('train')} and {list_name('validation')} of {self.folder.path}; "
-                "expected each chip in one of them. Take it out of one, or run prepare.py again."
-            )
 
     def describe(self) -> DataDescription:
         """Return what the data folder says of itself."""

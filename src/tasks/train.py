@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -242,7 +242,7 @@ def _resumed(config: DictConfig) -> Path | None:
     if config.resume is not None:
         if config.init_from is not None:
             raise UserError("resume= and init_from= contradict each other; resume goes on, init_from starts anew.")
-        named = config.output_dir is not None or _has_chosen_folder(HydraConfig.get().overrides.hydra)
+        named = config.output_dir is not None
         own = Path(config.output_dir) if config.output_dir is not None else here
         checkpoint = find_resumable(config.resume, Path(config.paths.logs) / "train", own, named=named)
         if checkpoint is None:
@@ -254,11 +254,6 @@ def _resumed(config: DictConfig) -> Path | None:
         if Path(config.output_dir).resolve() != here.resolve():
             _log_to(Path(config.output_dir) / "train.log")
     return checkpoint
-
-
-def _has_chosen_folder(overrides: Iterable[str]) -> bool:
-    """Tell whether Hydra's folder was given; processes but the first get ``.``, see ``arrange``."""
-    return any(entry.startswith("hydra.run.dir=") and not entry.endswith("=.") for entry in overrides)
 
 
 def _find_rate(config: DictConfig, segmenter: Segmenter, data: SegmentationData, precision: str) -> None:
