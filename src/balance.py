@@ -1,7 +1,8 @@
 """Balancing parts of a fixed size: which chips go where, so that all parts have the same shares of the classes.
 
-A search by swaps: from random starts, the swap of two chips that helps most is made until none helps. All starts
-go ahead at once as one array, and where there are few enough assignments all of them are looked at instead.
+Where the two smaller parts are a few chips, the best of their pairs is found, exactly if there are few enough of them.
+Else, and from the best pairs where they were drawn by chance, a search by swaps: the swap of two chips that helps most
+is made until none helps, from several starts at once as one array.
 `python scripts/bench.py split` compares it with 100 000 random permutations.
 """
 
@@ -9,9 +10,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import combinations, cycle, islice
+from itertools import chain, combinations, cycle, islice
 
 import numpy as np
 import numpy.typing as npt
@@ -22,12 +23,18 @@ Singles = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.intp]
 
 TRAIN = 0
-_EXHAUSTIVE = 60_000
-"""Assignments up to which all are looked at."""
-_PROMISING = 300
-"""Assignments that are looked at first, to know what a good one costs."""
+_ENUMERATED = 8_000
+"""Ways to choose a part's chips up to which all are looked at."""
+_DRAWN = 600
+"""Ways that are looked at where there are more, drawn by chance."""
+_KEPT = 60
+"""Promising ways of each of two parts that are paired first, to know what a good pair costs."""
+_PAIRS = 200_000
+"""Pairs up to which all that can be the best are looked at."""
+_FEW = 6
+"""Chips in the second largest part up to which pairs are better starts than chance."""
 _STARTS = 64
-_ELEMENTS = 12_000
+_ELEMENTS = 3_000
 """Numbers in the arrays of one step where all swaps are looked at: they bound the starts."""
 _SAMPLED = 4_000
 """The same where there are too many swaps for that: a start looks at so many of them, chosen by chance, in a step."""
@@ -110,11 +117,10 @@ class _Problem:
 
     def solve(self, generator: np.random.Generator) -> list[Indices]:
         """Return the members of each part."""
-        count, small = len(self.counts), sorted(self.sizes)[:-1]
-        few = math.prod(math.comb(count, size) for size in small) <= _EXHAUSTIVE
-        if few and len(small) == 2 and count == sum(self.sizes):
-            return self._best_of_all()
-        return self._search(generator)
+        everything = sum(self.sizes) == len(self.counts)
+        if everything and len(self.sizes) == 3 and sorted(self.sizes)[1] <= _FEW:
+            return self._pair(generator)
+        return self._search(generator, None)
 
     @cached_property
     def pixels(self) -> Singles:
@@ -138,50 +144,58 @@ class _Problem:
         """
         cost = _spread([_shares(pixels) for pixels in sums])
         for part, pixels in enumerate(sums):
-            cost = cost + self._absences(part, pixels)
+            cost = cost + self.absences(part, pixels)
         return cost
 
-    def _absences(self, part: int, sums: Singles) -> Singles:
-        """Return what the classes cost that a part lacks, given (k + 1) × … :attr:`pixels`."""
+    def absences(self, part: int, sums: Singles) -> Singles:
+        """Return what the classes cost that a part lacks, given (k + 1) × … :attr:`pixels` of it."""
         absent = sums[:-1] < self.least[part].reshape(-1, *[1] * (sums.ndim - 1))
         return np.asarray(_ABSENCE * absent.view(np.uint8).sum(0, dtype=np.uint8))
 
-    def _best_of_all(self) -> list[Indices]:
-        """Look at every assignment: choose the two smaller parts, the third is what remains.
+    def _pair(self, generator: np.random.Generator) -> list[Indices]:
+        """Choose the two smaller parts, as the third is what remains: the best pair, or search from good ones.
 
-        What the two alone cost is less than what all three do. Where it is more already than a good assignment's
-        cost, the third need not be looked at; that is most of them.
+        With the mean distance c between three parts no two of them are further apart than 1.5 c. The whole is a mixture
+        of them, so a part that has the share w of its pixels is no further from it than 1.5 c (1 − w). What is further
+        away need not be paired to find a better pair.
         """
-        order = np.argsort(self.sizes, kind="stable").tolist()
-        chips = np.arange(len(self.counts))
-        small = [np.array(list(combinations(chips.tolist(), self.sizes[part]))) for part in order[:2]]
-        sums = [self.pixels[:, members].sum(2) for members in small]
-        least = np.add.outer(*(self._absences(part, pixels) for part, pixels in zip(order, sums, strict=False)))
-        for one, other in zip(*map(_shares, sums), strict=True):
-            least += np.abs(np.subtract.outer(one, other)) / np.float32(3)
-        least[np.bitwise_and.outer(*((1 << members).sum(1) for members in small)) != 0] = np.inf
+        small = [_Choices.of(self, part, generator) for part in np.argsort(self.sizes, kind="stable")[:2].tolist()]
+        promising = [choices.best(_KEPT) for choices in small]
+        cost = self._costs(*promising)
+        possible = [choices.up_to(float(cost.min() + _GAIN)) for choices in small]
+        if all(choices.complete for choices in small) and math.prod(len(p.least) for p in possible) <= _PAIRS:
+            pairs = np.array([self._costs(*possible).argmin()])
+            return _Starts.of(self, self.sizes, self._orders(possible, pairs)).best()
+        pairs = np.argpartition(cost, min(_STARTS, cost.size) - 1, axis=None)[:_STARTS]
+        pairs = pairs[np.isfinite(cost.flat[pairs])]
+        return self._search(generator, self._orders(promising, pairs) if pairs.size else None)
 
-        def costs(places: Indices) -> Singles:
-            first, second = (pixels[:, at] for pixels, at in zip(sums, np.divmod(places, least.shape[1]), strict=True))
-            parts = {order[0]: first, order[1]: second, order[2]: self.pixels.sum(1)[:, None] - first - second}
-            return np.maximum(self.cost([parts[part] for part in range(3)]), least.flat[places])  # no chip in two
+    def _costs(self, first: _Choices, second: _Choices) -> Singles:
+        """Return what each pair of two parts' choices costs, infinity where they share a chip."""
+        one, other = first.sums[:, :, None], second.sums[:, None]
+        parts = {first.part: one, second.part: other}
+        parts[3 - first.part - second.part] = self.pixels.sum(1)[:, None, None] - one - other
+        return np.where(first.inside @ second.inside.T > 0, np.inf, self.cost([parts[part] for part in range(3)]))
 
-        promising = np.argpartition(least, min(_PROMISING, least.size - 1), axis=None)[:_PROMISING]
-        possible = np.flatnonzero(least <= costs(promising).min() + _GAIN)
-        i, j = divmod(int(possible[costs(possible).argmin()]), least.shape[1])
-        found = {order[0]: small[0][i], order[1]: small[1][j]}
-        found[order[2]] = np.setdiff1d(chips, np.concatenate(list(found.values())))
-        return [found[part] for part in range(3)]
+    def _orders(self, choices: Sequence[_Choices], pairs: Indices) -> Indices:
+        """Turn pairs, by their place in :meth:`_costs`, into assignments: pairs × n chips, part after part."""
+        places = np.divmod(pairs, len(choices[1].least))
+        part = np.full((len(pairs), len(self.counts)), 3 - choices[0].part - choices[1].part)
+        for chosen, at in zip(choices, places, strict=True):
+            part[chosen.inside[at] > 0] = chosen.part
+        return np.argsort(part, axis=1, kind="stable")
 
-    def _search(self, generator: np.random.Generator) -> list[Indices]:
-        """Swap chips between parts, from several starts at once; the best start wins."""
+    def _search(self, generator: np.random.Generator, orders: Indices | None) -> list[Indices]:
+        """Swap chips between parts, from several starts at once, given or by chance; the best start wins."""
         rest = len(self.counts) - sum(self.sizes)
         groups = (*self.sizes, rest) if rest else self.sizes
         pairs = list(combinations(range(len(groups)), 2))
         numbers = len(self.pixels) * max((groups[a] * groups[b] for a, b in pairs), default=1)
         count = int(np.clip(_ELEMENTS // numbers, 1, _STARTS))
         limit = None if numbers <= _ELEMENTS else max(2, math.isqrt(_SAMPLED // len(self.pixels)))
-        starts = _Starts.at_random(self, groups, count, generator)
+        if orders is None:
+            orders = generator.permuted(np.tile(np.arange(sum(groups)), (count, 1)), axis=1)
+        starts = _Starts.of(self, groups, orders[:count])
         patience, idle = len(pairs) * (1 if limit is None else _PATIENCE), 0
         for pair in islice(cycle(pairs), _STEPS if pairs else 0):
             idle = 0 if starts.swap(pair, limit, generator) else idle + 1
@@ -207,6 +221,53 @@ def _spread(shares: Sequence[Singles]) -> Singles:
 
 
 @dataclass(frozen=True)
+class _Choices:
+    """Ways to choose the chips of a part.
+
+    Attributes:
+        part: The part.
+        inside: ways × n, 1 for a chip that is in it.
+        sums: (k + 1) × ways pixels.
+        least: What an assignment costs at least that has this part; see :meth:`_Problem._pair`.
+        complete: Whether these are all ways.
+    """
+
+    part: int
+    inside: Singles
+    sums: Singles
+    least: Singles
+    complete: bool
+
+    @classmethod
+    def of(cls, problem: _Problem, part: int, generator: np.random.Generator) -> _Choices:
+        """Look at all ways if they are few enough, else at some that are drawn by chance."""
+        count, size = len(problem.counts), problem.sizes[part]
+        complete = math.comb(count, size) <= _ENUMERATED
+        if complete:
+            chosen = np.fromiter(chain.from_iterable(combinations(range(count), size)), np.intp).reshape(-1, size)
+        else:
+            chosen = generator.random((_DRAWN, count), np.float32).argpartition(size - 1, axis=1)[:, :size]
+        inside = np.zeros((len(chosen), count), np.float32)
+        np.put_along_axis(inside, chosen, np.float32(1), axis=1)
+        sums = problem.pixels @ inside.T
+        whole = problem.pixels[:-1].sum(1)[:, None]
+        others = np.maximum(1 - sums[-1], _NOTHING)
+        least = _spread([_shares(sums), whole]) / (np.float32(1.5) * others) + problem.absences(part, sums)
+        return cls(part, inside, sums, least, complete)
+
+    def best(self, count: int) -> _Choices:
+        """Keep those that cost least."""
+        return self._only(np.argpartition(self.least, min(count, len(self.least)) - 1)[:count])
+
+    def up_to(self, cost: float) -> _Choices:
+        """Keep those that may cost no more."""
+        return self._only(np.flatnonzero(self.least <= cost))
+
+    def _only(self, at: Indices) -> _Choices:
+        return replace(self, inside=self.inside[at], sums=self.sums[:, at], least=self.least[at])
+
+
+@dataclass(frozen=True)
 class _Starts:
     """Assignments on their way to a better one, all at once.
 
@@ -225,11 +286,8 @@ class _Starts:
     cost: Singles
 
     @classmethod
-    def at_random(
-        cls, problem: _Problem, groups: tuple[int, ...], count: int, generator: np.random.Generator
-    ) -> _Starts:
-        """Assign chips by chance, ``count`` times."""
-        order = generator.permuted(np.tile(np.arange(sum(groups)), (count, 1)), axis=1)
+    def of(cls, problem: _Problem, groups: tuple[int, ...], order: Indices) -> _Starts:
+        """Sum up and judge assignments."""
         sums = [problem.pixels[:, chosen].sum(2) for chosen in np.split(order, np.cumsum(groups)[:-1], axis=1)]
         return cls(problem, groups, order, sums, problem.cost(sums[: len(problem.sizes)]))
 
