@@ -104,7 +104,7 @@ JOBS = {
             "vector=true",
             "probabilities=true",
         ),
-        lambda whole, broken: same_bytes(whole, broken, "out", "m_report.html"),
+        lambda whole, broken: same_bytes(whole, broken, "out", "m_report.html", "m.json"),
     ),
     "sweep": Job(
         "train",
