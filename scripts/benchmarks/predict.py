@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -47,10 +48,12 @@ def measure(options: Options) -> list[Row]:
     architecture = place(copy.deepcopy(network.architecture), device)
     batch = fastest_batch(architecture, device)
     bare = bare_forward(architecture, batch, max(1, round(2e6 / (len(batch) * batch.shape[-1] ** 2))))
-    output = options.folder / "map.tif"
+    made = options.folder / "made"
+    output = made / "map.tif"
     computed: list[float] = []
 
     def ours() -> float:
+        shutil.rmtree(made, ignore_errors=True)  # a finished map is left as it is
         found = map_scene(mapper, str(files.image), output)
         computed.append(found.plan.computed_pixels / SIDE**2)
         return SIDE**2 / 1e6
