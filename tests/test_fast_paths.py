@@ -158,3 +158,17 @@ def test_larger_windows_map_what_small_ones_map(mapper: Mapper, scene: SceneFile
         for window in (CHIP, 192)
     ]
     assert (maps[0] == maps[1]).mean() > 0.95
+
+
+def test_a_training_step_learns_the_same_in_either_layout(mapper: Mapper) -> None:
+    """In float64, since rounding alone decides many of a ReLU's zeros in float32."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(2, 4, 48, 48, generator=generator, dtype=torch.float64)
+    target = torch.randint(0, 5, (2, 48, 48), generator=generator)
+    gradients = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        architecture = copy.deepcopy(mapper.network.architecture).double().train().to(memory_format=layout)
+        torch.manual_seed(0)  # of the dropout
+        F.cross_entropy(architecture(image.contiguous(memory_format=layout)), target).backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in architecture.parameters() if p.grad is not None]))
+    assert float((gradients[0] - gradients[1]).norm() / gradients[0].norm()) < 1e-9

@@ -37,6 +37,22 @@ def test_an_unknown_accelerator_lists_the_known_ones() -> None:
 
 
 @pytest.mark.parametrize(
+    ("device", "capability", "name", "expected"),
+    [
+        ("cpu", "AVX2", "32-true", torch.contiguous_format),
+        ("cpu", "AVX2", "bf16-mixed", torch.channels_last),
+        ("cpu", "AVX512", "32-true", torch.channels_last),
+        ("cuda", "AVX2", "32-true", torch.channels_last),
+    ],
+)
+def test_training_lays_out_memory_as_backward_passes_want_it(
+    monkeypatch: pytest.MonkeyPatch, device: str, capability: str, name: str, expected: torch.memory_format
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert precision.training_layout(torch.device(device), name) is expected
+
+
+@pytest.mark.parametrize(
     ("flags", "expected"), [({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({}, False)]
 )
 def test_bfloat16_only_where_the_cpu_has_instructions_for_it(

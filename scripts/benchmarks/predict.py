@@ -25,7 +25,10 @@ from src.models.precision import choose_device, place
 CHIP = 224
 MARGIN = 45
 """20 % of a tile on each side."""
-SIDE = 2048
+SIDE = 4096
+"""Large enough for the search for the fastest window to pay."""
+AROUND = 512
+"""Pixels around the tiles that one forward pass over the scene sees too."""
 TILES = 5
 """Tiles down and across in a turn of the tile-by-tile way."""
 GOAL, GOAL_OTHERS = 0.9, 6.0
@@ -99,14 +102,17 @@ def map_tile_by_tile(network: Network, image: Path, tiles: npt.NDArray[np.uint8]
 @torch.inference_mode()
 def _agreement(network: Network, files: SceneFiles, output: Path, tiles: npt.NDArray[np.uint8]) -> Row:
     """Compare both maps with one float32 forward pass over the whole scene, in the part that both have."""
+    first, side = (SIDE - len(tiles)) // 2, len(tiles) + 2 * AROUND
+    start = (first - AROUND) // 32 * 32  # as in a pass over all of it, whose coarsest cells are 32 px across
     with rasterio.open(files.image) as dataset:
-        numbers = torch.from_numpy(dataset.read())[None].to(network.scale.device)
-    valid = torch.ones(1, SIDE, SIDE, dtype=torch.bool, device=numbers.device)
-    first = (SIDE - len(tiles)) // 2
-    middle = np.s_[first : first + len(tiles), first : first + len(tiles)]
-    whole = network(numbers, valid).argmax(1)[0].cpu().numpy()[middle]
+        numbers = torch.from_numpy(dataset.read(window=Window(start, start, side, side)))[None]
+    side = side // 32 * 32
+    numbers = numbers[..., :side, :side].to(network.scale.device)
+    valid = torch.ones(1, side, side, dtype=torch.bool, device=numbers.device)
+    inside = slice(first - start, first - start + len(tiles))
+    whole = network(numbers, valid).argmax(1)[0].cpu().numpy()[inside, inside]
     with rasterio.open(output) as dataset:
-        mapped = dataset.read(1)[middle] - 1
+        mapped = dataset.read(1, window=Window(first, first, len(tiles), len(tiles))) - 1
     ours, theirs = (float((one == whole).mean()) for one in (mapped, tiles))
     return Row(
         step="predict: pixels as in one pass over the scene",

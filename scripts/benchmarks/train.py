@@ -19,7 +19,7 @@ from src.augmentation import Augmentation
 from src.datamodules.chips import ChipData
 from src.models.losses import CrossEntropy
 from src.models.optimization import Optimization
-from src.models.precision import autocast, choose_device, place, prefers_bf16
+from src.models.precision import autocast, choose_device, prefers_bf16, training_layout
 from src.models.segmenter import Segmenter
 from src.preparation.prepare import prepare
 from src.preparation.settings import Preparation
@@ -115,9 +115,11 @@ def _segmenter(data: ChipData, architecture: str, encoder: str, frozen: bool) ->
 
 
 def _bare(segmenter: Segmenter, device: torch.device) -> Run:
-    architecture = place(copy.deepcopy(segmenter.network.architecture), device)
+    precision = str(choose_trainer_options("auto", "auto" if device.type == "cpu" else 1, "auto")["precision"])
+    layout = training_layout(device, precision)
+    architecture = copy.deepcopy(segmenter.network.architecture).to(device).to(memory_format=layout)
     optimizer = torch.optim.AdamW(architecture.parameters(), lr=0.001, fused=True)
-    image = random_batch((BATCH, CHIP, CHIP), device)
+    image = random_batch((BATCH, CHIP, CHIP), device).contiguous(memory_format=layout)
     return bare_training(architecture, image, _target(device), optimizer, STEPS, partial(autocast, device))
 
 

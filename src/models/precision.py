@@ -86,6 +86,20 @@ def check_compiler(device: torch.device) -> None:
         ) from error
 
 
+def training_layout(device: torch.device, precision: str) -> torch.memory_format:
+    """Choose how images and kernels lie in memory in training: channels last, with one exception.
+
+    In float32 on a CPU with AVX2 only, backward passes are slower that way: a step of a U-Net with resnet18 takes 8 %
+    less time channels first (one of a SegFormer with a ConvNeXt 3 % more).
+
+    Args:
+        device: Where the network is trained.
+        precision: Lightning's name of it.
+    """
+    only_avx2 = device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"
+    return torch.contiguous_format if only_avx2 and precision == "32-true" else torch.channels_last
+
+
 def precision_name(device: torch.device, network: Network) -> str:
     """How a log line calls what a network computes with there: ``bfloat16`` or ``float32``."""
     return "bfloat16" if prefers_bf16(device) and not network.full_precision else "float32"

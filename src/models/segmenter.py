@@ -21,6 +21,7 @@ from src.models.distributed import channels_last, freeze_unused, share_buffers
 from src.models.encoders import NO_ENCODER
 from src.models.network import Network
 from src.models.optimization import Optimization
+from src.models.precision import training_layout
 from src.scores import Scores, confusion_matrix
 from src.spec import NetworkSpec
 
@@ -93,6 +94,7 @@ class Segmenter(L.LightningModule):
     ) -> None:
         super().__init__()
         self.network, self.spec, self.loss = channels_last(network), spec, loss
+        self.layout: torch.memory_format = torch.channels_last
         self.optimization, self.seed, self.config = optimization, seed, dict(config or {})
         self.augmentation = augmentation if augmentation is not None and augmentation.changes else None
         self.lr = optimization.lr
@@ -164,7 +166,7 @@ class Segmenter(L.LightningModule):
         pixels = Pixels(self.network.normalize(batch.image, batch.valid), batch.target, batch.valid)
         if seed is not None and self.augmentation is not None:
             pixels = self.augmentation(pixels, seed)
-        image = pixels.image.contiguous(memory_format=torch.channels_last)
+        image = pixels.image.contiguous(memory_format=self.layout)
         target = torch.where(pixels.valid, pixels.target, IGNORE)
         logits: torch.Tensor = self.network.architecture(image)
         return self.loss(logits, target), target, logits.detach().argmax(1)
@@ -196,7 +198,12 @@ class Segmenter(L.LightningModule):
         self._began = time.monotonic()
 
     def setup(self, stage: str) -> None:
-        """Prepare for several processes."""
+        """Lay the network out for the device, and prepare for several processes."""
+        if stage == "fit":
+            self.layout = training_layout(self.trainer.strategy.root_device, str(self.trainer.precision))
+            if self.layout is torch.contiguous_format:
+                for parameter in self.network.parameters():
+                    parameter.data = parameter.data.contiguous()
         if stage == "fit" and self.trainer.world_size > 1:
             freeze_unused(self.network, self.spec)
 
