@@ -16,15 +16,17 @@ from torch.nn import functional as F
 
 from src.bands import Band, match_bands
 from src.chips import LabelledChip, read_labelled
+from src.datafolder import read_data_folder
 from src.errors import UserError
 from src.labels import IGNORE, ClassTable
 from src.models.architectures import accepted_sizes
+from src.models.checkpoint import load_network
 from src.models.network import Network
-from src.models.precision import autocast, place
+from src.models.precision import autocast, choose_device, place
 from src.raster.write import write_geotiff
 from src.scores import Evaluation, ScoreCounter
 from src.spec import NetworkSpec
-from src.tables import Sample
+from src.tables import Part, Sample
 
 READERS = 2
 """Threads that read chips while the network computes: one decodes while the other waits for the disk."""
@@ -84,6 +86,32 @@ def evaluate(
             f"the classes {', '.join(map(str, spec.classes.values))}. Give other chips, or another split."
         )
     return evaluation
+
+
+def evaluate_folder(
+    checkpoint: str | Path,
+    data_dir: str | Path,
+    split: Part = "test",
+    *,
+    batch_size: int = 16,
+    accelerator: str = "auto",
+) -> Evaluation:
+    """Score a checkpoint on a part of a data folder: eval.py without its files.
+
+    Args:
+        checkpoint: A ``.ckpt``, a run's folder (its best checkpoint) or an exported ``.onnx``.
+        data_dir: The data folder.
+        split: ``train``, ``validation`` or ``test``.
+        batch_size: Chips that go through the network together.
+        accelerator: ``auto``, ``cpu`` or ``gpu``.
+
+    Raises:
+        UserError: The checkpoint or the folder cannot be read, or one does not fit the other.
+    """
+    network, spec = load_network(checkpoint)
+    data = read_data_folder(data_dir)
+    check_fit(spec, data.spec.bands, data.spec.classes, str(data_dir))
+    return evaluate(network, spec, data.samples(split), device=choose_device(accelerator), batch_size=batch_size)
 
 
 @torch.inference_mode()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 
 from src.augmentation import Augmentation
 from src.bands import Normalization
@@ -26,6 +28,12 @@ log = logging.getLogger(__name__)
 
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 """What ``trainer.precision`` may be; Lightning's others do not go with losses and scores in float32."""
+HOUSE_TRAINER: dict[str, Any] = {
+    "num_sanity_val_steps": 0,
+    "enable_model_summary": False,
+    "use_distributed_sampler": False,
+}
+"""What no trainer of ours does: score before it trains, describe the network its own way, choose samples itself."""
 
 
 @dataclass(frozen=True)
@@ -229,3 +237,19 @@ def choose_trainer_options(
     kind = "gpu" if device.type != "cpu" else "cpu"
     chosen = distributed.strategy(strategy, devices, num_nodes)
     return {"accelerator": kind, "devices": devices, "precision": precision, "strategy": chosen, **alone}
+
+
+def is_first_process() -> bool:
+    """Tell whether this is the process that speaks and writes, of one or of several."""
+    return not getattr(rank_zero_only, "rank", 0)
+
+
+def quiet_lightning() -> None:
+    """Keep Lightning from telling what our own lines tell better, and all processes but the first from speaking."""
+    for name in ("lightning.pytorch", "lightning.fabric", "torch.utils.cpp_extension"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"lightning\..*")
+    # Of 1 × 1 kernels, whose two layouts are the same.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+    if not is_first_process():
+        logging.getLogger().setLevel(logging.WARNING)

@@ -15,7 +15,8 @@ from src.errors import UserError
 from src.grid import Window
 from src.labels import ClassTable
 from src.mapping.areas import AreaCounter, ClassArea
-from src.raster.read import RasterInfo, info_of, open_raster, read_window
+from src.mapping.ground_truth import LabelOptions, ground_truth
+from src.raster.read import RasterInfo, describe, info_of, open_raster, read_window
 from src.scores import Evaluation, ScoreCounter
 
 BLOCK_PIXELS = 4_000_000
@@ -87,3 +88,22 @@ def survey(
             f"{', '.join(map(str, classes.values))} where the image has measurements. Give the labels of this image."
         )
     return MapSurvey(areas.result(), scores, tuple(sorted(unknown)))
+
+
+def score_map(
+    path: str | Path, label: str | Path, classes: ClassTable, options: LabelOptions | None = None
+) -> MapSurvey:
+    """Measure a class map, and score it against a ground truth.
+
+    Args:
+        path: The map.
+        label: Raster of class values on any grid, or polygons.
+        classes: The map's classes: ``mapper.spec.classes``.
+        options: How labels are read; values as they are, and text classes by the classes' names, if None.
+
+    Raises:
+        UserError: A file cannot be read, or no pixel of the ground truth has a class of the map.
+    """
+    source = ground_truth(str(label), describe(path), classes, options or LabelOptions())
+    with source.open() as labels:
+        return survey(Path(path), classes, labels)

@@ -33,8 +33,9 @@ from src.mapping.strip_store import StripStore, finished_strips, read_plan, star
 from src.mapping.strips import CLASSES, PROBABILITIES, UNCERTAINTY, Probabilities, map_layers, map_strips
 from src.mapping.styles import polygon_style, raster_style, share_style
 from src.mapping.window_choice import WindowRequest, choose_plan
+from src.models.checkpoint import find_checkpoint, load_network
 from src.models.network import Network
-from src.models.precision import precision_name
+from src.models.precision import choose_device, precision_name
 from src.raster.read import RasterInfo, block_cache
 from src.spec import NetworkSpec, git_revision, software_versions
 from src.vector import sieve
@@ -111,6 +112,22 @@ class Mapper:
     device: torch.device
     options: MapOptions
 
+    @classmethod
+    def load(cls, checkpoint: str | Path, options: MapOptions | None = None, accelerator: str = "auto") -> Mapper:
+        """Load a checkpoint, or the best one of a run's folder.
+
+        Args:
+            checkpoint: A ``.ckpt``, a run's folder or an exported ``.onnx``.
+            options: How scenes are mapped; the command's defaults if None.
+            accelerator: ``auto``, ``cpu`` or ``gpu``.
+
+        Raises:
+            UserError: There is no such checkpoint or device, or it cannot be read.
+        """
+        path, device = find_checkpoint(checkpoint), choose_device(accelerator)
+        network, spec = load_network(path)
+        return cls(path, network, spec, device, options or MapOptions())
+
 
 @dataclass(frozen=True)
 class SceneMap:
@@ -143,7 +160,7 @@ def polygons_path(output: Path) -> Path:
     return output.with_name(f"{output.stem}_polygons.gpkg")
 
 
-def map_scene(mapper: Mapper, image: str, output: Path, show: Show = silent) -> SceneMap:
+def map_scene(mapper: Mapper, image: str | Path, output: str | Path, show: Show = silent) -> SceneMap:
     """Map a scene into a Cloud Optimized GeoTIFF, and further files if asked for.
 
     What is finished is kept in a folder beside the output until the map is whole; the same call goes on from there.
@@ -159,6 +176,7 @@ def map_scene(mapper: Mapper, image: str, output: Path, show: Show = silent) -> 
         UserError: The scene cannot be read or does not fit, an option is impossible, the output cannot be written, or
             another process is writing it.
     """
+    image, output = str(image), Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     folder = output.with_name(f".{output.name}.partial")
     with _only_run(output), block_cache(CACHE_MEGABYTES), open_scene(image, mapper.spec, folder) as reader:

@@ -28,7 +28,6 @@ from src.mapping.scene_map import CACHE_MEGABYTES, MapOptions, Mapper, SceneMap,
 from src.mapping.scene_reader import open_scene
 from src.mapping.strips import Probabilities
 from src.mapping.styles import raster_style
-from src.models.checkpoint import find_checkpoint, load_network
 from src.models.precision import choose_device, precision_name
 from src.progress import stage
 from src.raster.georeference import crs_label
@@ -95,15 +94,14 @@ def map_all(settings: PredictConfig, run_folder: Path) -> tuple[Mapper, list[Map
 def load_mapper(settings: PredictConfig) -> Mapper:
     """Load the network once for all scenes; raises UserError for what cannot be used."""
     options = map_options(settings)
-    checkpoint = find_checkpoint(settings.checkpoint)
-    device = choose_device(settings.accelerator)
-    check_processes(settings.devices, device)
-    network, spec = load_network(checkpoint)
+    check_processes(settings.devices, choose_device(settings.accelerator))
+    mapper = Mapper.load(settings.checkpoint, options, settings.accelerator)
+    spec, device = mapper.spec, mapper.device
     name = f"{spec.architecture}/{spec.encoder}"
-    log.info("Network  %s, %d bands, %d classes, %s", name, len(spec.bands), len(spec.classes), checkpoint)
+    log.info("Network  %s, %d bands, %d classes, %s", name, len(spec.bands), len(spec.classes), mapper.checkpoint)
     several = f"{settings.devices} processes, " if settings.devices > 1 else ""
-    log.info("Device   %s%s, %s", several, device, precision_name(device, network))
-    return Mapper(checkpoint, network, spec, device, options)
+    log.info("Device   %s%s, %s", several, device, precision_name(device, mapper.network))
+    return mapper
 
 
 def map_options(settings: PredictConfig) -> MapOptions:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -17,7 +16,6 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from src import run_folder
@@ -38,12 +36,15 @@ from src.tasks.command_line import as_single_run
 from src.tasks.kinds import check_kinds
 from src.tasks.reporting import add_report
 from src.training import (
+    HOUSE_TRAINER,
     NetworkChoice,
     check_crop,
     check_run,
     choose_class_weights,
     choose_trainer_options,
+    is_first_process,
     make_network,
+    quiet_lightning,
 )
 
 log = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ FILES = {
 
 def run(config: DictConfig) -> float:
     """Train, and return the best validation IoU, which a sweep maximises."""
-    _quiet()
+    quiet_lightning()
     check_run(config.seed, _plain(config.trainer))
     checkpoint = _resumed(config)
     folder = Path(config.output_dir)
@@ -77,7 +78,7 @@ def run(config: DictConfig) -> float:
     trainer = build_trainer(config, options, first)
     data.setup()
     data.check_processes(trainer.world_size)
-    if _first_process():
+    if is_first_process():
         if not checkpoint:
             run_folder.clear(folder)
         if first < epochs:
@@ -93,7 +94,7 @@ def run(config: DictConfig) -> float:
     if trainer.interrupted:
         raise KeyboardInterrupt
     trained = _finish(config, trainer, segmenter)
-    if _first_process():
+    if is_first_process():
         add_report(folder / "report.html", "train", config, partial(_report, config, data, trained))
     return trained.scores.mean_iou
 
@@ -192,9 +193,7 @@ def build_trainer(config: DictConfig, options: dict[str, Any], first_epoch: int 
         plugins=[WholeCheckpoints()],
         logger=loggers,
         default_root_dir=config.output_dir,
-        num_sanity_val_steps=0,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
+        **HOUSE_TRAINER,
     )
     return trainer
 
@@ -301,18 +300,3 @@ def _log_to(path: Path) -> None:
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
-
-
-def _first_process() -> bool:
-    return not getattr(rank_zero_only, "rank", 0)
-
-
-def _quiet() -> None:
-    """Keep Lightning from telling what our own lines tell better, and all processes but the first from speaking."""
-    for name in ("lightning.pytorch", "lightning.fabric", "torch.utils.cpp_extension"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module=r"lightning\..*")
-    # Of 1 × 1 kernels, whose two layouts are the same.
-    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-    if not _first_process():
-        logging.getLogger().setLevel(logging.WARNING)

@@ -1,0 +1,75 @@
+"""A training called from Python leaves what the command leaves, and takes the same mistakes for mistakes."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from src.augmentation import Augmentation
+from src.datamodules.chips import ChipData
+from src.errors import UserError
+from src.models.checkpoint import load_network
+from src.models.losses import CrossEntropyDice
+from src.run_folder import Trained
+from src.training import NetworkChoice
+from src.training_run import Recipe, train
+from tests.chip_folder import make_chip_folder
+
+SMALL = NetworkChoice("compact_unet", "none", {"widths": [8, 16], "dropout": 0.0})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_chip_folder(tmp_path_factory.mktemp("chips") / "chips")
+
+
+@pytest.fixture(scope="module")
+def trained(folder: Path) -> Trained:
+    recipe = Recipe(epochs=3, loss=CrossEntropyDice(), ema_decay=0.5)
+    return train(ChipData(folder, batch_size=3), folder.parent / "run", SMALL, recipe, accelerator="cpu")
+
+
+def test_the_best_checkpoint_describes_itself(trained: Trained) -> None:
+    assert f"val_iou_{trained.scores.mean_iou:.4f}" in trained.best.name
+    _, spec = load_network(trained.best)
+    assert spec.architecture == "compact_unet"
+    assert spec.classes.values == (2, 7)
+
+
+def test_the_runs_folder_has_all_numbers_and_what_was_run(trained: Trained, folder: Path) -> None:
+    run = trained.best.parents[1]
+    with (run / "metrics.csv").open() as file:
+        assert [float(row["epoch"]) for row in csv.DictReader(file)] == [0, 1, 2]
+    config = json.loads((run / "run.json").read_text())["config"]
+    assert config["data_dir"] == str(folder)
+    assert config["loss"] == "CrossEntropyDice"
+    assert config["epochs"] == 3
+
+
+def test_its_checkpoint_is_plain_data_with_the_recipe(trained: Trained) -> None:
+    content = torch.load(trained.best, weights_only=True)
+    assert content["hyper_parameters"]["config"]["ema_decay"] == 0.5
+
+
+def test_the_same_call_gives_the_same_network(folder: Path, tmp_path: Path) -> None:
+    first, second = (
+        train(ChipData(folder, batch_size=3), tmp_path / name, SMALL, Recipe(epochs=1), accelerator="cpu")
+        for name in "ab"
+    )
+    assert (first.scores.matrix == second.scores.matrix).all()
+
+
+def test_it_ends_when_nothing_gets_better(folder: Path, tmp_path: Path) -> None:
+    still = Recipe(epochs=30, patience=1, augmentation=Augmentation())
+    train(ChipData(folder, batch_size=6), tmp_path, SMALL, still, accelerator="cpu")
+    assert len((tmp_path / "metrics.csv").read_text().splitlines()) < 31
+
+
+def test_a_mistake_is_a_users_error_and_leaves_no_folder(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="did you mean unet"):
+        train(ChipData(folder), tmp_path / "run", NetworkChoice("unett"))
+    assert not (tmp_path / "run").exists()
