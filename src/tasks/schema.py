@@ -23,18 +23,36 @@ class Strategy(Enum):
 
 @dataclass
 class ChipConfig:
-    """Keys of ``chip``."""
+    """Keys of ``chip``.
+
+    Attributes:
+        size: Side of a chip in pixels, or [x,y].
+        step: Distance in pixels of neighbouring chips, or [x,y]; equal to ``size`` they touch, smaller they
+            overlap, larger there are gaps.
+        min_coverage: Percent of a chip that needs both a class and a measurement for the chip to be kept.
+        compress: Compression of the chips: ``none``, ``deflate``, ``lzw`` or ``zstd``. Not compressed is what
+            training reads fastest: 2.0 ms for 13 × 256 × 256 uint16, zstd 4.7, lzw 9.0.
+    """
 
     size: Any = 256
     step: Any = 256
     min_coverage: float = 50.0
-    # Not compressed is what training reads fastest: 2.0 ms for 13 × 256 × 256 uint16, zstd 4.7, lzw 9.0.
     compress: str = "none"
 
 
 @dataclass
 class SplitConfig:
-    """Keys of ``split``; shares in percent, buffer and block in pixels."""
+    """Keys of ``split``.
+
+    Attributes:
+        train: Percent of the chips for training.
+        validation: Percent of the chips that choose the best epoch.
+        test: Percent of the chips for ``eval.py``. The three may sum to less than 100.
+        strategy: ``balanced``: each part gets its share of every class; ``blocks``: whole squares of ground;
+            ``random``.
+        buffer: Pixels that parts keep from each other, with ``blocks``.
+        block: Side of a block in pixels, with ``blocks``; null to have it chosen.
+    """
 
     train: float = 80.0
     validation: float = 10.0
@@ -46,7 +64,14 @@ class SplitConfig:
 
 @dataclass
 class ClassRuleConfig:
-    """One entry of ``class_map``: the values or text classes of the labels that become one class."""
+    """One entry of ``class_map``: what becomes one class.
+
+    Attributes:
+        value: Class value, 1–255; 0 makes it unclassified.
+        merge: Values or text classes of the labels that become this class.
+        name: Its name; null for the labels' own.
+        color: Its colour as ``'#rrggbb'``; null for the labels' own.
+    """
 
     value: int = MISSING
     merge: Any = MISSING
@@ -56,7 +81,27 @@ class ClassRuleConfig:
 
 @dataclass
 class PrepareConfig:
-    """Keys of ``python prepare.py``."""
+    """Keys of ``python prepare.py``.
+
+    Attributes:
+        image: Scene: a path, a list of paths, or a glob.
+        label: Labels, raster or polygons, in the same order; or one for all scenes.
+        data_dir: The data folder to make; it appears whole or not at all.
+        overwrite: Replace a data folder that other settings made.
+        chip: How chips are cut.
+        split: How chips are assigned to training, validation and test.
+        seed: Of everything random.
+        scaler: Divides pixel values before statistics, and so in training and mapping; null for none.
+        nodata: Nodata value of all bands, in place of what the files declare.
+        class_map: Classes to merge, rename, colour or drop, in burning order; what no entry names becomes
+            unclassified. Null keeps the labels' own.
+        min_class_share: Percent of the labelled pixels below which a class goes into ``other``; 0 keeps all.
+        class_names: Names, as a list in the order of the values or as {value: name}; null for the labels' own.
+        class_colors: Colours as ``'#rrggbb'``, like ``class_names``.
+        label_field: Attribute of vector labels that holds the class; null if there is but one.
+        label_layer: Layer of vector labels; null for the only one.
+        paths: Where runs are written; a group.
+    """
 
     image: Any = MISSING
     label: Any = MISSING
@@ -79,7 +124,39 @@ class PrepareConfig:
 
 @dataclass
 class TrainConfig:
-    """Keys of ``python train.py``."""
+    """Keys of ``python train.py``.
+
+    Attributes:
+        data_dir: The data folder that ``prepare.py`` or SpecDeepMap made.
+        output_dir: The run's folder; null for ``hydra.run.dir``.
+        datamodule: Where samples come from; a group.
+        model: Architecture; a group.
+        encoder: Encoder: a name of segmentation-models-pytorch's, or ``tu-`` and a name of timm's; ``auto`` for
+            the one that the weights belong to.
+        weights: What the encoder starts from; a group.
+        freeze_encoder: Leave the encoder as it is; null does so with pretrained weights.
+        augmentation: Random changes of training batches; a group.
+        loss: What is minimised; a group.
+        class_weights: Weights of the classes in the loss: true for the data folder's, false for none,
+            ``inverse_frequency``, ``inverse_sqrt``, ``effective_number``, or a number per class.
+        normalize: ``auto``: as the weights want it, else each band by the training chips' mean and standard
+            deviation; true: always the latter; false: only the scaler.
+        optimizer: Optimiser and course of the learning rate; a group.
+        trainer: Device, precision and length; a group.
+        callbacks: What watches a run; a group.
+        logger: Where numbers are logged; a group.
+        accelerator: ``auto``, ``cpu``, ``gpu``, ``cuda`` or ``mps``.
+        devices: How many GPUs or processes, a list of GPU numbers, or ``auto``.
+        num_nodes: Machines that train together.
+        batch_size: Chips per batch, in each process.
+        lr: Highest learning rate.
+        lr_finder: Find the learning rate in a range test first, and train with it.
+        seed: Of weights, order and augmentation.
+        resume: Go on with a run: a checkpoint, or ``last`` for the last run's.
+        init_from: Start from the network of a checkpoint.
+        compile: Compile the network: slow to start, faster then.
+        paths: Where runs are written; a group.
+    """
 
     data_dir: str | None = None
     output_dir: str | None = None
@@ -112,7 +189,20 @@ class TrainConfig:
 
 @dataclass
 class EvalConfig:
-    """Keys of ``python eval.py``."""
+    """Keys of ``python eval.py``.
+
+    Attributes:
+        checkpoint: A ``.ckpt``, a run's folder (its best one), or an exported ``.onnx``.
+        data_dir: The data folder whose ``split`` is scored.
+        csv: A list of chips instead: columns ``image`` and ``mask``, paths relative to it.
+        split: ``train``, ``validation`` or ``test``.
+        output_dir: Where scores and pictures go; null for the run's folder.
+        export_predictions: Write each chip's prediction as a GeoTIFF.
+        mask_unclassified: Leave exported predictions empty where the label is.
+        batch_size: Chips per batch.
+        accelerator: ``auto``, ``cpu``, ``gpu``, ``cuda`` or ``mps``.
+        paths: Where runs are written; a group.
+    """
 
     checkpoint: str = MISSING
     data_dir: str | None = None
@@ -129,7 +219,29 @@ class EvalConfig:
 
 @dataclass
 class PredictConfig:
-    """Keys of ``python predict.py``."""
+    """Keys of ``python predict.py``.
+
+    Attributes:
+        checkpoint: A ``.ckpt``, a run's folder (its best one), or an exported ``.onnx``.
+        image: Scene: a path, a list of paths, or a glob.
+        output: The map, a ``.tif``; with several scenes a folder. Null for the run's folder.
+        overlap: Percent of the training chip's side that neighbouring windows share on each side.
+        window: Side of a window in pixels; null for the fastest of those that were tried.
+        blend: What happens where windows share pixels: ``cosine`` fades, ``crop`` puts a border in the middle.
+        tta: Average over the eight flips and quarter turns: eight times the work.
+        probabilities: Write the classes' probabilities and the uncertainty too: false, true (``uint8``),
+            ``uint8`` or ``float16``.
+        vector: Write polygons as GeoPackage too.
+        sieve: Polygons with fewer pixels join their largest neighbour; the map keeps them.
+        label: Ground truth, raster or polygons, one per scene or one for all: score the map.
+        label_field: Attribute of vector labels that holds the class.
+        label_layer: Layer of vector labels.
+        class_map: What becomes which class in ``label``, as in ``prepare.py``.
+        batch_size: Windows that go through the network together; null for a good number.
+        accelerator: ``auto``, ``cpu``, ``gpu``, ``cuda`` or ``mps``.
+        devices: Processes that share the work, each with a GPU of its own where there are.
+        paths: Where runs are written; a group.
+    """
 
     checkpoint: str = MISSING
     image: Any = MISSING
@@ -188,7 +300,16 @@ class GridSweeperConfig:
 
 @dataclass
 class ExportConfig:
-    """Keys of ``python export.py``."""
+    """Keys of ``python export.py``.
+
+    Attributes:
+        checkpoint: A ``.ckpt``, or a run's folder (its best one).
+        output: The ``.onnx`` to write, its STAC item beside it; null for ``model.onnx`` in the run's folder.
+        data_dir: Chips to compare ONNX Runtime with PyTorch on; null for those that the checkpoint was trained
+            on.
+        chips: How many of them.
+        paths: Where runs are written; a group.
+    """
 
     checkpoint: str = MISSING
     output: str | None = None
