@@ -446,6 +446,9 @@ def plain_report(title: str) -> Report:
 def test_chromium_shows_every_picture_without_a_word_and_no_page_is_wider_than_a_phone(tmp_path: Path) -> None:
     loaded = "[...document.images].every(i => i.complete && i.naturalWidth > 0) && document.images.length"
     paper = "getComputedStyle(document.body).backgroundColor"
+    ink, drawn = "getComputedStyle(document.body).color", "[...document.querySelectorAll('.charts svg text')]"
+    # Words that matplotlib leaves to the default, black, have to follow the page's ink.
+    written = f"{drawn}.every(t => getComputedStyle(t).fill === {ink} || t.style.fill)"
     with chromium(tmp_path / "profile") as browser:
         for make in PAGES:
             folder = tmp_path / make.__name__
@@ -456,5 +459,6 @@ def test_chromium_shows_every_picture_without_a_word_and_no_page_is_wider_than_a
             light = browser.evaluate(paper)
             browser.show(path, width=360, height=740, dark=True)
             assert browser.evaluate(paper) != light
+            assert browser.evaluate(written)
             assert browser.evaluate("document.documentElement.scrollWidth") <= 360
         assert not browser.complaints

@@ -67,8 +67,8 @@ def score_sentences(evaluation: Evaluation) -> tuple[str, ...]:
     hits, mean = percent(scores.overall_accuracy), decimal(scores.mean_iou)
     sentences = [
         f"Of the {grouped(scores.support.sum())} labelled pixels, {hits} are mapped as the class that their label "
-        f"names. The mean IoU is {mean}: what map and labels both give to a class is, averaged over the "
-        f"{len(present)} classes that the labels have, {percent(scores.mean_iou)} of what either gives to it."
+        f"names. The mean IoU is {mean} (1 is perfect): of the pixels that map or labels give to a class, both give it "
+        f"{percent(scores.mean_iou)}, averaged over the {len(present)} classes that the labels have."
     ]
     order = present[np.argsort(scores.iou[present])]
     if len(order) > 1:
@@ -146,7 +146,7 @@ def _class_bars(evaluation: Evaluation) -> Bars:
     total = (*means, *chip_mean, grouped(scores.support.sum()))
     rows.append(Bar("Mean", scores.mean_iou, total, summary=True))
     return Bars(
-        "Over all pixels. IoU: what map and labels both give to the class, of what either gives to it. Precision: "
+        "Over all pixels. IoU: of the pixels that map or labels give to the class, the share that both do. Precision: "
         "share of the class in the map that is right (user’s accuracy). Recall: share of the class in the labels that "
         "is found (producer’s accuracy). F1: balance of both. Pixels: labelled ones.",
         ("Class", "IoU", "F1", "Precision", "Recall", *over_chips, "Pixels"),
