@@ -19,8 +19,12 @@ PYTHONS ?= 3.11 3.12 3.13
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
+<<<<<<< HEAD
 .PHONY: help install lock lint format types test test-faults test-lowest test-pythons test-postgres test-ray \
 	demo sweep tensorboard bench audit clean FORCE
+=======
+.PHONY: help install lock lint format types test test-postgres test-ray demo sweep docs tensorboard bench audit clean FORCE
+>>>>>>> a887f1b (Document the whole: tutorial, how-tos, explanations with drawings, architecture, and pages out of them)
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -95,6 +99,11 @@ test-ray: install ## Two runs on a Ray cluster of this machine; installs the ext
 
 sweep: install data/demo/chips/dataset.json ## Search the demo's hyperparameters with Optuna: four short trials
 	$(BIN)/python train.py -m experiment=demo hparams_search=demo
+
+docs: install ## Build docs/ into pages: site/index.html
+	$(BIN)/python scripts/config_reference.py --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo site/index.html
 
 tensorboard: install ## Look at the training runs in a browser
 	$(BIN)/python scripts/open_tensorboard.py

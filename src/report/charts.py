@@ -53,6 +53,8 @@ def chart(figure: Figure, name: str, alt: str, caption: str) -> Chart:
     return Chart(svg, alt, caption)
 
 
+_MOST_INSIDE = 4
+"""Names of curves that find room between the curves."""
 _WIDE = 30
 """How many times the smallest value the largest may be before an axis becomes logarithmic."""
 
@@ -80,6 +82,9 @@ def curves_figure(curves: Sequence[Curve], *, ylabel: str, marked: float | None 
     axes.set(xlabel="epoch", ylabel=ylabel)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.spines[["top", "right"]].set_visible(False)
-    if len(shown) + (marked is not None) > 1:
+    names = len(shown) + (marked is not None)
+    if names > _MOST_INSIDE:
+        figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    elif names > 1:
         axes.legend(frameon=False, fontsize=9)
     return figure

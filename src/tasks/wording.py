@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import fields
 from typing import TypeGuard
 
 from hydra.errors import HydraException
 
 from src.errors import UserError
+from src.tasks.schema import SCHEMAS
 
 Match = re.Match[str]
 
@@ -90,8 +93,14 @@ def reworded(task: str, text: str) -> str:
 
 def _no_key(task: str, found: Match) -> str:
     near = re.search(r"Did you mean: (.*?)\?", found.string)
-    hint = f"did you mean {near[1]}?" if near else f"python {task}.py --help lists the keys."
+    guess = near[1] if near else _nearest(found[1], (entry.name for entry in fields(SCHEMAS[task])))
+    hint = f"did you mean {guess}?" if guess else f"python {task}.py --help lists the keys."
     return f"{found[1]} is not a key of {task}.py, nor of the choices made; {hint}"
+
+
+def _nearest(name: str, names: Iterable[str]) -> str | None:
+    """Return the name that was probably meant, if any comes near."""
+    return next(iter(difflib.get_close_matches(name, list(names), 1, 0.7)), None)
 
 
 def _wrong_kind(_: str, found: Match) -> str:
@@ -104,8 +113,10 @@ def _no_choice(_: str, found: Match) -> str:
 
 
 def _no_config(_: str, found: Match) -> str:
-    names = ", ".join(found[3].split("Config search path")[0].split())
-    return f"{found[1]}={found[2]} does not exist; choose one of: {names}."
+    names = found[3].split("Config search path")[0].split()
+    guess = _nearest(found[2], names)
+    hint = f"did you mean {guess}? There are: " if guess else "choose one of: "
+    return f"{found[1]}={found[2]} does not exist; {hint}{', '.join(names)}."
 
 
 def _unclear(_: str, found: Match) -> str:
