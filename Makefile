@@ -19,12 +19,8 @@ PYTHONS ?= 3.11 3.12 3.13
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-<<<<<<< HEAD
 .PHONY: help install lock lint format types test test-faults test-lowest test-pythons test-postgres test-ray \
-	demo sweep tensorboard bench audit clean FORCE
-=======
-.PHONY: help install lock lint format types test test-postgres test-ray demo sweep docs tensorboard bench audit clean FORCE
->>>>>>> a887f1b (Document the whole: tutorial, how-tos, explanations with drawings, architecture, and pages out of them)
+	demo sweep docs tensorboard bench audit clean FORCE
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
