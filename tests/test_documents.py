@@ -11,6 +11,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyogrio.raw
 import pytest
 
 from scripts.make_scene import make_scene
@@ -25,7 +26,6 @@ COMPOSED = {
     r"\bdevices=\d|num_nodes=": "needs several GPUs or machines; tests/test_train.py has two CPU processes",
     r"submitit_slurm|partition=": "needs SLURM",
     r"submitit_local|launcher=joblib": "starts processes; run in tests/test_sweep.py",
-    r"launcher=ray": "needs Ray; run by make test-ray",
     r"postgresql:": "needs a database; run in tests/test_study_postgres.py",
     r"weights=(imagenet|sentinel2|torchgeo|file)": "needs published weights; run in tests/test_pretrained.py",
     r"experiment=": "needs the demo's scene; run by make demo and make sweep",
@@ -102,6 +102,7 @@ class Command:
         ]
         arguments = [_first_of(a) if a in swept[:-1] else a for a in self.arguments]
         smaller = [*SMALL[self.task], *(TRIAL if "hparams_search=" in self.line else [])]
+        smaller += ["datamodule.size=32"] if "datamodule=scenes" in self.line else []
         keys = {argument.split("=")[0] for argument in smaller}
         return [*(argument for argument in arguments if argument.split("=")[0] not in keys), *smaller]
 
@@ -125,7 +126,8 @@ def commands() -> list[Command]:
     lines = {re.sub(r"\s+# .*", "", line).strip() for line in found}
     # The quote that ends a line is that of a command around it: sbatch --wrap "python train.py …".
     lines = {line.removesuffix('"') if line.count('"') % 2 else line for line in lines}
-    return [Command(line) for line in sorted(lines) if "…" not in line and "..." not in line]
+    left_out = re.compile(r"…|\.\.\.|--shell-completion")
+    return [Command(line) for line in sorted(lines) if not left_out.search(line)]
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +138,9 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert scene.polygons is not None
     scene.image.rename(folder / "scene.tif")
     scene.label.rename(folder / "labels.tif")
-    scene.polygons.rename(folder / "fields.gpkg")
+    meta, _, geometry, values = pyogrio.raw.read(scene.polygons)
+    kind = {"crs": meta["crs"], "geometry_type": meta["geometry_type"]}
+    pyogrio.raw.write(folder / "fields.gpkg", geometry, values, fields=["crop"], **kind)
     enmap = make_scene(folder, name="enmap", width=160, height=128, bands=30, seed=2)
     enmap.image.rename(folder / "enmap.tif")
     enmap.label.rename(folder / "enmap_labels.tif")
@@ -221,6 +225,19 @@ def test_a_script_that_documents_name_exists_and_is_run_somewhere(name: str) -> 
     where = SCRIPTS[name]
     if where.startswith("tests/"):
         assert name in (ROOT / where).read_text(encoding="utf-8")
+
+
+def test_bash_completes_choices_and_keys() -> None:
+    for line, words in (("model=u", {"model=unet", "model=upernet"}), ("trainer.max_", {"trainer.max_epochs="})):
+        typed = f"python train.py {line}"
+        result = subprocess.run(
+            [sys.executable, str(ROOT / "train.py"), "--shell-completion", "query=bash"],
+            env=os.environ | {"COMP_LINE": typed, "COMP_POINT": str(len(typed))},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert words <= set(result.stdout.split())
 
 
 def test_links_lead_somewhere() -> None:
