@@ -100,6 +100,7 @@ class PrepareConfig:
         class_colors: Colours as ``'#rrggbb'``, like ``class_names``.
         label_field: Attribute of vector labels that holds the class; null if there is but one.
         label_layer: Layer of vector labels; null for the only one.
+        threads: Threads that compute and read; null for the cores that the process may use.
         paths: Where runs are written; a group.
     """
 
@@ -155,6 +156,7 @@ class TrainConfig:
         resume: Go on with a run: a checkpoint, or ``last`` for the last run's.
         init_from: Start from the network of a checkpoint.
         compile: Compile the network: slow to start, faster then.
+        threads: Threads that compute and read; null for the cores that the process may use.
         paths: Where runs are written; a group.
     """
 
@@ -201,6 +203,7 @@ class EvalConfig:
         mask_unclassified: Leave exported predictions empty where the label is.
         batch_size: Chips per batch.
         accelerator: ``auto``, ``cpu``, ``gpu``, ``cuda`` or ``mps``.
+        threads: Threads that compute and read; null for the cores that the process may use.
         paths: Where runs are written; a group.
     """
 
@@ -240,6 +243,7 @@ class PredictConfig:
         batch_size: Windows that go through the network together; null for a good number.
         accelerator: ``auto``, ``cpu``, ``gpu``, ``cuda`` or ``mps``.
         devices: Processes that share the work, each with a GPU of its own where there are.
+        threads: Threads that compute and read; null for the cores that the process may use.
         paths: Where runs are written; a group.
     """
 
