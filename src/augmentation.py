@@ -46,6 +46,7 @@ class Augmentation:
         gain: Standard deviation of a factor per sample and band around 1.
         brightness: Standard deviation of a shift per sample and band, in the band's standard deviations.
         noise: Standard deviation of noise per pixel, in the band's standard deviations.
+        band_dropout: Probability with which each band of a sample is replaced by its mean.
     """
 
     flips: bool = False
@@ -57,6 +58,7 @@ class Augmentation:
     gain: float = 0.0
     brightness: float = 0.0
     noise: float = 0.0
+    band_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         """Raise UserError for a number that means nothing."""
@@ -66,6 +68,8 @@ class Augmentation:
                 raise UserError(f"augmentation.{entry.name}={value} is negative; 0 switches it off.")
         if self.cutmix > 1:
             raise UserError(f"augmentation.cutmix={self.cutmix} is a probability; give 0–1.")
+        if self.band_dropout >= 1:
+            raise UserError(f"augmentation.band_dropout={self.band_dropout} leaves no band; give 0 up to below 1.")
         if self.rotation > 180:
             raise UserError(f"augmentation.rotation={self.rotation} is more than half a turn; give 0–180 degrees.")
         if self.crop == 0:
@@ -95,6 +99,9 @@ class Augmentation:
             pixels = self._cutmix(pixels, draw)
         if self.gain or self.brightness or self.noise:
             pixels = self._jitter(pixels, draw, seed)
+        if self.band_dropout:
+            kept = torch.rand(pixels.image.shape[:2], generator=draw) >= self.band_dropout
+            pixels = pixels._replace(image=pixels.image * kept[:, :, None, None].to(pixels.image.device))
         return pixels
 
     def output_size(self, size: tuple[int, int]) -> tuple[int, int]:

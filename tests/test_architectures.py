@@ -150,6 +150,21 @@ def test_compact_unet_is_small_and_starts_at_full_resolution() -> None:
     assert network.encoder[0](torch.zeros(2, 13, 32, 32)).shape == (2, 16, 32, 32)
 
 
+@pytest.mark.parametrize(("bands", "stem", "channels"), [(13, "auto", 13), (200, "auto", 32), (200, 0, 200), (5, 8, 8)])
+def test_a_stem_mixes_many_bands_into_few_channels_first(bands: int, stem: int | str, channels: int) -> None:
+    network = build("compact_unet", "none", bands, 4, stem=stem)
+    assert network(torch.zeros(2, bands, 17, 9)).shape == (2, 4, 17, 9)
+    assert network.encoder[0][0].in_channels == channels
+    without = build("compact_unet", "none", bands, 4)
+    assert ("stem.0.weight" in network.state_dict()) == (channels != bands)
+    assert not any(name.startswith("stem") for name in without.state_dict())  # what older checkpoints have
+
+
+def test_a_stem_that_is_no_number_of_channels_is_refused() -> None:
+    with pytest.raises(UserError, match=r"model\.stem=-1 is no number of channels"):
+        build("compact_unet", "none", 4, 2, stem=-1)
+
+
 @pytest.mark.parametrize("architecture", ["justo_unet_simple", "compact_unet", "unet"])
 def test_a_frozen_encoder_keeps_its_parameters_and_batch_norms(architecture: str) -> None:
     network = build(architecture, "resnet18", 4, 3)

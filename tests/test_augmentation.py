@@ -10,7 +10,7 @@ from src.errors import UserError
 from src.labels import IGNORE
 
 SIZE = 24
-EVERYTHING = Augmentation(True, True, 45, 0.3, 16, 0.5, 0.1, 0.1, 0.1)
+EVERYTHING = Augmentation(True, True, 45, 0.3, 16, 0.5, 0.1, 0.1, 0.1, 0.1)
 
 
 def batch(count: int = 8, height: int = SIZE, width: int = SIZE) -> Pixels:
@@ -137,3 +137,12 @@ def test_a_negative_number_is_one_clear_line(name: str) -> None:
 def test_a_number_out_of_range_is_one_clear_line(name: str, value: int) -> None:
     with pytest.raises(UserError, match=f"augmentation.{name}={value}"):
         Augmentation(**{name: value})
+
+
+def test_dropped_bands_are_whole_and_others_stay() -> None:
+    before = batch(200)
+    after = Augmentation(band_dropout=0.3)(before, seed=4)
+    kept = (after.image == before.image).flatten(2).all(2)
+    assert ((after.image == 0).flatten(2).all(2) | kept).all()
+    assert (~kept).float().mean() == pytest.approx(0.3, abs=0.08)
+    assert torch.equal(after.target, before.target)

@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 
 from scripts.make_scene import make_scene
+from src.datafolder import read_data_folder
 from src.datamodules import base
 from src.datamodules.base import Cached, SegmentationData, choose_workers
-from src.datamodules.batches import Batch, EpochBatches, collate
+from src.datamodules.batches import Batch, EpochBatches, collate, sampling_shares
 from src.datamodules.chips import ChipData
 from src.datamodules.scenes import SceneData
 from src.datamodules.torchgeo import MaskCodes, TorchGeoData
@@ -67,6 +68,32 @@ def test_processes_share_no_sample_and_validation_leaves_none_out(seed: int | No
         assert sorted(together) == list(range(11))
     else:
         assert {len(part) for part in parts} == {3}  # as many steps in every process
+
+
+def test_chips_with_rare_classes_are_drawn_more_often_and_no_frequent_one_is_forgotten() -> None:
+    counts = np.array([[100, 0]] * 9 + [[96, 4]])
+    shares = sampling_shares(counts, 0.5)
+    assert shares[-1] / shares[0] == pytest.approx((996 / 4) ** 0.5, rel=0.01)
+    assert np.allclose(sampling_shares(counts, 0.0), 0.1)
+    sampler = EpochBatches(10, 4, seed=0, shares=shares)
+    seen = np.zeros(10)
+    for epoch in range(200):
+        sampler.set_epoch(epoch)
+        own = sampler.own()
+        assert len(own) == 10
+        np.add.at(seen, own, 1)
+    assert np.allclose(seen / seen.sum(), shares, atol=0.02)
+    sampler.set_epoch(0)
+    assert sampler.own() == EpochBatches(10, 4, seed=0, shares=shares).own()
+
+
+def test_a_folder_trains_on_rare_classes_more_often_and_on_validation_chips_in_a_refit(folder: Path) -> None:
+    plain = names(ChipData(folder))
+    validation = {sample.image.name for sample in read_data_folder(folder).samples("validation")}
+    assert set(names(ChipData(folder, refit=True))) == set(plain) | validation
+    assert len(names(ChipData(folder, oversample=1.0))) == len(plain)
+    with pytest.raises(UserError, match="oversample=2 does not fit"):
+        ChipData(folder, oversample=2)
 
 
 def test_sources_that_draw_anew_get_new_numbers_in_every_epoch() -> None:

@@ -309,6 +309,8 @@ def test_one_command_begins_a_run_goes_on_with_it_and_says_that_it_is_done(
         (["+loss.gama=2"], r"loss cannot be made of .*gama"),
         (["encoder=resnet19"], "resnet18"),
         (["augmentation.cutmix=2"], "is a probability"),
+        (["augmentation.band_dropout=1"], "leaves no band"),
+        (["refit=true", "datamodule=torchgeo"], "refit=true needs the chips of a data folder"),
         (["augmentation.crop=20", "model=dpt", "encoder=tu-vit_tiny_patch16_224"], "crop=20 leaves 20 × 20 px"),
     ],
 )
@@ -363,6 +365,19 @@ def test_a_new_run_in_an_old_folder_leaves_no_checkpoint_of_the_old_one(composed
     old.touch()
     train.run(composed("trainer.max_epochs=1", "callbacks.pictures.chips=0", *SMALL))
     assert not old.exists()
+
+
+def test_a_refit_keeps_the_last_epoch_and_says_that_its_scores_prove_nothing(
+    composed: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    train.run(composed("refit=true", "trainer.max_epochs=2", "callbacks.early_stopping.patience=0", *SMALL))
+    kept = [path.name for path in (tmp_path / "run/checkpoints").iterdir()]
+    assert kept == ["last.ckpt"]  # and no epoch is called the best
+    assert torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["epoch"] == 1  # nothing stopped it
+    assert "9 training and 3 validation chips" in caplog.text
+    assert "refitted checkpoint" in caplog.text
+    assert "trained on too" in (tmp_path / "run/report.html").read_text()
 
 
 def test_several_models_in_one_command(folder: Path, tmp_path: Path) -> None:

@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
 
 import lightning as L
+import numpy as np
+import numpy.typing as npt
 import psutil
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from src.bands import Band, Normalization
 from src.cores import cores
-from src.datamodules.batches import Chip, EpochBatches, collate
+from src.datamodules.batches import Chip, EpochBatches, collate, sampling_shares
 from src.errors import UserError
 from src.labels import IGNORE, ClassTable
 from src.progress import progress
@@ -132,6 +134,8 @@ class SegmentationData(L.LightningDataModule, ABC):
 
     fresh = False
     """Whether training draws its samples anew in every epoch."""
+    oversample: float = 0.0
+    """How much more often chips with rare classes are drawn, see :func:`sampling_shares`."""
 
     def __init__(self, batch_size: int, seed: int, workers: int | Literal["auto"], cache: bool, check: bool) -> None:
         super().__init__()
@@ -141,6 +145,7 @@ class SegmentationData(L.LightningDataModule, ABC):
             raise UserError(f"datamodule.workers={workers} is no number of processes; give 0 or more, or auto.")
         self.batch_size, self.seed, self.workers, self.cache, self.check = batch_size, seed, workers, cache, check
         self._sources: dict[Stage, ChipSource] = {}
+        self._counts: list[npt.NDArray[np.int64]] = []
 
     @abstractmethod
     def describe(self) -> DataDescription:
@@ -159,7 +164,7 @@ class SegmentationData(L.LightningDataModule, ABC):
         if self.cache and self._fits(list(sources.values())):
             self._sources = {stage: Cached(self._checked(source, stage)) for stage, source in sources.items()}
             return
-        if self.check:
+        if self.check or self.oversample:
             for stage, source in sources.items():
                 deque(self._checked(source, stage), maxlen=0)
         self._sources = dict(sources)
@@ -169,6 +174,8 @@ class SegmentationData(L.LightningDataModule, ABC):
         labelled = False
         for chip in read_all(source, stage):
             labelled = labelled or bool((chip.target != IGNORE).any())
+            if stage == "train" and self.oversample:
+                self._counts.append(np.bincount(chip.target.ravel(), minlength=256)[: len(self.describe().classes)])
             yield chip
         if not labelled:
             raise UserError(
@@ -220,9 +227,10 @@ class SegmentationData(L.LightningDataModule, ABC):
         if workers and not on_gpu:
             torch.set_num_threads(computing_threads(workers, processes))
         fresh = self.fresh and stage == "train"
+        shares = sampling_shares(np.array(self._counts), self.oversample) if stage == "train" and self._counts else None
         return (ResumableLoader if stage == "train" else DataLoader)(
             source,  # type: ignore[arg-type]  # a sequence of chips is a data set, whatever its class
-            batch_sampler=EpochBatches(len(source), self.batch_size, seed, rank, processes, fresh),
+            batch_sampler=EpochBatches(len(source), self.batch_size, seed, rank, processes, fresh, shares),
             collate_fn=collate,
             num_workers=workers,
             multiprocessing_context=worker_context(type(source).__module__) if workers else None,

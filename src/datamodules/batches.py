@@ -70,6 +70,32 @@ def _native(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return image.astype(np.float32) if image.dtype == np.float64 else image
 
 
+def sampling_shares(counts: npt.NDArray[np.int64], power: float) -> npt.NDArray[np.float64]:
+    """Return how often to draw each chip so that rare classes are seen more often.
+
+    A chip counts as the rarest of its classes does: with that class's share of all pixels to the power of ``-power``.
+
+    Args:
+        counts: n × k pixels of each class in each chip.
+        power: 0 draws all chips alike, 1 those of a class with half the pixels twice as often.
+
+    Returns:
+        n shares whose sum is 1; a chip without a labelled pixel is drawn like one of the most frequent class.
+    """
+    total = counts.sum(0)
+    share = np.maximum(total, 1) / max(int(total.sum()), 1)
+    worth = np.where(counts > 0, share**-power, share.max() ** -power).max(1)
+    return np.asarray(worth / worth.sum())
+
+
+def drawn(shares: npt.NDArray[np.float64], rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Draw as many samples as there are, sample i about n × shares[i] times: systematic, so no luck leaves one out."""
+    count = len(shares)
+    marks = (np.arange(count) + rng.random()) / count
+    chosen = np.searchsorted(np.cumsum(shares), marks, side="right").clip(max=count - 1)
+    return np.asarray(rng.permutation(chosen), np.int64)
+
+
 class EpochBatches(Sampler[list[int]]):
     """Index lists of one epoch's batches: all samples once, divided as evenly as can be.
 
@@ -85,6 +111,7 @@ class EpochBatches(Sampler[list[int]]):
             normalisation learns nothing from a batch of one.
         seed: Seed of the shuffling; None keeps the order and every sample.
         fresh: Number samples through all epochs (epoch × count + index) for sources that draw them anew.
+        shares: How often each sample is drawn, in proportion; None takes each of them once.
         rank: Number of this process.
         processes: How many there are.
     """
@@ -97,7 +124,9 @@ class EpochBatches(Sampler[list[int]]):
         rank: int = 0,
         processes: int = 1,
         fresh: bool = False,
+        shares: npt.NDArray[np.float64] | None = None,
     ) -> None:
+        self.shares = shares
         self.count, self.batch_size, self.seed, self.fresh = count, batch_size, seed, fresh
         self.rank, self.processes, self.epoch, self.first = rank, processes, 0, 0
 
@@ -114,7 +143,8 @@ class EpochBatches(Sampler[list[int]]):
         """Return this process's samples of the epoch, in order."""
         if self.seed is None:
             return list(range(self.rank, self.count, self.processes))
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.count)
+        rng = np.random.default_rng([self.seed, self.epoch])
+        order = rng.permutation(self.count) if self.shares is None else drawn(self.shares, rng)
         even = self.count // self.processes * self.processes
         return [int(index) for index in order[: even or self.count][self.rank :: self.processes]]
 

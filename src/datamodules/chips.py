@@ -62,6 +62,9 @@ class ChipData(SegmentationData):
         workers: Processes that read ahead; ``auto`` chooses from the cores.
         cache: Keep decoded chips in memory when they fit into half of what is free.
         check: Read every chip once before training starts.
+        refit: Train on the validation chips too: for the last training, once everything is chosen.
+        oversample: How much more often chips with rare classes are drawn: with the rarest class's share of the pixels
+            to the power of minus this. 0 takes every chip once per epoch.
     """
 
     def __init__(
@@ -72,8 +75,13 @@ class ChipData(SegmentationData):
         workers: int | Literal["auto"] = "auto",
         cache: bool = True,
         check: bool = True,
+        refit: bool = False,
+        oversample: float = 0.0,
     ) -> None:
         super().__init__(batch_size, seed, workers, cache, check)
+        if not 0 <= oversample <= 1:
+            raise UserError(f"datamodule.oversample={oversample:g} does not fit; give 0 (every chip once) up to 1.")
+        self.refit, self.oversample = refit, oversample
         if data_dir is None:
             raise UserError(
                 "data_dir is not given; expected a data folder that prepare.py made. Add data_dir=… to the command "
@@ -99,9 +107,11 @@ class ChipData(SegmentationData):
         )
 
     def source(self, stage: Stage) -> ChipDataset:
-        """Return a part's chips; says so where validation is not independent of training."""
-        samples = self.folder.samples(stage)
-        shared = self.folder.sharing_ground(stage) if stage == "validation" else []
+        """Return a part's chips, a refit's training with validation's; says so where the two are not independent."""
+        samples = list(self.folder.samples(stage))
+        if self.refit and stage == "train":
+            samples += self.folder.samples("validation")
+        shared = self.folder.sharing_ground(stage) if stage == "validation" and not self.refit else []
         if shared:
             log.warning(
                 "CAUTION: %d of %d validation chips show ground that training chips show too (first %s): their scores "

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from segmentation_models_pytorch.base import SegmentationModel
 from torch import nn
+
+from src.errors import UserError
+
+MANY_BANDS = 64
+"""Bands above which ``stem=auto`` makes fewer channels of them: more than any multispectral sensor has."""
+AUTO_STEM = 32
+"""How many then."""
 
 
 class JustoUNetSimple(SegmentationModel):  # type: ignore[misc]  # smp has no types
@@ -45,7 +53,12 @@ class CompactUNet(SegmentationModel):  # type: ignore[misc]  # smp has no types
     """
 
     def __init__(
-        self, bands: int, classes: int, widths: Sequence[int] = (16, 32, 64, 128), dropout: float = 0.1
+        self,
+        bands: int,
+        classes: int,
+        widths: Sequence[int] = (16, 32, 64, 128),
+        dropout: float = 0.1,
+        stem: int | Literal["auto"] = 0,
     ) -> None:
         """Build for B × bands × H × W → logits B × classes × H × W.
 
@@ -54,9 +67,20 @@ class CompactUNet(SegmentationModel):  # type: ignore[misc]  # smp has no types
             classes: Number of classes.
             widths: Filters per level; each level has half the resolution of the one before.
             dropout: Share of the deepest level's channels that is dropped in training.
+            stem: Channels that a 1 × 1 convolution makes of the bands first, since hundreds of bands that are much
+                alike say little more than a few dozen mixtures of them. 0 for none; ``auto`` for AUTO_STEM where
+                there are more than MANY_BANDS bands, else none.
+
+        Raises:
+            UserError: ``stem`` is no number of channels.
         """
         super().__init__()
-        self.encoder = nn.ModuleList([_level(i, o) for i, o in pairwise((bands, *widths))])
+        if stem == "auto":
+            stem = AUTO_STEM if bands > MANY_BANDS else 0
+        if isinstance(stem, str) or stem < 0:
+            raise UserError(f"model.stem={stem} is no number of channels; give 1 or more, 0 for no stem, or auto.")
+        self.stem = _pointwise(bands, stem) if stem else nn.Identity()
+        self.encoder = nn.ModuleList([_level(i, o) for i, o in pairwise((stem or bands, *widths))])
         self.dropout = nn.Dropout2d(dropout)
         self.decoder = nn.ModuleList([_level(deep + wide, wide) for wide, deep in reversed(list(pairwise(widths)))])
         self.segmentation_head = nn.Conv2d(widths[0], classes, 1)
@@ -64,7 +88,7 @@ class CompactUNet(SegmentationModel):  # type: ignore[misc]  # smp has no types
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Return logits B × classes × H × W."""
         levels: list[torch.Tensor] = []
-        x = image
+        x = self.stem(image)
         for level in self.encoder:
             x = level(F.max_pool2d(x, 2, ceil_mode=True) if levels else x)
             levels.append(x)
@@ -75,6 +99,10 @@ class CompactUNet(SegmentationModel):  # type: ignore[misc]  # smp has no types
             x = level(torch.cat([x, skip], dim=1))
         logits: torch.Tensor = self.segmentation_head(x)
         return logits
+
+
+def _pointwise(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
 
 
 def _convolution(inputs: int, outputs: int) -> nn.Sequential:

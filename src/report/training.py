@@ -46,6 +46,7 @@ def training_report(
     checkpoint: Path,
     data: str,
     examples: Extremes,
+    refit: bool = False,
     files: Sequence[tuple[Path, str]],
 ) -> Report:
     """Put a training into a report.
@@ -58,6 +59,7 @@ def training_report(
         checkpoint: The best one.
         data: What it was trained on, in words.
         examples: Validation chips to show.
+        refit: Whether it was trained on the validation chips too.
         files: What the run wrote, each with what it is.
     """
     evaluation = Evaluation(spec.classes, scores)
@@ -65,7 +67,7 @@ def training_report(
         kind="Training",
         title=f"Training of {spec.architecture} with {spec.encoder}",
         subtitle=f"{data} · {run.when}",
-        lead=(_course(history), *score_sentences(evaluation)),
+        lead=(_REFIT if refit else _course(history), *score_sentences(evaluation)),
         sections=(
             Section("Epoch by epoch", (Charts(tuple(_charts(history, spec.classes))),)),
             *score_sections(evaluation),
@@ -130,6 +132,12 @@ def _photograph(batch: Batch, position: int, spec: NetworkSpec) -> npt.NDArray[n
 def _best(history: History) -> Mapping[str, float] | None:
     scored = [row for row in history if "val_iou" in row]
     return max(scored, key=lambda row: row["val_iou"]) if scored else None
+
+
+_REFIT = (
+    "The validation chips were trained on too (refit=true), and the last epoch was kept: the scores below tell how well "
+    "the network remembers, not how good it is. Scores on test chips (eval.py) do."
+)
 
 
 def _course(history: History) -> str:

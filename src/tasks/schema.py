@@ -184,6 +184,7 @@ class TrainConfig:
     seed: int = 42
     resume: str | None = None
     init_from: str | None = None
+    refit: bool = False
     compile: bool = False
     threads: int | None = None
     paths: Any = None

@@ -71,6 +71,8 @@ def run(config: DictConfig) -> float:
     folder = Path(config.output_dir)
     L.seed_everything(config.seed, verbose=False)
     options = choose_trainer_options(**_plain({k: config.trainer[k] for k in TRAINER_KEYS}))
+    if config.refit and "refit" not in config.datamodule:
+        raise UserError("refit=true needs the chips of a data folder; leave it out, or choose datamodule=chips.")
     data: SegmentationData = make(config.datamodule, "datamodule")
     segmenter = build_segmenter(config, data)
     epochs, last = config.trainer.max_epochs, config.resume == "last"
@@ -88,6 +90,8 @@ def run(config: DictConfig) -> float:
     if config.lr_finder and not checkpoint:
         _find_rate(config, segmenter, data, options["precision"])
     log.info("%s", data.summary())
+    if config.refit:
+        log.info("refit: the validation chips are trained on too, their scores prove nothing; the last epoch is kept")
     log.info("%s", segmenter.summary(choose_device(config.trainer.accelerator), options["precision"]))
     with as_single_run(config.output_dir):
         _fit(trainer, segmenter, data, checkpoint)
@@ -128,7 +132,9 @@ def _report(config: DictConfig, data: SegmentationData, trained: Trained, run: R
     folder = Path(config.output_dir)
     network, spec = load_network(trained.best)
     device = choose_device(config.trainer.accelerator)
-    known = [(trained.best, "best checkpoint, by validation IoU"), (trained.last, "last checkpoint, to go on from")]
+    known = [(trained.last, "last checkpoint, to go on from")]
+    if not config.refit:
+        known.insert(0, (trained.best, "best checkpoint, by validation IoU"))
     known += [(folder / name, what) for name, what in FILES.items() if (folder / name).exists()]
     return training_report(
         run,
@@ -137,6 +143,7 @@ def _report(config: DictConfig, data: SegmentationData, trained: Trained, run: R
         spec=spec,
         checkpoint=trained.best,
         data=data.describe().origin,
+        refit=config.refit,
         examples=validation_examples(network, spec, data.val_dataloader(), device),
         files=known,
     )
@@ -180,7 +187,7 @@ def build_trainer(config: DictConfig, options: dict[str, Any], first_epoch: int 
         options: What :func:`src.training.choose_trainer_options` decided.
         first_epoch: Where a resumed run goes on; TensorBoard forgets what was logged later.
     """
-    callbacks = [make(node, f"callbacks.{name}") for name, node in config.callbacks.items() if node]
+    callbacks = [make(node, f"callbacks.{name}") for name, node in _callbacks(config).items() if node]
     loggers = [make(node, f"logger.{name}") for name, node in config.logger.items() if node]
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger) and first_epoch:
@@ -196,6 +203,15 @@ def build_trainer(config: DictConfig, options: dict[str, Any], first_epoch: int 
         **HOUSE_TRAINER,
     )
     return trainer
+
+
+def _callbacks(config: DictConfig) -> dict[str, Any]:
+    """Return the callbacks' nodes; a refit has nothing to stop by and nothing to choose by, so its last epoch counts."""
+    nodes = dict(config.callbacks.items())
+    if config.refit:
+        nodes["early_stopping"] = None
+        nodes["model_checkpoint"] = OmegaConf.merge(nodes["model_checkpoint"], {"save_top_k": 0})
+    return nodes
 
 
 def make(node: Any, name: str, **arguments: Any) -> Any:
@@ -277,7 +293,7 @@ def _finish(config: DictConfig, trainer: L.Trainer, segmenter: Segmenter) -> Tra
     for line in run_folder.class_table(trained.scores, segmenter.spec.classes):
         log.info("%s", line)
     log.info("last checkpoint: %s", trained.last)
-    log.info("best checkpoint: %s", trained.best)
+    log.info("%s checkpoint: %s", "refitted" if config.refit else "best", trained.best)
     return trained
 
 
