@@ -570,3 +570,58 @@ def test_dataset_json_describes_the_folder(tmp_path: Path) -> None:
     assert content["seed"] == 42
     assert {"python", "rasterio", "numpy"} <= set(content["versions"])
     assert (folder.path / "overview.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_split_raster_says_the_part_of_every_pixel(tmp_path: Path) -> None:
+    image, label = rasters.image(tmp_path / "scene.tif", 64, 64), rasters.label(tmp_path / "label.tif", 64, 64)
+    squares = np.arange(64) // 8
+    drawn = np.where((squares[:, None] + squares) % 2 == 0, 1, 2).astype(
+        np.uint8
+    )  # a checkerboard: every chip has both
+    drawn[48:] = 0  # in no part
+    split = rasters.write(tmp_path / "split.tif", drawn)
+    given = settings(
+        image, label, split_raster=str(split), split_values=(1, None, 2), shares=(80.0, 0.0, 20.0), min_coverage=10.0
+    )
+    folder = made(tmp_path, given)
+    truth = rasters.read(label)[0]
+    for part, value in (("train", 1), ("test", 2)):
+        samples = folder.samples(part)
+        assert len(samples) == 12
+        for sample in samples:
+            x, y = map(int, sample.image.stem.rpartition("_tile_")[2].split("_"))
+            here = np.s_[y : y + 16, x : x + 16]
+            np.testing.assert_array_equal(rasters.read(sample.image), rasters.read(image)[:, *here])
+            own = np.where(drawn[here] == value, truth[here], 0)
+            np.testing.assert_array_equal(rasters.read(sample.label)[0], own)
+    assert folder.samples("validation", required=False) == []
+    assert folder.spec.split["strategy"] == "raster"
+
+
+def test_chips_of_one_part_keep_their_names_and_validation_comes_from_training_if_the_raster_has_none(
+    tmp_path: Path,
+) -> None:
+    image, label = rasters.image(tmp_path / "scene.tif", 64, 128), rasters.label(tmp_path / "label.tif", 64, 128)
+    split = rasters.write(tmp_path / "split.tif", np.repeat(np.uint8([[1, 1, 1, 3]]), 64, 0).repeat(32, 1))
+    folder = made(tmp_path, settings(image, label, split_raster=str(split), split_values=(1, None, 3)))
+    places = {part: {sample.image.name for sample in folder.samples(part)} for part in PARTS}
+    assert places["test"] == {f"scene_tile_{x}_{y}.tif" for x in (96, 112) for y in range(0, 64, 16)}
+    assert {part: len(names) for part, names in places.items()} == {"train": 18, "validation": 6, "test": 8}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ((1, 2, 9), "leaves no chip for test, which is to have the value 9"),
+        ((1, 1, None), "expected different values"),
+        ((None, 1, 2), "one for training at least"),
+    ],
+)
+def test_a_split_raster_without_a_part_is_a_mistake(
+    values: tuple[int | None, int | None, int | None], message: str, tmp_path: Path
+) -> None:
+    image, label = rasters.image(tmp_path / "scene.tif", 32, 32), rasters.label(tmp_path / "label.tif", 32, 32)
+    split = rasters.write(tmp_path / "split.tif", np.repeat(np.uint8([[1, 2]]), 32, 0).repeat(16, 1))
+    with pytest.raises(UserError, match=message):
+        made(tmp_path, settings(image, label, split_raster=str(split), split_values=values))
+    assert not (tmp_path / "data").exists()

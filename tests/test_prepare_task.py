@@ -43,6 +43,12 @@ def test_defaults_are_those_of_specdeepmap() -> None:
     assert (given.shares, given.seed, given.scaler, given.strategy) == ((80, 10, 10), 42, None, "balanced")
 
 
+@pytest.mark.parametrize("values", ["[1,2]", "train", "[1,true,3]", "[1,2,x]"])
+def test_part_values_that_are_none_are_one_line(values: str) -> None:
+    with pytest.raises(UserError, match=r"split\.values=.* list the values of training, validation and test"):
+        composed("image=a.tif", "label=b.tif", "data_dir=d", "split.raster=c.tif", f"split.values={values}")
+
+
 def test_keys_arrive_as_plain_values() -> None:
     given = composed(
         "image=[a.tif,b.tif]",
@@ -53,9 +59,12 @@ def test_keys_arrive_as_plain_values() -> None:
         "class_colors={3: '#ffffff'}",
         "class_names=[x,y]",
         "split.strategy=blocks",
+        "split.raster=parts.tif",
+        "split.values=[1,null,2]",
     )
     assert given.image == ("a.tif", "b.tif")
     assert given.chip_size == (64, 32)
+    assert (given.split_raster, given.split_values) == ("parts.tif", (1, None, 2))
     assert given.class_map == (ClassRule(3, ("farm", 7), "farmland"), ClassRule(1, ("wood",)))
     assert given.class_colors == {3: "#ffffff"}
     assert given.class_names == ("x", "y")

@@ -75,6 +75,7 @@ class ChipData(SegmentationData):
         workers: int | Literal["auto"] = "auto",
         cache: bool = True,
         check: bool = True,
+        *,
         refit: bool = False,
         oversample: float = 0.0,
     ) -> None:

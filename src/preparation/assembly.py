@@ -29,7 +29,7 @@ from src.preparation.split_summary import summary_lines
 from src.progress import progress
 from src.raster.write import recode
 from src.spec import DatasetSpec, software_versions
-from src.splits import Parts, Split, split_chips
+from src.splits import Parts, Split, imbalance, split_chips
 from src.tables import (
     PARTS,
     STATISTICS,
@@ -76,10 +76,10 @@ def fill(
     seen = list(_cut(scenes, chip_format, folder, thumbnails))
     chips = [chip for chip in seen if chip.fate == "kept"]
     fates = Counter(chip.fate for chip in seen)
-    if len(chips) < sum(share > 0 for share in settings.shares):
+    if len(chips) < (1 if settings.split_raster is not None else sum(share > 0 for share in settings.shares)):
         raise UserError(_too_few(len(chips), fates, settings))
     hints, counts = _classify(settings, hints, chips, folder)
-    split = _split(settings, scenes, chips, counts)
+    split = (_split if settings.split_raster is None else _split_as_drawn)(settings, scenes, chips, counts)
     chips, counts, split = _keep_assigned(chips, counts, split, folder)
     classes = class_table(_present(counts), hints, settings.class_names, settings.class_colors)
     spec = _describe(settings, scenes, chip_format, classes, split, config)
@@ -108,6 +108,27 @@ def _split(settings: Preparation, scenes: Sequence[Scene], chips: Sequence[Chip]
     )
     shares, strategy = settings.shares, settings.strategy
     return split_chips(counts[:, values], places, shares, strategy, settings.seed, settings.buffer, settings.block)
+
+
+def _split_as_drawn(settings: Preparation, scenes: Sequence[Scene], chips: Sequence[Chip], counts: Counts) -> Split:
+    """Take every chip's part from the split raster, and validation from training's chips where it has none."""
+    parts = np.array([chip.part for chip in chips], np.int64)
+    for number, value in enumerate(settings.split_values):
+        if value is not None and not (parts == number).any():
+            raise UserError(
+                f"split.raster leaves no chip for {PARTS[number]}, which is to have the value {value}: no labelled "
+                "pixel of it is in a chip. Check split.values=[train,validation,test] and chip.min_coverage."
+            )
+    training = np.flatnonzero(parts == 0)
+    if settings.split_values[1] is not None or not settings.shares[1]:
+        return Split(parts, imbalance(counts, parts), 0)
+    train, validation, _ = settings.shares
+    within = replace(
+        settings, shares=(100 * train / (train + validation), 100 * validation / (train + validation), 0.0)
+    )
+    divided = _split(within, scenes, [chips[index] for index in training], counts[training])
+    parts[training] = divided.parts
+    return Split(parts, imbalance(counts, parts), divided.straddling, divided.cut)
 
 
 def _classify(
@@ -155,6 +176,7 @@ def choose_format(settings: Preparation, scenes: Sequence[Scene]) -> ChipFormat:
         nodata=common_nodata([scene.nodata for scene in scenes]),
         used=used,
         compress=settings.compress,
+        part_values=settings.split_values,
     )
 
 
@@ -171,8 +193,10 @@ def _cut(
     total = sum(sum(1 for _ in chip_windows(*size, chip_format.size, chip_format.step)) for size in sizes)
     with progress("Cutting", total, "chips") as advance:
         for index, scene in enumerate(scenes):
+            before = None
             for chip in cut_scene(index, scene, chip_format, folder, thumbnails[index].add):
-                advance(1)
+                advance(int(chip.window != before))
+                before = chip.window
                 yield chip
 
 
@@ -215,7 +239,7 @@ def _describe(
         chip_step=chip_format.step,
         classes=classes,
         split={
-            "strategy": settings.strategy,
+            "strategy": settings.strategy if settings.split_raster is None else "raster",
             "shares": dict(zip(PARTS, settings.shares, strict=True)),
             "buffer": settings.buffer,
             "chips": {part: int((split.parts == index).sum()) for index, part in enumerate(PARTS)},

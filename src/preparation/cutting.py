@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from src.labels import UNCLASSIFIED
 from src.raster.georeference import shifted
 from src.raster.read import DatasetReader, RasterInfo, block_cache, open_raster, read_valid, read_window, reading
 from src.raster.write import Compression, write_geotiff
+from src.tables import PARTS
 
 Fate = Literal["kept", "without measurement", "without label", "below the coverage"]
 """What becomes of a window, and why."""
@@ -37,11 +38,19 @@ _BLOCK_CACHE = 64
 
 @dataclass(frozen=True)
 class Scene:
-    """An image, its labels, and the nodata value that counts for each of its bands."""
+    """An image, its labels, and the nodata value that counts for each of its bands.
+
+    Attributes:
+        info: The image.
+        labels: Its classes.
+        nodata: Per band.
+        parts: Part of each pixel as a value of the format's ``part_values``; None where chips are split later.
+    """
 
     info: RasterInfo
     labels: LabelSource
     nodata: tuple[float | None, ...]
+    parts: LabelSource | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,7 @@ class ChipFormat:
         nodata: Nodata value to declare; None where the scenes have none in common.
         used: Which bands are used.
         compress: Of the GeoTIFFs.
+        part_values: What training, validation and test are called in the scenes' ``parts``; None for no such part.
     """
 
     size: tuple[int, int]
@@ -63,6 +73,7 @@ class ChipFormat:
     nodata: float | None
     used: tuple[bool, ...]
     compress: Compression = "none"
+    part_values: tuple[int | None, ...] = (None, None, None)
 
     @property
     def fill(self) -> float:
@@ -81,6 +92,7 @@ class Chip:
         fate: Whether it was written.
         counts: Pixels of each class value 0–255.
         statistics: Of its measurements; None if it was not written.
+        part: Number of the part whose labels it has; None where chips are split later.
     """
 
     scene: int
@@ -89,6 +101,7 @@ class Chip:
     fate: Fate
     counts: npt.NDArray[np.int64]
     statistics: BandStatistics | None
+    part: int | None = None
 
 
 @dataclass(frozen=True)
@@ -97,11 +110,12 @@ class _Reader:
 
     image: DatasetReader
     labels: LabelReader
+    parts: LabelReader | None
 
 
-def chip_name(scene: str, window: Window) -> str:
-    """Return a chip's file name: ``<scene>_tile_<x>_<y>.tif``."""
-    return f"{scene}_tile_{window.column}_{window.row}.tif"
+def chip_name(scene: str, window: Window, part: str | None = None) -> str:
+    """Return a chip's file name: ``<scene>_tile_<x>_<y>.tif``, with a part ``<scene>_<part>_tile_<x>_<y>.tif``."""
+    return f"{scene}{'_' + part if part else ''}_tile_{window.column}_{window.row}.tif"
 
 
 def cut_scene(
@@ -125,7 +139,8 @@ def cut_scene(
         workers: Threads; None for one per core.
 
     Yields:
-        Every window of the chip grid in a fixed order, written or not.
+        Every window of the chip grid in a fixed order, written or not; where the scene says the parts of its pixels,
+        a window that is a chip of several parts once for each.
 
     Raises:
         UserError: The image or its labels cannot be read, or the labels hold what is no class.
@@ -169,7 +184,8 @@ def _readers(scene: Scene, count: int) -> Iterator[queue.SimpleQueue[_Reader]]:
     with ExitStack() as stack:
         for _ in range(count):
             image = stack.enter_context(open_raster(scene.info.path))
-            idle.put(_Reader(image, stack.enter_context(scene.labels.open())))
+            labels = stack.enter_context(scene.labels.open())
+            idle.put(_Reader(image, labels, stack.enter_context(scene.parts.open()) if scene.parts else None))
         yield idle
 
 
@@ -191,10 +207,36 @@ class _Cutter:
         if self.seen is not None:
             self.seen(extent, image, valid)
         labels = np.where(valid, reader.labels.read(extent), np.uint8(UNCLASSIFIED))
+        parts = reader.parts.read(extent) if reader.parts is not None else None
         for window in group.windows:
             row, column = window.row - extent.row, window.column - extent.column
-            part = np.s_[row : row + window.height, column : column + window.width]
-            yield self._chip(window, image[:, *part], valid[part], labels[part])
+            here = np.s_[row : row + window.height, column : column + window.width]
+            if parts is None:
+                yield self._chip(window, image[:, *here], valid[here], labels[here])
+            else:
+                yield from self._chips_of_parts(window, image[:, *here], valid[here], labels[here], parts[here])
+
+    def _chips_of_parts(
+        self,
+        window: Window,
+        image: npt.NDArray[Any],
+        valid: npt.NDArray[np.bool_],
+        label: npt.NDArray[np.uint8],
+        parts: npt.NDArray[np.uint8],
+    ) -> Iterator[Chip]:
+        """Cut a window once for each part that it has labels of, with no label of another."""
+        own = {
+            number: np.where(parts == value, label, np.uint8(UNCLASSIFIED))
+            for number, value in enumerate(self.format.part_values)
+            if value is not None
+        }
+        there = [number for number, values in own.items() if values.any()]
+        chips = []
+        for number in there:
+            named = PARTS[number] if len(there) > 1 else None
+            chips.append(replace(self._chip(window, image, valid, own[number], named), part=number))
+        kept = [chip for chip in chips if chip.fate == "kept"]
+        yield from kept or chips[:1] or [self._chip(window, image, valid, np.zeros_like(label))]
 
     def _chip(
         self,
@@ -202,12 +244,14 @@ class _Cutter:
         image: npt.NDArray[Any],
         valid: npt.NDArray[np.bool_],
         label: npt.NDArray[np.uint8],
+        part: str | None = None,
     ) -> Chip:
-        name = chip_name(self.scene.info.name, window)
+        name = chip_name(self.scene.info.name, window, part)
         counts = np.bincount(label.ravel(), minlength=256)
-        fate = _fate(window.pixels, int(valid.sum()), int(counts[1:].sum()), self.format.min_coverage)
-        if fate != "kept":
-            return Chip(self.index, window, name, fate, counts, None)
+        labelled = int(counts[1:].sum())
+        fate = _fate(window.pixels, int(valid.sum()), labelled, self.format.min_coverage)
+        if fate != "kept" or (self.scene.parts is not None and not labelled):
+            return Chip(self.index, window, name, fate if fate != "kept" else "without label", counts, None)
         self._write(name, window, image, valid, label)
         statistics = BandStatistics(len(image))
         # A band that is not used may lack measurements where the others have them.

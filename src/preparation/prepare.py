@@ -39,7 +39,9 @@ def prepare(settings: Preparation, data_dir: str | Path, *, overwrite: bool = Fa
     folder = Path(data_dir)
     images, labels = resolve(settings.image, "image"), resolve(settings.label, "label")
     labels = pair(images, labels)
-    config = {**_plain(asdict(settings)), "files": [_fingerprint(path) for path in dict.fromkeys([*images, *labels])]}
+    drawn = [] if settings.split_raster is None else pair(images, resolve(settings.split_raster, "split.raster"))
+    files = dict.fromkeys([*images, *labels, *drawn])
+    config = {**_plain(asdict(settings)), "files": [_fingerprint(path) for path in files]}
     existing = _existing(folder, config, overwrite=overwrite)
     if existing is not None:
         return existing
@@ -52,8 +54,10 @@ def prepare(settings: Preparation, data_dir: str | Path, *, overwrite: bool = Fa
     for info in infos:
         if info.masked:
             log.info("%s has a mask or an alpha band: what it leaves out is unclassified.", info.path)
+    parts = label_sources(drawn, infos, None, None, None)[0] if drawn else [None] * len(infos)
     scenes = [
-        Scene(info, source, scene_nodata(info, settings.nodata)) for info, source in zip(infos, sources, strict=True)
+        Scene(info, source, scene_nodata(info, settings.nodata), part)
+        for info, source, part in zip(infos, sources, parts, strict=True)
     ]
     with staged(folder, DATASET) as staging:
         spec, summary = fill(settings, scenes, hints, staging, config)

@@ -29,6 +29,10 @@ class Preparation:
         strategy: How chips are assigned to them.
         buffer: Pixels between chips of different parts, for the strategy ``blocks``.
         block: Side of a block in pixels; None to choose it.
+        split_raster: Raster for each scene in the same order, or one for all, that says the part of every pixel; the
+            chips of a part then keep that part's labels only, and shares and strategy count for nothing, unless it
+            has no validation.
+        split_values: Its values for training, validation and test; None for a part that it does not have.
         seed: Of everything random.
         scaler: Divisor of the statistics; None for none.
         nodata: Nodata value of all bands; None for what the files declare.
@@ -50,6 +54,8 @@ class Preparation:
     strategy: Strategy = "balanced"
     buffer: int = 0
     block: int | None = None
+    split_raster: str | tuple[str, ...] | None = None
+    split_values: tuple[int | None, int | None, int | None] = (1, 2, 3)
     seed: int = 42
     scaler: float | None = None
     nodata: float | None = None
@@ -77,5 +83,11 @@ class Preparation:
             raise UserError(f"split.buffer={self.buffer} needs split.strategy=blocks and is 0 or more pixels.")
         if self.block is not None and self.block <= 0:
             raise UserError(f"split.block is {self.block}; expected pixels above 0, or null to have it chosen.")
+        values = [value for value in self.split_values if value is not None]
+        if self.split_values[0] is None or len(set(values)) < len(values) or not all(0 <= v <= 255 for v in values):
+            raise UserError(
+                f"split.values={list(self.split_values)} does not fit; expected different values of 0 to 255, and one "
+                "for training at least."
+            )
         if self.scaler is not None and not 0 < self.scaler < math.inf:
             raise UserError(f"scaler is {self.scaler:g}; pixels are divided by it, so give a number above 0, or null.")

@@ -135,8 +135,8 @@ def _best(history: History) -> Mapping[str, float] | None:
 
 
 _REFIT = (
-    "The validation chips were trained on too (refit=true), and the last epoch was kept: the scores below tell how well "
-    "the network remembers, not how good it is. Scores on test chips (eval.py) do."
+    "The validation chips were trained on too (refit=true), and the last epoch was kept: the scores below tell how "
+    "well the network remembers, not how good it is. Scores on test chips (eval.py) do."
 )
 
 

@@ -34,6 +34,8 @@ def settings(given: PrepareConfig) -> Preparation:
         strategy=split.strategy.value,
         buffer=split.buffer,
         block=split.block,
+        split_raster=None if split.raster is None else _paths("split.raster", split.raster),
+        split_values=_part_values(split.values),
         seed=given.seed,
         scaler=given.scaler,
         nodata=given.nodata,
@@ -59,6 +61,16 @@ def _pair(key: str, value: Any) -> tuple[int, int]:
     if len(numbers) != 2 or not all(isinstance(n, int) and not isinstance(n, bool) for n in numbers):
         raise UserError(f"{key}={value} is no size; give whole pixels ({key}=256) or [x,y] ({key}=[256,128]).")
     return numbers[0], numbers[1]
+
+
+def _part_values(values: Any) -> tuple[int | None, int | None, int | None]:
+    known = isinstance(values, list) and len(values) == 3
+    if not known or any(isinstance(v, bool) or not (v is None or isinstance(v, int)) for v in values):
+        raise UserError(
+            f"split.values={values} does not fit; list the values of training, validation and test in split.raster, "
+            "null for a part that it does not have: split.values=[1,null,2]."
+        )
+    return values[0], values[1], values[2]
 
 
 def class_rule(rule: ClassRuleConfig) -> ClassRule:

@@ -52,6 +52,8 @@ class SplitConfig:
             ``random``.
         buffer: Pixels that parts keep from each other, with ``blocks``.
         block: Side of a block in pixels, with ``blocks``; null to have it chosen.
+        raster: A raster per scene, or one for all, that says each pixel's part: chips keep their part's labels only.
+        values: The raster's values for training, validation and test; null for a part that it does not have.
     """
 
     train: float = 80.0
@@ -60,6 +62,8 @@ class SplitConfig:
     strategy: Strategy = Strategy.balanced
     buffer: int = 0
     block: int | None = None
+    raster: Any = None
+    values: Any = field(default_factory=lambda: [1, 2, 3])
 
 
 @dataclass
@@ -155,6 +159,7 @@ class TrainConfig:
         seed: Of weights, order and augmentation.
         resume: Go on with a run: a checkpoint, or ``last`` for the last run's.
         init_from: Start from the network of a checkpoint.
+        refit: Train on the validation chips too, once everything is chosen; the last epoch is kept.
         compile: Compile the network: slow to start, faster then.
         threads: Threads that compute and read; null for the cores that the process may use.
         paths: Where runs are written; a group.

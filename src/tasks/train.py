@@ -206,7 +206,7 @@ def build_trainer(config: DictConfig, options: dict[str, Any], first_epoch: int 
 
 
 def _callbacks(config: DictConfig) -> dict[str, Any]:
-    """Return the callbacks' nodes; a refit has nothing to stop by and nothing to choose by, so its last epoch counts."""
+    """Return the callbacks' nodes; a refit has nothing to stop by or to choose by, so it keeps its last epoch."""
     nodes = dict(config.callbacks.items())
     if config.refit:
         nodes["early_stopping"] = None
