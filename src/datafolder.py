@@ -78,7 +78,8 @@ class DataFolder:
     def sharing_ground(self, part: Part) -> list[Sample]:
         """List a part's chips that show ground of a training chip, by scene and place as their names tell them.
 
-        prepare.py makes no such split; SpecDeepMap's chips overlap where the step is smaller than the tile.
+        prepare.py makes such a split only where split.raster asks for it; SpecDeepMap's chips overlap where the step is
+        smaller than the tile.
         """
         trained: dict[str, list[tuple[int, int]]] = {}
         for sample in self.samples("train"):

@@ -116,7 +116,7 @@ class ChipData(SegmentationData):
         if shared:
             log.warning(
                 "CAUTION: %d of %d validation chips show ground that training chips show too (first %s): their scores "
-                "are too good; prepare.py keeps such chips apart",
+                "are too good; prepare.py keeps such chips apart, unless split.raster says otherwise",
                 len(shared),
                 len(samples),
                 shared[0].image.name,

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from src.errors import UserError
-from src.models.compact import CompactUNet, JustoUNetSimple
+from src.models.compact import CompactUNet, JustoUNetSimple, PixelResNet
 from src.models.encoders import NO_ENCODER, TIMM, check_encoder, drop_unused, encoder_arguments
 
 WITH_ENCODER: dict[str, Callable[..., nn.Module]] = {
@@ -38,6 +38,7 @@ WITH_ENCODER: dict[str, Callable[..., nn.Module]] = {
 WITHOUT_ENCODER: dict[str, Callable[..., nn.Module]] = {
     "justo_unet_simple": JustoUNetSimple,
     "compact_unet": CompactUNet,
+    "pixel_resnet": PixelResNet,
 }
 """Small networks for chips of few pixels; ``encoder=`` means nothing to them."""
 

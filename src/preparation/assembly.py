@@ -126,7 +126,7 @@ def _split_as_drawn(settings: Preparation, scenes: Sequence[Scene], chips: Seque
     within = replace(
         settings, shares=(100 * train / (train + validation), 100 * validation / (train + validation), 0.0)
     )
-    divided = _split(within, scenes, [chips[index] for index in training], counts[training])
+    divided = _split(within, scenes, [chips[index] for index in training.tolist()], counts[training])
     parts[training] = divided.parts
     return Split(parts, imbalance(counts, parts), divided.straddling, divided.cut)
 
