@@ -26,8 +26,8 @@ Polygons = tuple[npt.NDArray[Any], npt.NDArray[np.uint8]]
 # It would say how many records it wrote, batch by batch.
 logging.getLogger("pyogrio").setLevel(logging.WARNING)
 
-BATCH = 20_000
-"""Polygons that are written at once."""
+BATCH = 500_000
+"""Corners of polygons that are written at once: shapes, coordinates and what is written take some 100 bytes each."""
 
 
 class PolygonMerger:
@@ -131,7 +131,7 @@ def map_polygons(strips: Iterable[npt.NDArray[np.uint8]], width: int) -> Iterato
     waiting: Polygons = np.empty(0, object), np.empty(0, np.uint8)
     for strip in strips:
         waiting = _both(waiting, merger.add(strip))
-        if len(waiting[0]) >= BATCH:
+        if shapely.get_num_coordinates(waiting[0]).sum() >= BATCH:
             yield waiting
             waiting = np.empty(0, object), np.empty(0, np.uint8)
     yield _both(waiting, merger.finish())
