@@ -158,7 +158,8 @@ def schema_keys(kind: type) -> Iterator[Key]:
         if entry.name == "paths" or entry.name in ("chip", "split"):
             continue
         group = kind is schema.TrainConfig and entry.name in GROUPS
-        default = "group" if group else shown(entry.default)
+        made = entry.default if entry.default_factory is dataclasses.MISSING else entry.default_factory()
+        default = "group" if group else shown(made)
         yield Key(prefix + entry.name, default, texts.get(entry.name, ""))
 
 

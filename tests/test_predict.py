@@ -24,6 +24,7 @@ from mapping_scenes import CLASSES, make_trained, noise, read, write_raster
 from omegaconf import OmegaConf
 
 from src.errors import UserError
+from src.mapping import scene_map
 from src.tasks import predict, schema
 from src.tasks.schema import ClassRuleConfig, PredictConfig
 
@@ -168,8 +169,8 @@ def test_several_scenes_load_the_network_once(
     tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loads: list[object] = []
-    real = predict.load_network
-    monkeypatch.setattr(predict, "load_network", lambda path: (loads.append(path), real(path))[1])
+    real = scene_map.load_network
+    monkeypatch.setattr(scene_map, "load_network", lambda path: (loads.append(path), real(path))[1])
     for name in ("a.tif", "b.tif"):
         scene(tmp_path, name)
     given: dict[str, Any] = {"checkpoint": str(checkpoint), "output": str(tmp_path / "maps")}
