@@ -1,0 +1,125 @@
+"""Networks, trained and mapped with the commands that everybody uses."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from scripts.accuracy.scenes import Area, BenchmarkScene, read, write_like
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What train.py is told beside the experiment of the scene.
+
+    Attributes:
+        title: What it is.
+        overrides: Keys of train.py.
+    """
+
+    title: str
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Took:
+    """Seconds of a command: the processors' and the clock's."""
+
+    cpu: float
+    wall: float
+
+
+OURS = Recipe("experiment=small_scene")
+SPECDEEPMAP = Recipe(
+    "U-Net/resnet18 with SpecDeepMap's settings",
+    (
+        *("model=unet", "encoder=resnet18", "augmentation=none", "augmentation.cutmix=0", "loss=cross_entropy"),
+        *("optimizer=adam", "optimizer.warmup=0", "lr=0.003", "batch_size=16", "class_weights=true"),
+        *("trainer.max_epochs=50", "callbacks.ema.decay=0"),
+    ),
+)
+
+ABLATION = {
+    "unet-resnet18": Recipe("model=unet encoder=resnet18", ("model=unet", "encoder=resnet18")),
+    "compact-unet": Recipe("model=compact_unet", ("model=compact_unet",)),
+    "wider-context": Recipe("dilations 1, 2, 4 for 1, 1, 1", ("model.dilations=[1,2,4]",)),
+    "no-augmentation": Recipe("no augmentation", ("augmentation=none", "augmentation.cutmix=0")),
+    "no-cutmix": Recipe("no CutMix", ("augmentation.cutmix=0",)),
+    "rotation-zoom": Recipe("rotation by any angle, zoom", ("augmentation.rotation=45", "augmentation.zoom=0.25")),
+    "gain-noise": Recipe(
+        "mild gain, brightness and noise",
+        ("augmentation.gain=0.05", "augmentation.brightness=0.1", "augmentation.noise=0.05"),
+    ),
+    "band-dropout": Recipe("band dropout 0.1", ("augmentation.band_dropout=0.1",)),
+    "label-smoothing": Recipe("label smoothing 0.1", ("loss.label_smoothing=0.1",)),
+    "no-ema": Recipe("no average of weights", ("callbacks.ema.decay=0",)),
+    "no-warmup": Recipe("no warm-up", ("optimizer.warmup=0",)),
+    "weight-decay": Recipe("weight decay 0.1 for 0.01", ("optimizer.weight_decay=0.1",)),
+    "oversample": Recipe("chips with rare classes more often", ("datamodule.oversample=0.5",)),
+    "unweighted": Recipe("no class weights", ("class_weights=false",)),
+    "one-minus-share": Recipe("class weights 1 − share", ("class_weights=true",)),
+    "dice": Recipe("cross-entropy and Dice", ("loss=ce_dice",)),
+    "lr-0.005": Recipe("lr 0.005 for 0.002", ("lr=0.005",)),
+}
+"""One lever each, beside OURS."""
+
+
+def train_and_map(
+    scene: BenchmarkScene, area: Area, place: str, recipe: Recipe, seed: int, folder: Path
+) -> tuple[npt.NDArray[np.uint8], Took]:
+    """Prepare an area's chips, train on them, and map its held-out scene.
+
+    Args:
+        scene: What to train on.
+        area: Of it.
+        place: The area's name; its chips are made once and used again.
+        recipe: How to train.
+        seed: Of the training.
+        folder: Where chips and runs go; the run is removed again.
+
+    Returns:
+        The map, H × W class values, and what training took (not preparation and mapping).
+
+    Raises:
+        subprocess.CalledProcessError: A command failed.
+    """
+    here = folder / scene.experiment / place
+    chips = here / "chips"
+    if not chips.is_dir():
+        parts = write_like(here / "parts.tif", area.parts, area.image)
+        _command(
+            *("prepare.py", f"experiment={scene.experiment}", f"image={area.image}", f"label={area.label}"),
+            *(f"split.raster={parts}", f"data_dir={chips}", f"hydra.run.dir={here / 'prepare'}"),
+        )
+    run = here / f"run-{seed}"
+    shutil.rmtree(run, ignore_errors=True)
+    took = _command(
+        *("train.py", f"experiment={scene.experiment}", f"data_dir={chips}", f"seed={seed}", "accelerator=cpu"),
+        *(f"hydra.run.dir={run}", *recipe.overrides),
+    )
+    _command(
+        *("predict.py", f"checkpoint={run}", f"image={area.held_image}", f"output={run / 'map.tif'}"),
+        *("accelerator=cpu", f"hydra.run.dir={run / 'predict'}"),
+    )
+    found = read(run / "map.tif")[0]
+    shutil.rmtree(run)
+    return found, took
+
+
+def _command(*arguments: str) -> Took:
+    """Run one of the commands quietly; return what it took."""
+    before, clock = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Took(cpu, time.perf_counter() - clock)

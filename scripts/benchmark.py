@@ -1,0 +1,147 @@
+"""Measure how accurate the recorded experiments and the baselines are on real scenes, and write docs/results.md.
+
+    python scripts/benchmark.py                       the test areas: three seeds of everything
+    python scripts/benchmark.py --folds               areas inside the training areas: what is chosen is chosen there
+    python scripts/benchmark.py --scene havel --run ours --seed 42
+    python scripts/benchmark.py --data                the scenes only, where the recorded experiments look for them
+
+Each run leaves a JSON file under logs/benchmark and is not repeated while that is there, so that a benchmark can be
+stopped and goes on. The scenes are looked for in ../shared/data (--source).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script finds only what lies beside it
+
+from scripts.accuracy.classical import CLASSIFIERS, classify
+from scripts.accuracy.networks import ABLATION, OURS, SPECDEEPMAP, Recipe, Took, train_and_map
+from scripts.accuracy.results import write_results
+from scripts.accuracy.scenes import SCENES, TEST, Area, BenchmarkScene, lay_out
+from src.atomic import write_text
+from src.spec import git_revision
+
+ROOT = Path(__file__).resolve().parents[1]
+LOGS = ROOT / "logs/benchmark"
+DATA = ROOT / "data/benchmark"
+RECIPES = {"ours": OURS, "specdeepmap": SPECDEEPMAP}
+NAMES = (*CLASSIFIERS, *RECIPES, *ABLATION)
+SEEDS = (42, 43, 44)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training and its score."""
+
+    scene: BenchmarkScene
+    area: str
+    name: str
+    seed: int
+
+    @property
+    def path(self) -> Path:
+        """Where its result lies."""
+        return LOGS / self.scene.experiment / self.area / f"{self.name}-{self.seed}.json"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Do the runs that are asked for and have no result yet, then write all results down."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--source", type=Path, default=ROOT.parent / "shared/data", help="folder of the scenes")
+    parser.add_argument("--scene", action="append", choices=SCENES, help="only this one (may be given again)")
+    parser.add_argument("--run", action="append", choices=NAMES, help="only this one (may be given again)")
+    parser.add_argument("--seed", action="append", type=int, help=f"instead of {', '.join(map(str, SEEDS))}")
+    parser.add_argument("--folds", action="store_true", help="areas to choose by; all levers, the first seed")
+    parser.add_argument("--fold", action="append", help="only this one of them (may be given again)")
+    parser.add_argument("--write", action="store_true", help="run nothing, only write down what there is")
+    parser.add_argument("--data", action="store_true", help="run nothing, only put the scenes into data/benchmark")
+    given = parser.parse_args(arguments)
+    if given.data:
+        for name in given.scene or SCENES:
+            for path in lay_out(SCENES[name], given.source, DATA):
+                print(path)
+        return
+    if not given.write:
+        for run in planned(given):
+            if not run.path.is_file():
+                measure(run, given.source)
+    print(write_results(LOGS, ROOT / "docs/results.md"))
+
+
+def planned(given: argparse.Namespace) -> list[Run]:
+    """List the runs, seed by seed, so that one of everything is there early."""
+    seeds = given.seed or (SEEDS[:1] if given.folds else SEEDS)
+    names = given.run or (NAMES if given.folds else (*CLASSIFIERS, *RECIPES))
+    scenes = [SCENES[name] for name in given.scene or SCENES]
+    return [
+        Run(scene, area, name, seed)
+        for seed in seeds
+        for scene in scenes
+        for name in names
+        for area in ((given.fold or scene.folds) if given.folds else (TEST,))
+    ]
+
+
+def measure(run: Run, source: Path) -> None:
+    """Do a run and write its result down."""
+    area = run.scene.area(source, run.area)
+    found, took = _classified(run, area) if run.name in CLASSIFIERS else _trained(run, area)
+    matrix = confusion(area.held_label, found, len(run.scene.classes))
+    row: dict[str, Any] = {
+        "scene": run.scene.experiment,
+        "area": run.area,
+        "run": run.name,
+        "seed": run.seed,
+        "matrix": matrix.tolist(),
+        "cpu_seconds": round(took.cpu, 1),
+        "wall_seconds": round(took.wall, 1),
+        "overrides": list(_recipe(run.name).overrides) if run.name not in CLASSIFIERS else [],
+        "revision": git_revision(),
+    }
+    run.path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(run.path, json.dumps(row) + "\n")
+    share = np.trace(matrix) / matrix.sum()
+    print(f"{run.path.relative_to(LOGS)}: overall accuracy {share:.3f}, {took.cpu:.0f} CPU s", flush=True)
+
+
+def confusion(truth: npt.NDArray[np.uint8], found: npt.NDArray[np.uint8], classes: int) -> npt.NDArray[np.int64]:
+    """Count the labelled pixels by true and mapped class; pixels that the map leaves empty are wrong in column 0.
+
+    Returns:
+        classes × (classes + 1): rows are true classes 1…, columns mapped ones 0, 1, ….
+    """
+    counted = truth > 0
+    pairs = (truth[counted].astype(np.int64) - 1) * (classes + 1) + found[counted]
+    return np.bincount(pairs, minlength=classes * (classes + 1)).reshape(classes, classes + 1)
+
+
+def _recipe(name: str) -> Recipe:
+    return RECIPES.get(name) or ABLATION[name]
+
+
+def _classified(run: Run, area: Area) -> tuple[npt.NDArray[np.uint8], Took]:
+    clock, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
+    found = classify(CLASSIFIERS[run.name], area, run.seed)
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return found, Took(cpu, time.perf_counter() - clock)
+
+
+def _trained(run: Run, area: Area) -> tuple[npt.NDArray[np.uint8], Took]:
+    return train_and_map(run.scene, area, run.area, _recipe(run.name), run.seed, DATA)
+
+
+if __name__ == "__main__":
+    main()
