@@ -1,12 +1,12 @@
 """Measure how accurate the recorded experiments and the baselines are on real scenes, and write docs/results.md.
 
-    python scripts/benchmark.py                       the test areas: three seeds of everything
-    python scripts/benchmark.py --folds               areas inside the training areas: what is chosen is chosen there
-    python scripts/benchmark.py --scene havel --run ours --seed 42
-    python scripts/benchmark.py --data                the scenes only, where the recorded experiments look for them
+    python scripts/benchmark.py --source scenes       the test areas: three seeds of everything
+    … --folds                                           areas inside the training areas: what is chosen is chosen there
+    … --scene havel --run ours --seed 42
+    … --data                                            the scenes only, where the recorded experiments look for them
 
 Each run leaves a JSON file under logs/benchmark and is not repeated while that is there, so that a benchmark can be
-stopped and goes on. The scenes are looked for in ../shared/data (--source).
+stopped and goes on. `--source` names the folder with the scenes, laid out as scripts/accuracy/scenes.py reads it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script finds o
 
 from scripts.accuracy.classical import CLASSIFIERS, classify
 from scripts.accuracy.networks import ABLATION, OURS, SPECDEEPMAP, Recipe, Took, train_and_map
-from scripts.accuracy.results import write_results
+from scripts.accuracy.results import mean_iou, write_results
 from scripts.accuracy.scenes import SCENES, TEST, Area, BenchmarkScene, lay_out
 from src.atomic import write_text
 from src.spec import git_revision
@@ -59,7 +59,7 @@ class Run:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Do the runs that are asked for and have no result yet, then write all results down."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--source", type=Path, default=ROOT.parent / "shared/data", help="folder of the scenes")
+    parser.add_argument("--source", type=Path, help="folder of the scenes (needed for all but --write)")
     parser.add_argument("--scene", action="append", choices=SCENES, help="only this one (may be given again)")
     parser.add_argument("--run", action="append", choices=NAMES, help="only this one (may be given again)")
     parser.add_argument("--seed", action="append", type=int, help=f"instead of {', '.join(map(str, SEEDS))}")
@@ -68,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--write", action="store_true", help="run nothing, only write down what there is")
     parser.add_argument("--data", action="store_true", help="run nothing, only put the scenes into data/benchmark")
     given = parser.parse_args(arguments)
+    if given.source is None and not given.write:
+        parser.error("--source is missing; give the folder that holds the scenes' folders.")
     if given.data:
         for name in given.scene or SCENES:
             for path in lay_out(SCENES[name], given.source, DATA):
@@ -112,8 +114,8 @@ def measure(run: Run, source: Path) -> None:
     }
     run.path.parent.mkdir(parents=True, exist_ok=True)
     write_text(run.path, json.dumps(row) + "\n")
-    share = np.trace(matrix) / matrix.sum()
-    print(f"{run.path.relative_to(LOGS)}: overall accuracy {share:.3f}, {took.cpu:.0f} CPU s", flush=True)
+    name = run.path.relative_to(LOGS)
+    print(f"{name}: mean IoU {mean_iou(matrix):.3f}, {took.cpu:.0f} CPU s", flush=True)
 
 
 def confusion(truth: npt.NDArray[np.uint8], found: npt.NDArray[np.uint8], classes: int) -> npt.NDArray[np.int64]:
