@@ -39,6 +39,7 @@ COMPOSED = {
 SCRIPTS = {
     "bench": "make bench",
     "bench_predict": "make bench",
+    "benchmark": "tests/test_benchmark.py",
     "config_reference": "tests/test_config_reference.py",
     "demo_data": "tests/test_demo_data.py",
     "demo_picture": "tests/test_demo_picture.py",
