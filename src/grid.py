@@ -194,13 +194,17 @@ def grouped_windows(
             yield WindowGroup(Window(top, left, last.row_stop - top, last.column_stop - left), windows)
 
 
+_MOST_CHIPS = 256
+"""Chips in a group: where they overlap much, a small scene would be one, for one core and one step of progress."""
+
+
 def _group_shape(size: tuple[int, int], step: tuple[int, int], pixels: int, *, rows: bool) -> tuple[int, int]:
     """Return how many chips a group has across and down."""
     if any(s > 1.5 * z for s, z in zip(step, size, strict=True)):
         return 1, 1  # gaps would be most of what is read
     if rows:
-        return max(1, (pixels // size[1] - size[0]) // step[0] + 1), 1
+        return min(_MOST_CHIPS, max(1, (pixels // size[1] - size[0]) // step[0] + 1)), 1
     side = min(math.isqrt(pixels), pixels // size[0])
-    down = max(1, (side - size[1]) // step[1] + 1)
+    down = min(math.isqrt(_MOST_CHIPS), max(1, (side - size[1]) // step[1] + 1))
     height = size[1] + (down - 1) * step[1]
-    return max(1, (pixels // height - size[0]) // step[0] + 1), down
+    return min(_MOST_CHIPS // down, max(1, (pixels // height - size[0]) // step[0] + 1)), down
