@@ -99,7 +99,7 @@ def test_a_run_that_has_a_result_is_not_repeated(
     there = tmp_path / "havel/test/ours-43.json"
     there.parent.mkdir(parents=True)
     there.touch()
-    benchmark.main(["--scene", "havel", "--run", "ours"])
+    benchmark.main(["--source", str(tmp_path), "--scene", "havel", "--run", "ours"])
     assert capsys.readouterr().out.split() == ["havel/test/ours-42.json", "havel/test/ours-44.json", "written"]
 
 
