@@ -16,12 +16,11 @@ from scripts.benchmarks.scenes import ROWS, TILED, repeated_scene
 from scripts.make_scene import SceneFiles
 from src.mapping.ground_truth import LabelOptions, ground_truth
 from src.mapping.map_scores import survey
-from src.mapping.scene_map import CACHE_MEGABYTES, MapOptions, Mapper, map_scene
+from src.mapping.scene_map import MapOptions, Mapper, map_scene
 from src.models.checkpoint import load_network
 from src.models.precision import choose_device
 from src.preparation.prepare import prepare
 from src.preparation.settings import Preparation
-from src.raster.read import block_cache
 
 SMALL = (2000, 2000)
 STRIPS = ((2000, 20_000), (20_000, 2000))
@@ -76,7 +75,7 @@ def map_once(files: SceneFiles, checkpoint: Path, folder: Path) -> float:
     mapper = Mapper(checkpoint, network, spec, choose_device(), MapOptions(probabilities="uint8", polygons=True))
     found = map_scene(mapper, str(files.image), folder / "map.tif")
     source = ground_truth(str(files.label), found.grid, spec.classes, LabelOptions())
-    with block_cache(CACHE_MEGABYTES), source.open() as label, torch.inference_mode():
+    with source.open() as label, torch.inference_mode():
         survey(found.path, spec.classes, label)
     return found.grid.window.pixels / 1e6
 

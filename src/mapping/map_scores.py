@@ -16,11 +16,13 @@ from src.grid import Window
 from src.labels import ClassTable
 from src.mapping.areas import AreaCounter, ClassArea
 from src.mapping.ground_truth import LabelOptions, ground_truth
-from src.raster.read import RasterInfo, describe, info_of, open_raster, read_window
+from src.raster.read import RasterInfo, block_cache, describe, info_of, open_raster, read_window
 from src.scores import Evaluation, ScoreCounter
 
 BLOCK_PIXELS = 4_000_000
 """Pixels of a map that are read at a time."""
+CACHE_MEGABYTES = 64
+"""Decoded blocks that GDAL keeps meanwhile: no block is needed twice."""
 SCORE_PIXELS = 500_000
 """Pixels that are scored at a time: counting takes some eight numbers of 64 bits for each."""
 
@@ -68,18 +70,15 @@ def survey(
     """
     counter, areas, unknown = ScoreCounter(classes), None, set[int]()
     advance(0)
-    for info, window, values in row_blocks(path):
-        areas = areas or AreaCounter(info, classes)
-        areas.add(window.row, values)
-        if label is not None:
-            truth = label.read(window)
-            unknown.update(classes.unknown(truth))
-            rows = max(1, SCORE_PIXELS // info.width)
-            for first in range(0, window.height, rows):
-                part = slice(first, first + rows)
-                target, prediction = (torch.from_numpy(classes.encode(x[part]))[None] for x in (truth, values))
-                counter.add(target, prediction)
-        advance(window.pixels)
+    with block_cache(CACHE_MEGABYTES):
+        for info, window, values in row_blocks(path):
+            areas = areas or AreaCounter(info, classes)
+            areas.add(window.row, values)
+            if label is not None:
+                truth = label.read(window)
+                unknown.update(classes.unknown(truth))
+                _score(counter, classes, truth, values)
+            advance(window.pixels)
     assert areas is not None
     scores = counter.result() if label is not None else None
     if scores is not None and not scores.pooled.matrix.any():
@@ -88,6 +87,16 @@ def survey(
             f"{', '.join(map(str, classes.values))} where the image has measurements. Give the labels of this image."
         )
     return MapSurvey(areas.result(), scores, tuple(sorted(unknown)))
+
+
+def _score(
+    counter: ScoreCounter, classes: ClassTable, truth: npt.NDArray[np.uint8], values: npt.NDArray[np.uint8]
+) -> None:
+    rows = max(1, SCORE_PIXELS // truth.shape[1])
+    for first in range(0, truth.shape[0], rows):
+        part = slice(first, first + rows)
+        target, prediction = (torch.from_numpy(classes.encode(x[part]))[None] for x in (truth, values))
+        counter.add(target, prediction)
 
 
 def score_map(

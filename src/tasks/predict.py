@@ -24,14 +24,14 @@ from src.mapping.layer_file import ShownLayer, scene_layer, write_layer_file
 from src.mapping.map_record import record_path
 from src.mapping.map_scores import MapSurvey, survey
 from src.mapping.processes import check_processes
-from src.mapping.scene_map import CACHE_MEGABYTES, MapOptions, Mapper, SceneMap, map_scene
+from src.mapping.scene_map import MapOptions, Mapper, SceneMap, map_scene
 from src.mapping.scene_reader import open_scene
 from src.mapping.strips import Probabilities
 from src.mapping.styles import raster_style
 from src.models.precision import choose_device, precision_name
 from src.progress import stage
 from src.raster.georeference import crs_label
-from src.raster.read import RasterInfo, block_cache, describe
+from src.raster.read import RasterInfo, describe
 from src.report.prediction import MappedScene, prediction_report
 from src.score_files import MEANINGS, format_scores, write_score_files
 from src.spec import software_versions
@@ -289,7 +289,7 @@ def _survey(mapper: Mapper, scene: SceneMap, source: LabelSource | None) -> MapS
     if source is None:
         with stage("Measuring", pixels) as advance:
             return survey(scene.path, classes, advance=advance)
-    with block_cache(CACHE_MEGABYTES), source.open() as label, stage("Scoring", pixels) as advance:
+    with source.open() as label, stage("Scoring", pixels) as advance:
         found = survey(scene.path, classes, label, advance)
     if found.unknown:
         values = ", ".join(map(str, found.unknown))
