@@ -213,6 +213,19 @@ def test_flips_and_rotations_make_the_answer_independent_of_the_compass(tmp_path
     )
 
 
+def test_turned_answers_are_averaged_as_probabilities(tmp_path: Path) -> None:
+    image = noise(32, 32)
+    mapper = make_mapper(tmp_path, Compass(), window=32, average_turns=True, probabilities="float16")
+    map_scene(mapper, str(write_raster(tmp_path / "scene.tif", image)), tmp_path / "map.tif")
+    answers = []
+    for turn, mirrored in itertools.product(range(4), (False, True)):
+        seen = np.rot90(image[:, :, ::-1] if mirrored else image, turn, axes=(1, 2)).copy()
+        answer = np.rot90(Compass()(torch.from_numpy(seen)[None]).softmax(1)[0].numpy(), -turn, axes=(1, 2))
+        answers.append(answer[:, :, ::-1] if mirrored else answer)
+    found = [read(tmp_path / "map_probabilities.tif", band) for band in (1, 2, 3)]
+    np.testing.assert_allclose(found, np.mean(answers, axis=0), atol=1e-3)
+
+
 class StopError(Exception):
     """Stands for the end of a process."""
 
