@@ -19,6 +19,7 @@ import platform
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -86,6 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run_step(step: str, options: Options) -> list[Row]:
     """Measure one step in a folder of its own."""
     logging.basicConfig(level=logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning")  # they would stand between the steps
     with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
         measure = importlib.import_module(STEPS[step]).measure
         rows: list[Row] = measure(replace(options, folder=Path(scratch)))

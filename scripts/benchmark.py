@@ -27,7 +27,7 @@ import numpy.typing as npt
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script finds only what lies beside it
 
 from scripts.accuracy.classical import CLASSIFIERS, classify
-from scripts.accuracy.networks import ABLATION, OURS, SPECDEEPMAP, Recipe, Took, train_and_map
+from scripts.accuracy.networks import ABLATION, DEFAULT, OURS, SPECDEEPMAP, Recipe, Took, train_and_map
 from scripts.accuracy.results import mean_iou, write_results
 from scripts.accuracy.scenes import SCENES, TEST, Area, BenchmarkScene, lay_out
 from src.atomic import write_text
@@ -36,7 +36,7 @@ from src.spec import git_revision
 ROOT = Path(__file__).resolve().parents[1]
 LOGS = ROOT / "logs/benchmark"
 DATA = ROOT / "data/benchmark"
-RECIPES = {"ours": OURS, "specdeepmap": SPECDEEPMAP}
+RECIPES = {"ours": OURS, "default": DEFAULT, "specdeepmap": SPECDEEPMAP}
 NAMES = (*CLASSIFIERS, *RECIPES, *ABLATION)
 SEEDS = (42, 43, 44)
 

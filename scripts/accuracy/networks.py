@@ -39,6 +39,13 @@ class Took:
     wall: float
 
 
+DEFAULT = Recipe(
+    "train.py without further keys",
+    (
+        *("model=unet", "encoder=resnet18", "augmentation.cutmix=0", "class_weights=true", "lr=0.003"),
+        *("optimizer.warmup=0", "callbacks.ema.decay=0"),
+    ),
+)
 OURS = Recipe("experiment=small_scene")
 SPECDEEPMAP = Recipe(
     "U-Net/resnet18 with SpecDeepMap's settings",
@@ -50,6 +57,18 @@ SPECDEEPMAP = Recipe(
 )
 
 ABLATION = {
+    "default-warmup": Recipe(
+        "default, warm-up", (*DEFAULT.overrides[:-2], "optimizer.warmup=0.1", "callbacks.ema.decay=0")
+    ),
+    "default-ema": Recipe("default, warm-up and average of weights", DEFAULT.overrides[:-2]),
+    "default-cutmix": Recipe(
+        "default, warm-up, average of weights, CutMix",
+        ("model=unet", "encoder=resnet18", "class_weights=true", "lr=0.003"),
+    ),
+    "default-sqrt": Recipe(
+        "default, warm-up, average of weights, class weights share^-0.5",
+        ("model=unet", "encoder=resnet18", "augmentation.cutmix=0", "lr=0.003"),
+    ),
     "unet-resnet18": Recipe("model=unet encoder=resnet18", ("model=unet", "encoder=resnet18")),
     "compact-unet": Recipe("model=compact_unet", ("model=compact_unet",)),
     "wider-context": Recipe("dilations 1, 2, 4 for 1, 1, 1", ("model.dilations=[1,2,4]",)),

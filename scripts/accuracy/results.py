@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scripts.accuracy.classical import CLASSIFIERS
-from scripts.accuracy.networks import ABLATION, OURS, SPECDEEPMAP
+from scripts.accuracy.networks import ABLATION, DEFAULT, OURS, SPECDEEPMAP
 from scripts.accuracy.scenes import SCENES, TEST, BenchmarkScene
 from src.atomic import write_text
 
@@ -21,7 +21,7 @@ Matrix = npt.NDArray[np.int64]
 
 TITLES = (
     {name: classifier.title for name, classifier in CLASSIFIERS.items()}
-    | {"specdeepmap": SPECDEEPMAP.title, "ours": OURS.title}
+    | {"specdeepmap": SPECDEEPMAP.title, "default": DEFAULT.title, "ours": OURS.title}
     | {name: recipe.title for name, recipe in ABLATION.items()}
 )
 """What every run is called, in the order of the tables."""

@@ -51,6 +51,12 @@ class Options:
     whole: bool = False
     seconds: float = 60.0
 
+    def enough(self, counted: int, began: float) -> bool:
+        """Tell whether a comparison that began at this time.perf_counter() has been made often enough."""
+        if counted < min(3, self.rounds):
+            return False
+        return counted >= self.rounds or time.perf_counter() - began > self.seconds
+
 
 def take_turns(runs: Mapping[str, Run], options: Options) -> dict[str, list[Turn]]:
     """Let runs take turns, so that whatever else the machine does meets all of them alike.
@@ -69,7 +75,7 @@ def take_turns(runs: Mapping[str, Run], options: Options) -> dict[str, list[Turn
             turn = take_turn(run)
             if round_number:
                 turns[name].append(turn)
-        if round_number >= min(3, options.rounds) and time.perf_counter() - began > options.seconds:
+        if options.enough(round_number, began):
             break
     return turns
 

@@ -25,7 +25,7 @@ from src.models.precision import choose_device, place
 CHIP = 224
 MARGIN = 45
 """20 % of a tile on each side."""
-SIDE = 4096
+SIDE = 3072
 """Large enough for the search for the fastest window to pay."""
 AROUND = 512
 """Pixels around the tiles that one forward pass over the scene sees too."""

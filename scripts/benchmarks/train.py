@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,9 @@ GOAL = 0.95
 class Interleaved(L.Callback):
     """Measures the batches of each epoch, and lets other runs take their turns between epochs."""
 
-    def __init__(self, others: dict[str, Run], device: torch.device) -> None:
-        self._others, self._device = others, device
+    def __init__(self, others: dict[str, Run], device: torch.device, options: Options) -> None:
+        self._others, self._device, self._options = others, device, options
+        self._began = time.perf_counter()
         self.turns: dict[str, list[Turn]] = {"ours": [], **{name: [] for name in others}}
 
     def on_train_epoch_start(self, *_: Any) -> None:
@@ -51,10 +53,11 @@ class Interleaved(L.Callback):
             synchronize(self._device)
             self.turns["ours"].append(self._clock.stop(STEPS * BATCH))
 
-    def on_train_epoch_end(self, *_: Any) -> None:
-        """Let the others take their turns."""
+    def on_train_epoch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """Let the others take their turns, and end when there were enough."""
         for name, run in self._others.items():
             self.turns[name].append(take_turn(run))
+        trainer.should_stop = self._options.enough(len(self.turns["ours"]) - 1, self._began)
 
 
 def measure(options: Options) -> list[Row]:
@@ -73,7 +76,7 @@ def _rows(network: tuple[str, str, bool], folder: Path, options: Options) -> lis
     device = choose_device()
     data = ChipData(folder, BATCH, cache=False)
     segmenter = _segmenter(data, architecture, encoder, frozen)
-    meanwhile = Interleaved({"bare": _bare(segmenter, device), "others": _as_today(segmenter, device)}, device)
+    meanwhile = Interleaved({"bare": _bare(segmenter, device), "others": _as_today(segmenter, device)}, device, options)
     trainer = L.Trainer(
         **choose_trainer_options("auto", "auto" if device.type == "cpu" else 1, "auto"),
         max_epochs=options.rounds + 1,
