@@ -364,6 +364,21 @@ def test_the_encoder_has_a_rate_of_its_own(folder: Path) -> None:
     assert counted == sum(p.numel() for p in module.network.parameters())
 
 
+def test_gradients_are_clipped_in_mixed_precision_too(folder: Path, tmp_path: Path) -> None:
+    norms: list[float] = []
+
+    class Look(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, module: Any, *rest: Any) -> None:
+            del trainer, rest
+            gradients = [p.grad.norm() for p in module.parameters() if p.grad is not None]
+            norms.append(float(torch.stack(gradients).norm()))
+
+    run = trainer(tmp_path, 1, Look(), precision="bf16-mixed", gradient_clip_val=0.001)
+    run.fit(segmenter(folder), ChipData(folder, batch_size=3))
+    assert norms
+    assert all(0 < norm < 0.00101 for norm in norms)
+
+
 @pytest.mark.parametrize("keys", [{"name": "adagrad"}, {"schedule": "step"}, {"lr": 0.0}, {"warmup": 1.0}])
 def test_an_optimisation_that_means_nothing_is_one_clear_line(keys: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="=".join(map(str, *keys.items()))):

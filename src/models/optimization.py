@@ -55,13 +55,17 @@ class Optimization:
         if not 0 <= self.warmup < 1:
             raise UserError(f"optimizer.warmup={self.warmup} is a share of all steps; give 0 up to below 1.")
 
-    def build(self, network: nn.Module, encoder: nn.Module | None, lr: float | None = None) -> Optimizer:
+    def build(
+        self, network: nn.Module, encoder: nn.Module | None, lr: float | None = None, *, clipped: bool = False
+    ) -> Optimizer:
         """Make the optimiser.
 
         Args:
             network: Everything that learns.
             encoder: The part of it whose rate is multiplied by ``encoder_lr``.
             lr: Another rate than the configured one (the learning-rate finder's).
+            clipped: Whether gradients are clipped before each step. Fused optimisers undo the scale of float16
+                gradients within the step, too late for that; Lightning refuses them in any mixed precision.
         """
         lr = self.lr if lr is None else lr
         inside = {id(p) for p in encoder.parameters()} if encoder is not None else set()
@@ -69,10 +73,10 @@ class Optimization:
             *self._groups("encoder", (p for p in network.parameters() if id(p) in inside), lr * self.encoder_lr),
             *self._groups("rest", (p for p in network.parameters() if id(p) not in inside), lr),
         ]
-        fused = self.name != "sgd" and all(p.device.type in ("cpu", "cuda") for p in network.parameters())
-        options: dict[str, Any] = {"fused": True} if fused else {}
+        can_fuse = self.name != "sgd" and all(p.device.type in ("cpu", "cuda") for p in network.parameters())
+        options: dict[str, Any] = {"fused": True} if can_fuse and not clipped else {}
         make: Callable[..., Optimizer] = OPTIMIZERS[self.name]
-        return make(groups, lr=lr, **options, **self.options)
+        return make(groups, lr=lr, **(options | self.options))
 
     def _groups(self, name: str, parameters: Iterable[nn.Parameter], lr: float) -> list[dict[str, Any]]:
         everything = list(parameters)

@@ -297,7 +297,8 @@ class Segmenter(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Return optimiser and per-step schedule."""
-        optimizer = self.optimization.build(self.network, self.encoder, self.lr)
+        clipped = bool(self.trainer.gradient_clip_val)
+        optimizer = self.optimization.build(self.network, self.encoder, self.lr, clipped=clipped)
         steps = int(self.trainer.estimated_stepping_batches)
         if self.optimization.epochs is not None and self.trainer.max_epochs:
             steps = -(-steps * self.optimization.epochs // self.trainer.max_epochs)
