@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import importlib
 import logging
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,23 +19,41 @@ _HELD = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
 
 @contextmanager
 def locked(path: Path) -> Iterator[bool]:
-    """Hold a file, which is made if it is not there.
+    """Hold a file, which is made if it is not there, with its folder. Who holds it may remove it.
 
     Where the file system knows no locks, that is said, and every process is told that it holds the file.
 
     Yields:
         Whether it is ours; False if another process holds it.
     """
-    with path.open("a+b") as file:
-        yield _take(file)
+    with ExitStack() as opened:
+        while True:
+            file = opened.enter_context(_made(path))
+            ours = _take(file)
+            if not ours or _is_at(file, path):
+                break
+            opened.close()  # who held it before has removed it just now, and a third may hold a new one
+        yield ours
 
 
-def is_locked(path: Path) -> bool:
-    """Tell whether a process holds a file; False where there is none."""
-    if not path.is_file():
+def _made(path: Path) -> IO[bytes]:
+    """Open a file, whose folder another process may be removing, for locking."""
+    while True:
+        with suppress(FileNotFoundError):
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            except FileExistsError:
+                if path.parent.exists() and not path.parent.is_dir():
+                    raise
+            return path.open("a+b")
+
+
+def _is_at(file: IO[bytes], path: Path) -> bool:
+    """Tell whether an open file is the one that a path names."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
         return False
-    with locked(path) as ours:
-        return not ours
 
 
 def _take(file: IO[bytes]) -> bool:

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,12 @@ from src.chips import read_labelled
 from src.class_map import ClassRule
 from src.datafolder import DataFolder, read_data_folder
 from src.errors import UserError
+from src.preparation import prepare as preparation
 from src.preparation.overview import Overview
 from src.preparation.prepare import prepare
 from src.preparation.settings import Preparation
-from src.preparation.staging import staged
-from src.raster.read import describe
+from src.preparation.staging import publish, staged
+from src.raster.read import RasterInfo, describe
 from src.tables import PARTS
 from tests import rasters
 
@@ -514,8 +516,65 @@ def test_a_second_run_at_the_same_time_ends_in_one_line(tmp_path: Path) -> None:
             if target == folder.path:
                 prepare(settings(image, label), target)  # nothing to do, and nothing taken from the one at work
             assert (staging / "dataset.json").is_file()
+            publish(staging, "dataset.json")
         assert not (target / ".prepare-partial").exists()
         assert (target / "dataset.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize("seed", [42, 7])
+def test_a_run_that_starts_in_the_instant_another_ends_sees_what_that_has_made(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It looked at the folder before that, and would make it once more, or replace it unasked."""
+    image, label = rasters.image(tmp_path / "s.tif"), rasters.label(tmp_path / "l.tif")
+    real, before = preparation.describe_all, {}
+
+    def other_run_first(images: Sequence[str]) -> list[RasterInfo]:
+        monkeypatch.setattr(preparation, "describe_all", real)
+        before.update(digest(made(tmp_path, settings(image, label)).path))
+        return real(images)
+
+    monkeypatch.setattr(preparation, "describe_all", other_run_first)
+    caplog.set_level(logging.INFO)
+    if seed == 42:
+        prepare(settings(image, label), tmp_path / "data")
+        assert caplog.messages[-1].endswith("nothing to do.")
+    else:
+        with pytest.raises(UserError, match=r"seed: 42 → 7.*overwrite=true"):
+            prepare(settings(image, label, seed=seed), tmp_path / "data")
+    assert before
+    assert digest(tmp_path / "data") == before
+
+
+def test_two_processes_at_once_make_one_whole_folder(tmp_path: Path) -> None:
+    """Whichever is first makes it; the other ends in one line, or comes late enough to find nothing to do."""
+    image = rasters.image(tmp_path / "s.tif", 256, 256)
+    given = settings(image, rasters.label(tmp_path / "l.tif", 256, 256))
+    prepare(given, tmp_path / "alone")
+    script = (
+        "import sys; from src.preparation.overview import Overview; from src.preparation.prepare import prepare\n"
+        "from src.errors import UserError; from src.preparation.settings import Preparation\n"
+        "Overview.draw = lambda _, path: path.write_bytes(b'')\n"
+        "given = eval(sys.argv[1]); print('ready', flush=True)\n"
+        "for target in sys.stdin:\n"
+        "    try: prepare(given, target.strip()); print('whole', flush=True)\n"
+        "    except UserError as error: print(error, flush=True)\n"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    command = [sys.executable, "-c", script, repr(given)]
+    with subprocess.Popen(command, cwd=ROOT, **pipes) as one, subprocess.Popen(command, cwd=ROOT, **pipes) as other:
+        assert [process.stdout.readline() for process in (one, other)] == ["ready\n"] * 2
+        for target in (tmp_path / f"data_{attempt}" for attempt in range(4)):
+            for process in (one, other):
+                process.stdin.write(f"{target}\n")
+                process.stdin.flush()
+            ends = [process.stdout.readline() for process in (one, other)]
+            assert "whole\n" in ends
+            assert all(end == "whole\n" or end.startswith("Another prepare.py is writing to") for end in ends)
+            assert digest(target) == digest(tmp_path / "alone")
+        one.stdin.close()
+        other.stdin.close()
+        assert (one.wait(), other.wait()) == (0, 0)
 
 
 def test_a_file_system_without_locks_is_said_and_no_obstacle(

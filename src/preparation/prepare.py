@@ -16,7 +16,7 @@ from src.preparation.assembly import FILES, fill
 from src.preparation.cutting import Scene
 from src.preparation.scene_files import describe_all, pair, resolve, scene_nodata
 from src.preparation.settings import Preparation
-from src.preparation.staging import clear_leftover, is_interrupted, staged
+from src.preparation.staging import clear_leftover, is_interrupted, publish, staged
 from src.spec import DatasetSpec
 
 log = logging.getLogger(__name__)
@@ -42,8 +42,9 @@ def prepare(settings: Preparation, data_dir: str | Path, *, overwrite: bool = Fa
     drawn = [] if settings.split_raster is None else pair(images, resolve(settings.split_raster, "split.raster"))
     files = dict.fromkeys([*images, *labels, *drawn])
     config = {**_plain(asdict(settings)), "files": [_fingerprint(path) for path in files]}
-    existing = _existing(folder, config, overwrite=overwrite)
-    if existing is not None:
+    if (folder / DATASET).is_file():
+        clear_leftover(folder)
+    if (existing := _existing(folder, config, overwrite=overwrite)) is not None:
         return existing
     class_map = ClassMap(settings.class_map) if settings.class_map is not None else None
     infos = describe_all(images)
@@ -60,7 +61,11 @@ def prepare(settings: Preparation, data_dir: str | Path, *, overwrite: bool = Fa
         for info, source, part in zip(infos, sources, parts, strict=True)
     ]
     with staged(folder, DATASET) as staging:
+        # Another run may have made the folder since it was looked at.
+        if (existing := _existing(folder, config, overwrite=overwrite)) is not None:
+            return existing
         spec, summary = fill(settings, scenes, hints, staging, config)
+        publish(staging, DATASET)
     for line in [*summary, *(str(folder / name) for name in sorted(FILES))]:
         log.info("%s", line)
     return spec
@@ -69,7 +74,6 @@ def prepare(settings: Preparation, data_dir: str | Path, *, overwrite: bool = Fa
 def _existing(folder: Path, config: dict[str, Any], *, overwrite: bool) -> DatasetSpec | None:
     """Return the spec of a folder that needs nothing done; None where there is something to do."""
     if (folder / DATASET).is_file():
-        clear_leftover(folder)
         spec = read_dataset(folder / DATASET)
         if spec.config == config:
             log.info("%s is there already, made with the same settings from the same files: nothing to do.", folder)

@@ -1,0 +1,66 @@
+"""A file that one process at a time holds, also where its holder removes it with its folder."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from src.file_lock import locked
+
+ROOT = Path(__file__).parents[1]
+
+WORKER = """
+import os, sys
+from contextlib import suppress
+from pathlib import Path
+from src.file_lock import locked
+
+folder, held = Path(sys.argv[1]), 0
+print("ready", flush=True)
+sys.stdin.readline()
+for _ in range(400):
+    with locked(folder / "staging" / ".lock") as ours:
+        if ours:
+            held += 1
+            os.close(os.open(folder / "owner", os.O_CREAT | os.O_EXCL))  # fails if another believes that it holds it
+            os.unlink(folder / "owner")
+            (folder / "staging" / ".lock").unlink()
+            with suppress(OSError):  # another has made its lock there already
+                (folder / "staging").rmdir()
+print(held)
+"""
+
+
+def test_no_two_processes_hold_a_file_although_its_holders_remove_it(tmp_path: Path) -> None:
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORKER, str(tmp_path)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(4)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    for process in processes:
+        out, err = process.communicate()
+        assert (process.returncode, err) == (0, "")
+        assert int(out) > 0
+    with locked(tmp_path / "staging" / ".lock") as ours:
+        assert ours
+
+
+def test_a_held_file_is_not_held_twice(tmp_path: Path) -> None:
+    with locked(tmp_path / "new" / ".lock") as first, locked(tmp_path / "new" / ".lock") as second:
+        assert (first, second) == (True, False)
+    with locked(tmp_path / "new" / ".lock") as again:
+        assert again
