@@ -262,14 +262,6 @@ def test_an_output_that_cannot_be_is_one_line(tmp_path: Path, checkpoint: Path) 
         run(tmp_path, **given, output=str(tmp_path / "map.tif"))
 
 
-def test_a_folder_stands_for_the_geotiffs_in_it(tmp_path: Path) -> None:
-    for name in ("b.tif", "a.TIFF", "notes.txt"):
-        (tmp_path / name).touch()
-    assert predict.find_images(str(tmp_path)) == [str(tmp_path / "a.TIFF"), str(tmp_path / "b.tif")]
-    (tmp_path / "grid").mkdir()
-    assert predict.find_images([str(tmp_path / "grid")]) == [str(tmp_path / "grid")]
-
-
 def test_a_list_of_scenes_goes_on_where_it_ended(
     tmp_path: Path, checkpoint: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -21,10 +21,11 @@ from src.datamodules.base import DataDescription, SegmentationData, Stage
 from src.datamodules.batches import Chip
 from src.errors import UserError
 from src.grid import Window, chip_windows
+from src.input_files import find_files
 from src.label_sources import ClassHints, label_sources
 from src.labels import IGNORE, UNCLASSIFIED, ClassTable
-from src.preparation.cutting import Scene, bands_with_measurements
-from src.preparation.scene_files import common_nodata, describe_all, pair, resolve, scene_nodata
+from src.preparation.cutting import Scene, measured_bands
+from src.preparation.scene_files import common_nodata, describe_all, pair, scene_nodata
 from src.progress import progress
 from src.raster.read import open_raster, read_valid, read_window
 from src.splits import imbalance, part_sizes, random_parts
@@ -207,7 +208,7 @@ class SceneData(SegmentationData):
             raise UserError(
                 f"datamodule.validation={validation:g} is a percentage; give more than 0 and less than 100."
             )
-        self.image, self.label = resolve(image, "datamodule.image"), resolve(label, "datamodule.label")
+        self.image, self.label = find_files(image, "datamodule.image"), find_files(label, "datamodule.label")
         self.size, self.windows, self.block = size, windows, block or 2 * size
         self.share, self.scaler, self.nodata = validation, scaler, nodata
         self.class_map, self.label_field, self.label_layer = class_map, label_field, label_layer
@@ -217,14 +218,13 @@ class SceneData(SegmentationData):
         """Read all scenes once: what is in each block, and which blocks validate."""
         infos = describe_all(self.image)
         rules = None if self.class_map is None else ClassMap(tuple(_rule(row) for row in self.class_map))
-        labels = pair(self.image, self.label)
+        labels = pair(self.image, self.label, "datamodule.label")
         sources, hints = label_sources(labels, infos, rules, self.label_field, self.label_layer)
         scenes = tuple(
             Scene(info, source, scene_nodata(info, self.nodata)) for info, source in zip(infos, sources, strict=True)
         )
-        bad = [band.bad for band in infos[0].bands]
-        found = bands_with_measurements(scenes, (self.size, self.size))
-        used = tuple(m and not b for m, b in zip(found, bad, strict=True))
+        bad = np.array([band.bad for band in infos[0].bands])
+        used = tuple((measured_bands(scenes, (self.size, self.size)).all(axis=0) & ~bad).tolist())
         blocks = [block for block in self._look(scenes, used) if block.labelled]
         if len(blocks) < 2:
             raise UserError(

@@ -11,10 +11,12 @@ from typing import Any
 from src.class_map import ClassMap
 from src.datafolder import DATASET, read_dataset
 from src.errors import UserError
+from src.input_files import find_files
 from src.label_sources import label_sources
 from src.preparation.assembly import FILES, fill
 from src.preparation.cutting import Scene
-from src.preparation.scene_files import describe_all, pair, resolve, scene_nodata
+from src.preparation.fingerprints import fingerprints
+from src.preparation.scene_files import describe_all, pair, scene_nodata
 from src.preparation.settings import Preparation
 from src.preparation.staging import clear_leftover, is_interrupted, publish, staged
 from src.spec import DatasetSpec
@@ -37,11 +39,11 @@ def prepare(settings: Preparation, data_dir: str | Path, *, overwrite: bool = Fa
         UserError: See the messages: inputs that cannot be read or do not fit, settings that leave no chip.
     """
     folder = Path(data_dir)
-    images, labels = resolve(settings.image, "image"), resolve(settings.label, "label")
-    labels = pair(images, labels)
-    drawn = [] if settings.split_raster is None else pair(images, resolve(settings.split_raster, "split.raster"))
-    files = dict.fromkeys([*images, *labels, *drawn])
-    config = {**_plain(asdict(settings)), "files": [_fingerprint(path) for path in files]}
+    images = find_files(settings.image, "image")
+    labels = pair(images, find_files(settings.label, "label"), "label")
+    raster = settings.split_raster
+    drawn = [] if raster is None else pair(images, find_files(raster, "split.raster"), "split.raster")
+    config = {**_plain(asdict(settings)), "files": fingerprints([*images, *labels, *drawn])}
     if (folder / DATASET).is_file():
         clear_leftover(folder)
     if (existing := _existing(folder, config, overwrite=overwrite)) is not None:
@@ -98,15 +100,6 @@ def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
         return f"changed: {', '.join(changed) or 'versions'}"
     shown = [f"{key}: {old.get(key)} → {new[key]}" for key in keys if key != "files"]
     return "; ".join(shown)
-
-
-def _fingerprint(path: str) -> dict[str, Any]:
-    """Tell a file's state, so that a changed scene is not taken for a prepared one."""
-    try:
-        status = Path(path).stat()
-    except OSError:
-        return {"path": path}
-    return {"path": path, "bytes": status.st_size, "modified": status.st_mtime_ns}
 
 
 def _plain(value: Any) -> Any:

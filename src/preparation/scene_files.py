@@ -2,48 +2,31 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Sequence
-from pathlib import Path
 
 from src.bands import as_dtype
 from src.errors import UserError
 from src.raster.read import RasterInfo, describe
 
 
-def resolve(given: str | Sequence[str], key: str) -> list[str]:
-    """Turn a path, a list of paths, or globs into the list of files, globs in alphabetical order.
+def pair(images: Sequence[str], files: Sequence[str], key: str) -> list[str]:
+    """Return the label of every image, or its split raster: by order, or one file for all of them.
+
+    Args:
+        images: The images.
+        files: What belongs to them.
+        key: What to call these in an error.
 
     Raises:
-        UserError: Nothing or an empty path is given, or a glob matches nothing.
+        UserError: There are neither as many files as images nor one.
     """
-    paths: list[str] = []
-    for text in [given] if isinstance(given, str) else given:
-        if not text.strip():
-            raise UserError(f"{key} is an empty path; give the path of a file, a list of paths, or a glob.")
-        exists = text.startswith("/vsi") or "://" in text or Path(text).exists() or not glob.has_magic(text)
-        found = [text] if exists else sorted(glob.glob(text, recursive=True))  # noqa: PTH207 (absolute patterns)
-        if not found:
-            raise UserError(f"{key}={text} matches no file; give the path of a file, a list of paths, or a glob.")
-        paths += found
-    if not paths:
-        raise UserError(f"{key} is an empty list; give the path of a file, a list of paths, or a glob.")
-    return paths
-
-
-def pair(images: Sequence[str], labels: Sequence[str]) -> list[str]:
-    """Return the label of every image: by order, or one vector or raster file for all of them.
-
-    Raises:
-        UserError: There are neither as many labels as images nor one.
-    """
-    if len(labels) == len(images):
-        return list(labels)
-    if len(labels) == 1:
-        return [labels[0]] * len(images)
+    if len(files) == len(images):
+        return list(files)
+    if len(files) == 1:
+        return [files[0]] * len(images)
     raise UserError(
-        f"There are {len(images)} images and {len(labels)} labels; give one label per image, in the same order, or one "
-        "for all of them."
+        f"{key} names {len(files)} files for {len(images)} image{'s'[: len(images) != 1]}; give one for each, in the "
+        "same order, or one for all of them."
     )
 
 
@@ -57,6 +40,8 @@ def describe_all(images: Sequence[str]) -> list[RasterInfo]:
     first = infos[0]
     names: dict[str, str] = {}
     for info in infos:
+        if info.path == names.get(info.name):
+            raise UserError(f"image names {info.path} twice; expected every scene once. Take one out.")
         if info.name in names:
             raise UserError(
                 f"{names[info.name]} and {info.path} have the same name, and their chips would too; rename one of them."

@@ -119,7 +119,7 @@ def reading(path: str | Path, kind: str = "a whole file that GDAL reads") -> Ite
             yield
     except RasterioError as error:
         if not text.startswith("/vsi") and "://" not in text and not Path(text).exists():
-            raise UserError(f"There is no file {text}; give the path of a raster that GDAL reads.") from error
+            raise UserError(f"There is no file {text}; give the path of one that GDAL reads.") from error
         reason = re.sub(r"\s+", " ", str(error.__cause__ or error)).strip()
         raise UserError(
             f"{text} cannot be read as a raster ({reason}); expected {kind}. Check it with: gdalinfo -checksum {text}"

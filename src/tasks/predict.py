@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import logging
 import time
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from src.atomic import check_output_folder
 from src.class_map import ClassMap
 from src.errors import UserError
 from src.grid import Blend
+from src.input_files import GEOTIFFS, find_files
 from src.label_sources import LabelSource
 from src.mapping.areas import format_areas, write_areas_csv
 from src.mapping.ground_truth import LabelOptions, check_ground_truth, ground_truth
@@ -42,8 +42,6 @@ from src.vector import is_vector, vector_crs
 
 log = logging.getLogger(__name__)
 
-RASTERS = {".tif", ".tiff"}
-"""Suffixes by which ``output`` is known to be a file."""
 OTHER_FORMATS = {".jpg", ".jpeg", ".png", ".vrt", ".img", ".dat", ".bsq", ".bil", ".jp2", ".gpkg", ".shp", ".geojson"}
 """Suffixes by which ``output`` is known to be a file of a kind that maps are not."""
 FILES = {
@@ -79,7 +77,7 @@ def map_all(settings: PredictConfig, run_folder: Path) -> tuple[Mapper, list[Map
     Raises:
         UserError: Something that was given cannot be used; what can be seen before mapping is seen before.
     """
-    images = find_images(settings.image)
+    images = find_files(_texts(settings.image), "image")
     labels = find_labels(settings.label, len(images))
     outputs = choose_outputs(images, settings.output, run_folder)
     check_output_folder(outputs[0].parent)
@@ -130,43 +128,20 @@ def map_options(settings: PredictConfig) -> MapOptions:
     )
 
 
-def find_images(given: Any) -> list[str]:
-    """Return the scenes that a path, a glob or a list of both stands for; raises UserError if there is none.
-
-    A folder stands for the GeoTIFFs in it; one without any may be a raster itself (ArcInfo grids, Zarr).
-    """
-    images: list[str] = []
-    for entry in given if isinstance(given, list) else [given]:
-        text = str(entry)
-        if Path(text).is_dir():
-            inside = sorted(path for path in Path(text).iterdir() if path.suffix.lower() in RASTERS)
-            images += [str(path) for path in inside] or [text]
-            continue
-        found = [text] if Path(text).exists() or not glob.has_magic(text) else _matches(text)
-        if not found:
-            raise UserError(f"image={text} matches no file; expected at least one raster. Check the pattern.")
-        images += found
-    if not images:
-        raise UserError("image is an empty list; expected at least one raster. Add image=… to the command.")
-    return images
-
-
 def find_labels(given: Any, count: int) -> list[str | None]:
     """Return a label file for every scene; one is for all of them. Raises UserError if their number is another."""
     if given is None:
         return [None] * count
-    labels: list[str | None]
-    labels = [*(str(entry) for entry in given)] if isinstance(given, list) else [*_matches(str(given))]
-    labels = labels or [str(given)]
+    labels = find_files(_texts(given), "label")
     if len(labels) == 1:
-        return labels * count
+        return [labels[0]] * count
     if len(labels) != count:
         raise UserError(f"label has {len(labels)} files for {count} scenes; expected one for each, or one for all.")
-    return labels
+    return [*labels]
 
 
-def _matches(pattern: str) -> list[str]:
-    return sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207  pathlib globs no absolute patterns
+def _texts(given: Any) -> list[str]:
+    return [str(entry) for entry in (given if isinstance(given, list) else [given])]
 
 
 def choose_outputs(images: Sequence[str], output: str | None, run_folder: Path) -> list[Path]:
@@ -178,13 +153,13 @@ def choose_outputs(images: Sequence[str], output: str | None, run_folder: Path) 
     Raises:
         UserError: A file is given for several maps or one that is no GeoTIFF, or a map would take the place of a scene.
     """
-    if len(images) == 1 and (output is None or Path(output).suffix.lower() in RASTERS):
+    if len(images) == 1 and (output is None or Path(output).suffix.lower() in GEOTIFFS):
         outputs = [Path(output) if output else run_folder / "map.tif"]
     else:
         folder = Path(output) if output else run_folder
         if folder.suffix.lower() in OTHER_FORMATS and not folder.is_dir():
             raise UserError(f"output={output} is no GeoTIFF; maps are. Name a file that ends in .tif, or a folder.")
-        if folder.suffix.lower() in RASTERS:
+        if folder.suffix.lower() in GEOTIFFS:
             raise UserError(f"output={output} is one file for {len(images)} scenes; expected a folder. Name one.")
         stems = [Path(image).stem for image in images]
         numbers = [stems[:i].count(stem) for i, stem in enumerate(stems)]
@@ -313,7 +288,7 @@ def _context(mapper: Mapper, scene: SceneMap, image: str, label: str | None) -> 
 def _size(path: Path, info: RasterInfo) -> str:
     megabytes = path.stat().st_size / 1e6
     size = f"{megabytes:.1f} MB" if megabytes >= 0.1 else f"{megabytes * 1000:.1f} kB"
-    return f"{info.width} × {info.height} px, {size}" if path.suffix.lower() in RASTERS else size
+    return f"{info.width} × {info.height} px, {size}" if path.suffix.lower() in GEOTIFFS else size
 
 
 def _meaning(path: Path, output: Path) -> str:

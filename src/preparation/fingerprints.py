@@ -1,0 +1,44 @@
+"""What state files are in, so that a changed scene is not taken for a prepared one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from src.errors import UserError
+from src.raster.read import open_raster
+
+_SHAPEFILE = (".dbf", ".shx", ".prj", ".cpg")
+_OTHERS = (".aux.xml", ".ovr")
+"""Ends of the names of files that programs write beside a raster when somebody only looks at it."""
+
+
+def fingerprints(paths: Iterable[str]) -> list[dict[str, Any]]:
+    """Tell the state of files, and of those that belong to them: an ENVI header, a Shapefile's table, a VRT's sources.
+
+    Returns:
+        A dict per file for ``dataset.json``: path, bytes and time; the path only where there is no such file here.
+    """
+    files = dict.fromkeys(file for path in paths for file in (path, *_companions(path)))
+    return [_fingerprint(file) for file in files]
+
+
+def _companions(path: str) -> list[str]:
+    if Path(path).suffix.lower() == ".shp":
+        return [str(file) for file in map(Path(path).with_suffix, _SHAPEFILE) if file.exists()]
+    if Path(path).is_dir():
+        return [str(file) for file in sorted(Path(path).rglob("*")) if file.is_file()]
+    try:
+        with open_raster(path) as dataset:
+            return [file for file in dataset.files if file != path and not file.endswith(_OTHERS)]
+    except UserError:  # a vector file, or one that whoever reads it will complain about
+        return []
+
+
+def _fingerprint(path: str) -> dict[str, Any]:
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return {"path": path}
+    return {"path": path, "bytes": status.st_size, "modified": status.st_mtime_ns}
