@@ -13,6 +13,13 @@ from src.errors import UserError
 from src.labels import UNCLASSIFIED
 
 
+def spellings(source: int | str) -> tuple[int | str, ...]:
+    """Return a class's number and the same as text: attribute tables hold codes as either. Other text is alone."""
+    if isinstance(source, str):
+        return (int(source), source) if source.isdecimal() else (source,)
+    return (source, str(source))
+
+
 @dataclass(frozen=True)
 class ClassRule:
     """One class and what becomes it.
@@ -50,23 +57,19 @@ class ClassMap:
                 raise UserError(f"class_map has the value {rule.value} twice; name all that it merges in one entry.")
             if not rule.merge:
                 raise UserError(f"class_map's entry {rule.value} merges nothing; list values or classes under merge.")
-            for source in rule.merge:
+            for source in dict.fromkeys(spellings(source)[0] for source in rule.merge):
                 if source in seen:
                     raise UserError(f"class_map puts {source!r} into {seen[source]} and {rule.value}; choose one.")
                 seen[source] = rule.value
 
-    @property
-    def sources(self) -> tuple[int | str, ...]:
-        """All values and text classes that a rule names."""
-        return tuple(source for rule in self.rules for source in rule.merge)
-
     def target(self) -> dict[int | str, int]:
-        """Return the class value of every source."""
-        return {source: rule.value for rule in self.rules for source in rule.merge}
+        """Return the class value of every source, as a number and as text where it can be both."""
+        return {key: rule.value for rule in self.rules for source in rule.merge for key in spellings(source)}
 
     def order(self) -> dict[int | str, int]:
-        """Return the position of every source's rule."""
-        return {source: position for position, rule in enumerate(self.rules) for source in rule.merge}
+        """Return the position of every source's rule, like :meth:`target`."""
+        rules = enumerate(self.rules)
+        return {key: position for position, rule in rules for source in rule.merge for key in spellings(source)}
 
     def names(self) -> dict[int, str]:
         """Return the names that the rules give, by value."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -10,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from src.class_map import ClassMap, class_values
+from src.class_map import ClassMap, class_values, spellings
 from src.errors import UserError
 from src.grid import Window
 from src.raster.georeference import bounds_in, crs_label, offset_on, warped
@@ -25,6 +26,8 @@ from src.raster.read import (
     value_colors,
 )
 from src.vector import Burner, is_vector, read_classes, read_features
+
+log = logging.getLogger(__name__)
 
 Values = npt.NDArray[np.uint8]
 
@@ -159,9 +162,14 @@ def label_sources(
             the class map names a text class that no file has.
     """
     vectors = [path for path in dict.fromkeys(labels) if is_vector(path)]
-    texts = _text_classes({path: read_classes(path, label_field, label_layer) for path in vectors}, class_map)
+    listed = {path: read_classes(path, label_field, label_layer).tolist() for path in vectors}
+    if class_map is not None:
+        _check_known(class_map, listed, only=set(labels) == set(vectors))
+    texts = _text_classes(listed, class_map)
     sources: list[LabelSource] = []
-    hints = ClassHints(names={value: text for text, value in texts.items()} if class_map is None else {})
+    hints = ClassHints(
+        {value: text for text, value in texts.items() if text != str(value)} if class_map is None else {}
+    )
     for path, image in zip(labels, images, strict=True):
         if path in vectors:
             sources.append(_vector_source(path, image, class_map, texts, label_field, label_layer))
@@ -174,21 +182,48 @@ def label_sources(
     return sources, hints
 
 
-def _text_classes(found: dict[str, npt.NDArray[Any]], class_map: ClassMap | None) -> dict[str, int]:
-    """Return the value of every text class of the vector files: the class map's, else 1, 2, 3… by alphabet."""
-    texts = sorted({str(c) for classes in found.values() for c in classes if isinstance(c, str)})
-    if class_map is None:
-        if len(texts) > 255:
-            raise UserError(f"{', '.join(found)}: {len(texts)} text classes; 255 fit. Merge some with class_map.")
-        return {text: value for value, text in enumerate(texts, start=1)}
+def _text_classes(found: Mapping[str, Sequence[float | str]], class_map: ClassMap | None) -> dict[str, int]:
+    """Return the value of every text class of the vector files.
+
+    It is the class map's; else the number that the text is, if all are numbers that can be class values; else 1, 2, 3…
+    by alphabet.
+    """
+    texts = sorted({entry for entries in found.values() for entry in entries if isinstance(entry, str)})
+    if class_map is not None:
+        target = class_map.target()
+        return {text: target.get(text, 0) for text in texts}
+    if all(text.isdecimal() and int(text) <= 255 for text in texts):
+        return {text: int(text) for text in texts}
+    if len(texts) > 255:
+        raise UserError(f"{', '.join(found)}: {len(texts)} text classes; 255 fit. Merge some with class_map.")
+    return {text: value for value, text in enumerate(texts, start=1)}
+
+
+def _check_known(class_map: ClassMap, found: Mapping[str, Sequence[float | str]], *, only: bool) -> None:
+    """Raise UserError for a rule that merges no class of the vector files; say which further classes none has.
+
+    Args:
+        class_map: The rules.
+        found: The classes of each vector file.
+        only: Whether there are no rasters, whose values nobody knows before they are read.
+    """
+    known = {key for entries in found.values() for entry in entries for key in spellings(_plain(entry))}
     for rule in class_map.rules:
-        if rule.value and not any(isinstance(source, int) or source in texts for source in rule.merge):
-            there = ", ".join(texts) or "no text class"
+        unknown = [source for source in rule.merge if source not in known and (only or len(spellings(source)) == 1)]
+        if not unknown:
+            continue
+        listed = ", ".join(map(str, unknown))
+        if rule.value and len(unknown) == len(rule.merge):
+            texts = ", ".join(str(_plain(entry)) for entries in found.values() for entry in entries) or "no text class"
             raise UserError(
-                f"class_map merges {', '.join(map(str, rule.merge))}, which no label has; there is: {there}."
+                f"class_map merges {listed}, which no label has; there is: {texts}. Correct that entry or take it out."
             )
-    target = class_map.target()
-    return {text: target.get(text, 0) for text in texts}
+        log.info("class_map merges %s into %d, which no label has.", listed, rule.value)
+
+
+def _plain(entry: float | str) -> int | str:
+    """Return a class of a vector file as a class map has it; numbers that are not whole are refused later."""
+    return entry if isinstance(entry, str) else int(entry)
 
 
 def _raster_source(path: str, image: RasterInfo, class_map: ClassMap | None) -> tuple[RasterLabels, ClassHints]:
@@ -196,7 +231,10 @@ def _raster_source(path: str, image: RasterInfo, class_map: ClassMap | None) -> 
         info = info_of(dataset)
         hints = ClassHints(category_names(dataset), value_colors(dataset)) if class_map is None else ClassHints()
     if len(info.bands) != 1:
-        raise UserError(f"{path} has {len(info.bands)} bands; a label raster has one. Cut it out: gdal_translate -b.")
+        raise UserError(
+            f"{path} has {len(info.bands)} bands; a label raster has one. Are image and label swapped? Else cut it "
+            "out: gdal_translate -b."
+        )
     _check_overlap(info, image)
     return RasterLabels(info, image, class_map), hints
 
@@ -205,9 +243,13 @@ def _check_overlap(label: RasterInfo, image: RasterInfo) -> None:
     if not _georeferenced(label) and (label.width, label.height) == (image.width, image.height):
         return
     if (label.crs is None) != (image.crs is None) or (label.crs is None and offset_on(label, image) is None):
-        without = label.path if label.crs is None else image.path
+        without, sizes = (
+            (label.path if label.crs is None else image.path),
+            [f"{i.width} × {i.height}" for i in (label, image)],
+        )
         raise UserError(
-            f"{without} has no CRS, so {label.path} cannot be laid onto {image.path}; declare it: gdal_edit.py -a_srs."
+            f"{without} has no CRS, so {label.path} ({sizes[0]} px) cannot be laid onto {image.path} ({sizes[1]} px); "
+            "declare it (gdal_edit.py -a_srs), or give labels of the image's size without any georeference."
         )
     a, b = bounds_in(label, image.crs), bounds_in(image, image.crs)
     if a[0] >= b[2] or b[0] >= a[2] or a[1] >= b[3] or b[1] >= a[3]:
@@ -236,11 +278,10 @@ def _vector_source(
     if features.classes.dtype.kind in "iuf":
         values = class_values(features.classes, None, class_map, path)
     else:
-        values = np.array([texts[str(text)] for text in features.classes], np.uint8)
+        values = np.array([texts[text] for text in features.classes], np.uint8)
     if class_map is not None:
         ranks = class_map.order()
-        keys = features.classes.tolist()
-        rank = np.array([ranks.get(int(k) if isinstance(k, float) else k, -1) for k in keys])
+        rank = np.array([ranks.get(_plain(entry), -1) for entry in features.classes.tolist()])
         order = np.argsort(rank, kind="stable")
         order = order[rank[order] >= 0]
     else:

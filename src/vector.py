@@ -44,7 +44,10 @@ def vector_crs(path: str | Path, layer: str | None = None) -> str | None:
 
 @dataclass(frozen=True)
 class Features:
-    """Geometries of one layer, in a raster's CRS, in the file's order, with the text or number of each one's class."""
+    """Geometries of one layer, in a raster's CRS, in the file's order, with the text or number of each one's class.
+
+    Text has no blanks at its ends. A geometry without a class (null or empty text) is left out.
+    """
 
     geometries: npt.NDArray[Any]
     classes: npt.NDArray[Any]
@@ -60,7 +63,8 @@ def read_features(path: str | Path, target: RasterInfo, field: str | None, layer
         layer: Layer; None where there is one only.
 
     Raises:
-        UserError: The file, layer or field does not exist or cannot be chosen; one of both has no CRS.
+        UserError: The file, layer or field does not exist or cannot be chosen; the field holds neither numbers nor
+            text; one of both has no CRS.
     """
     layer = _choose(path, "layer", "label_layer", layer, [str(row[0]) for row in _layers(path)])
     info = pyogrio.read_info(path, layer=layer)
@@ -72,8 +76,8 @@ def read_features(path: str | Path, target: RasterInfo, field: str | None, layer
             "laid on each other. Declare it (gdal_edit.py -a_srs, ogr2ogr -a_srs)."
         )
     _, _, wkb, columns = pyogrio.raw.read(path, layer=layer, columns=[field], bbox=bounds_in(target, crs))
-    geometries = shapely.force_2d(shapely.from_wkb(wkb))
-    classes = np.asarray(columns[0])
+    geometries = shapely.force_2d(_shapes(wkb, path))
+    classes = _classes(columns[0], path, field)
     there = ~(shapely.is_missing(geometries) | shapely.is_empty(geometries) | _empty(classes))
     geometries, classes = geometries[there], classes[there]
     if crs is not None and target.crs is not None and not same_crs(crs, target.crs):
@@ -88,8 +92,32 @@ def read_classes(path: str | Path, field: str | None, layer: str | None) -> npt.
     names = [str(name) for name in pyogrio.read_info(path, layer=layer)["fields"]]
     field = _choose(path, "field", "label_field", field, names)
     _, _, _, columns = pyogrio.raw.read(path, layer=layer, columns=[field], read_geometry=False)
-    classes = np.asarray(columns[0])
+    classes = _classes(columns[0], path, field)
     return np.unique(classes[~_empty(classes)])
+
+
+def _classes(column: npt.NDArray[Any], path: str | Path, field: str) -> npt.NDArray[Any]:
+    """Return numbers as they are, and text without blanks around it, None where nothing is left."""
+    if column.dtype.kind in "iuf":
+        return column
+    if column.dtype.kind != "O" or not all(entry is None or isinstance(entry, str) for entry in column):
+        raise UserError(
+            f"{path} has {column[0]} in its field {field}; classes are whole numbers or text. Choose another with "
+            "label_field=…, or write the classes into one of the kind integer or text."
+        )
+    distinct = {entry: (entry.strip() or None) for entry in set(column) - {None}}
+    return np.array([distinct.get(entry) for entry in column], object)
+
+
+def _shapes(wkb: npt.NDArray[Any], path: str | Path) -> npt.NDArray[Any]:
+    try:
+        geometries: npt.NDArray[Any] = shapely.from_wkb(wkb)
+    except shapely.errors.GEOSException as error:
+        raise UserError(
+            f"{path} has geometries that cannot be read ({error}); expected polygons. Convert curves: ogr2ogr -nlt "
+            "CONVERT_TO_LINEAR."
+        ) from error
+    return geometries
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyogrio.raw
 import pytest
 import rasterio.features
 import shapely
@@ -48,6 +49,83 @@ def test_a_class_map_translates_every_value(raw: np.ndarray, named: set[int]) ->
     found = class_values(raw, None, ClassMap(rules), "labels")
     target = {value: i + 1 for i, value in enumerate(sorted(named))}
     np.testing.assert_array_equal(found, [[target.get(int(v), 0) for v in row] for row in raw])
+
+
+@pytest.mark.parametrize("sources", [(10, 2), ("10", "2"), (10, "2")])
+@pytest.mark.parametrize("kind", ["numbers", "text", "raster"])
+def test_a_class_map_knows_codes_as_numbers_and_as_text(
+    sources: tuple[int | str, int | str], kind: str, tmp_path: Path
+) -> None:
+    """Shapefiles of land use hold their codes as text; a rule for 10 left all of them out without a word."""
+    image = describe(rasters.image(tmp_path / "s.tif"))
+    values = np.full((64, 64), 10, np.uint8)
+    values[:, 32:] = 2
+    if kind == "raster":
+        label = rasters.write(tmp_path / "l.tif", values)
+    else:
+        label = rasters.polygons(tmp_path / "l.shp", _halves(*((10, 2) if kind == "numbers" else ("10", "2"))))
+    rules = ClassMap((ClassRule(1, (sources[0],)), ClassRule(2, (sources[1],))))
+    (source,), _ = label_sources([str(label)], [image], rules, None, None)
+    with source.open() as reader:
+        np.testing.assert_array_equal(reader.read(image.window), np.where(values == 10, 1, 2))
+
+
+def test_a_number_and_the_same_as_text_are_one_class() -> None:
+    with pytest.raises(UserError, match="puts 5 into 1 and 2"):
+        ClassMap((ClassRule(1, (5,)), ClassRule(2, ("5",))))
+
+
+def _halves(left: str | int | None, right: str | int | None) -> list[tuple[shapely.Polygon, str | int | None]]:
+    """Return two halves of an image and the class of each."""
+    x, y = 330_000, 5_822_000
+    return [(shapely.box(x, y - 640, x + 320, y), left), (shapely.box(x + 320, y - 640, x + 640, y), right)]
+
+
+@pytest.mark.parametrize(
+    ("texts", "values", "names"),
+    [
+        (("10", "2"), (10, 2), {}),
+        (("0", "2"), (0, 2), {}),
+        (("112", "311"), (1, 2), {1: "112", 2: "311"}),
+        (("wood", "lake"), (2, 1), {1: "lake", 2: "wood"}),
+        (("wood", " wood "), (1, 1), {1: "wood"}),
+        (("wood", "  "), (1, 0), {1: "wood"}),
+        (("wood", None), (1, 0), {1: "wood"}),
+    ],
+)
+def test_text_classes_have_values(
+    texts: tuple[str, str | None], values: tuple[int, int], names: dict[int, str], tmp_path: Path
+) -> None:
+    """Numbers that are text keep their value, 112 and more as there are no such class values; blanks do not count."""
+    image = describe(rasters.image(tmp_path / "s.tif"))
+    label = rasters.polygons(tmp_path / "l.gpkg", _halves(*texts))
+    (source,), hints = label_sources([str(label)], [image], None, None, None)
+    with source.open() as reader:
+        assert reader.read(image.window)[0, ::63].tolist() == list(values)
+    assert hints.names == names
+
+
+@pytest.mark.parametrize("kind", ["bool", "datetime64[D]"])
+def test_a_field_of_another_kind_is_one_line(kind: str, tmp_path: Path) -> None:
+    image = describe(rasters.image(tmp_path / "s.tif"))
+    shapes = shapely.to_wkb(np.array([shape for shape, _ in _halves(1, 2)]))
+    path, column = str(tmp_path / "l.gpkg"), np.array([1, 0]).astype(kind)
+    pyogrio.raw.write(path, shapes, [column], ["c"], driver="GPKG", geometry_type="Polygon", crs=rasters.UTM)
+    with pytest.raises(UserError, match=r"l\.gpkg has .* in its field c; classes are whole numbers or text"):
+        label_sources([path], [image], None, None, None)
+
+
+def test_what_a_class_map_names_in_vain_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    image = describe(rasters.image(tmp_path / "s.tif"))
+    label = rasters.polygons(tmp_path / "l.gpkg", _halves(10, 2))
+    caplog.set_level("INFO")
+    label_sources([str(label)], [image], ClassMap((ClassRule(1, (10, 7)), ClassRule(0, (8,)))), None, None)
+    assert caplog.messages == [
+        "class_map merges 7 into 1, which no label has.",
+        "class_map merges 8 into 0, which no label has.",
+    ]
+    with pytest.raises(UserError, match=r"class_map merges 3, which no label has; there is: 2, 10\."):
+        label_sources([str(label)], [image], ClassMap((ClassRule(1, (3,)), ClassRule(2, (2,)))), None, None)
 
 
 def test_nodata_and_nan_are_unclassified() -> None:
@@ -111,8 +189,6 @@ def test_polygons_and_image_need_a_crs_both_or_neither(tmp_path: Path) -> None:
 
 
 def test_several_fields_or_layers_have_to_be_chosen_from(tmp_path: Path) -> None:
-    import pyogrio.raw
-
     image = describe(rasters.image(tmp_path / "s.tif"))
     box = shapely.to_wkb(np.array([shapely.box(330_000, 5_821_400, 330_600, 5_822_000)]))
     path = str(tmp_path / "l.gpkg")

@@ -129,6 +129,18 @@ def test_wavelengths_without_a_unit_are_micrometres_where_they_are_small(tmp_pat
     assert [band.bad for band in describe(path).bands] == [False, False, True]
 
 
+def test_widths_come_in_the_unit_of_the_wavelengths(tmp_path: Path) -> None:
+    """As the EnMAP-Box and GDAL write them into a GeoTIFF: a tag per band, in micrometres or nanometres."""
+    tags = {
+        1: {"wavelength": "0.665", "fwhm": "0.038", "wavelength_units": "Micrometers"},
+        2: {"WAVELENGTH": "842", "FWHM": "106", "WAVELENGTH_UNITS": "Nanometers"},
+        3: {"wavelength": "1.61", "fwhm": "0.09"},
+    }
+    bands = describe(rasters.image(tmp_path / "s.tif", bands=4, tags=tags)).bands
+    assert [band.wavelength for band in bands] == [pytest.approx(665), 842, pytest.approx(1610), None]
+    assert [band.fwhm for band in bands] == [pytest.approx(38), 106, pytest.approx(90), None]
+
+
 def test_the_suffix_is_no_part_of_the_name(tmp_path: Path) -> None:
     """SpecDeepMap cut four characters off, whatever they were."""
     assert describe(rasters.image(tmp_path / "my.scene.tiff")).name == "my.scene"

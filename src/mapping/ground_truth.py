@@ -65,7 +65,7 @@ def check_ground_truth(source: LabelSource, path: str, image: RasterInfo, classe
 
 
 def _by_name(path: str, classes: ClassTable, options: LabelOptions) -> ClassMap | None:
-    """Match text classes with the names of the classes; None for numbers."""
+    """Match text classes with the names of the classes; None for numbers, also where they are written as text."""
     texts = [str(entry) for entry in read_classes(path, options.field, options.layer) if isinstance(entry, str)]
     if not texts:
         return None
@@ -74,6 +74,8 @@ def _by_name(path: str, classes: ClassTable, options: LabelOptions) -> ClassMap 
         for entry in classes.classes
         if (same := tuple(text for text in texts if text.strip().casefold() == entry.name.strip().casefold()))
     ]
+    if not rules and all(text.isdecimal() for text in texts):
+        return None
     if not rules:
         raise UserError(
             f"{path} has the classes {', '.join(texts)}; the checkpoint knows {', '.join(classes.names)}. Say with "
