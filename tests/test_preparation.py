@@ -431,6 +431,28 @@ def test_coverage_decides_and_the_summary_says_so(tmp_path: Path, caplog: pytest
     assert "overview.png" in caplog.text
 
 
+def test_classes_that_no_chip_has_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    values = rasters.read(rasters.label(tmp_path / "l.tif"))[0]
+    values[:16, :16] = 0
+    values[3, 5] = 77
+    image, label = rasters.image(tmp_path / "s.tif"), rasters.write(tmp_path / "l.tif", values)
+    caplog.set_level(logging.INFO)
+    made(tmp_path, settings(image, label))
+    assert "In no chip, only in windows that were dropped: class_77 (77)." in caplog.messages
+    rules = tuple(ClassRule(value, (value,), name) for value, name in ((1, "wood"), (2, None), (3, None), (9, "road")))
+    prepare(settings(image, label, class_map=rules), tmp_path / "mapped")
+    assert "Without a pixel in the labels: road (9)." in caplog.messages
+
+
+def test_blocks_and_buffers_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    image, label = rasters.image(tmp_path / "s.tif"), rasters.label(tmp_path / "l.tif")
+    caplog.set_level(logging.INFO)
+    cut = {"chip_size": (8, 8), "chip_step": (8, 8)}
+    made(tmp_path, settings(image, label, strategy="blocks", block=16, buffer=4, **cut))
+    assert "because they share ground with another part, or lie within its buffer." in caplog.text
+    assert "Whole blocks of 16 × 16 px went to one part each." in caplog.messages
+
+
 def test_many_scenes_by_glob_and_one_vector_file_for_all(tmp_path: Path) -> None:
     for number in range(3):
         grid = rasters.NORTH_UP @ Affine.translation(0, 64 * number)
@@ -476,6 +498,28 @@ def test_a_changed_scene_is_not_taken_for_the_prepared_one(tmp_path: Path) -> No
     os.utime(image, ns=(1, 1))
     with pytest.raises(UserError, match=r"changed: .*s\.tif"):
         prepare(settings(image, label), folder.path)
+
+
+def test_what_belongs_to_a_file_counts_too(tmp_path: Path) -> None:
+    """Somebody marks a band as bad in an ENVI header, or corrects a class in a Shapefile's table."""
+    image = rasters.image(tmp_path / "s.bsq", driver="ENVI")
+    label = rasters.polygons(tmp_path / "l.shp", [(_box(rasters.UTM, 0, 0, 64, 64), 1)])
+    rasterio.shutil.copy(str(image), str(tmp_path / "s.vrt"), driver="VRT")
+    for scene, changed in ((image, "s.hdr"), (image, "l.dbf"), (tmp_path / "s.vrt", "s.bsq")):
+        target = tmp_path / changed.replace(".", "_")
+        prepare(settings(scene, label), target)
+        prepare(settings(scene, label), target)
+        os.utime(tmp_path / changed, ns=(1, 1))
+        with pytest.raises(UserError, match=rf"changed: .*{changed}"):
+            prepare(settings(scene, label), target)
+
+
+def test_looking_at_a_scene_does_not_change_it(tmp_path: Path) -> None:
+    """QGIS and gdalinfo leave statistics and overviews beside what they show."""
+    image, label = rasters.image(tmp_path / "s.tif"), rasters.label(tmp_path / "l.tif")
+    folder = made(tmp_path, settings(image, label))
+    (tmp_path / "s.tif.aux.xml").write_text("<PAMDataset/>")
+    prepare(settings(image, label), folder.path)
 
 
 @pytest.mark.usefixtures("picture")

@@ -92,7 +92,7 @@ def test_labels_that_are_no_classes(value: float, dtype: str, words: str, scene:
 
 def test_labels_of_several_bands(scene: Path) -> None:
     rasters.image(scene / "l.tif", bands=3, dtype="uint8")
-    fails(scene, r"has 3 bands; a label raster has one")
+    fails(scene, r"has 3 bands; a label raster has one\. Are image and label swapped\?")
 
 
 def test_labels_without_any_class(scene: Path) -> None:
@@ -102,7 +102,7 @@ def test_labels_without_any_class(scene: Path) -> None:
 
 def test_labels_without_a_crs(scene: Path) -> None:
     rasters.label(scene / "l.tif", crs=None, transform=AWAY)
-    fails(scene, r"l\.tif has no CRS")
+    fails(scene, r"l\.tif has no CRS, so .*l\.tif \(64 × 64 px\) cannot be laid onto .*s\.tif \(64 × 64 px\)")
 
 
 @pytest.mark.parametrize(
@@ -120,6 +120,7 @@ def test_labels_without_a_crs(scene: Path) -> None:
         ({"buffer": -5, "strategy": "blocks"}, r"split\.buffer=-5"),
         ({"block": 0, "strategy": "blocks"}, r"split\.block"),
         ({"scaler": 0.0}, r"scaler is 0"),
+        ({"seed": -1}, r"seed=-1 is below 0"),
     ],
 )
 def test_settings_out_of_range(changes: dict[str, Any], words: str) -> None:
@@ -142,7 +143,11 @@ def test_scenes_that_do_not_go_together(scene: Path) -> None:
 
 def test_as_many_labels_as_images(scene: Path) -> None:
     images = tuple(str(rasters.image(scene / f"{name}.tif")) for name in "abc")
-    fails(scene, r"3 images and 2 labels", image=images, label=(str(scene / "l.tif"), str(scene / "l.tif")))
+    label = str(scene / "l.tif")
+    fails(scene, r"label names 2 files for 3 images; give one for each", image=images, label=(label, label))
+    fails(scene, r"label names 2 files for 1 image; ", image=images[0], label=(label, label))
+    fails(scene, r"split\.raster names 2 files for 3 images", image=images, label=label, split_raster=(label, label))
+    fails(scene, r"image names .*a\.tif twice", image=(images[0], images[0]), label=label)
 
 
 def test_no_chip_left_says_what_was_dropped_for_what(scene: Path) -> None:
@@ -160,8 +165,11 @@ def test_a_nodata_value_that_does_not_fit(scene: Path) -> None:
 
 
 def test_a_scene_without_any_measurement(scene: Path) -> None:
-    rasters.write(scene / "s.tif", np.zeros((2, 64, 64), np.uint8), nodata=0)
-    fails(scene, r"No band of .* has a measurement")
+    other = rasters.write(scene / "s.tif", np.ones((3, 64, 64), np.uint8), nodata=0)
+    empty = rasters.write(scene / "e.tif", np.zeros((3, 64, 64), np.uint8), nodata=0)
+    fails(scene, r"No band of .*e\.tif has a measurement", image=(str(other), str(empty)), label=str(scene / "l.tif"))
+    rasters.image(scene / "s.tif", bands=2, tags={1: {"bbl": "0"}, 2: {"bbl": "0"}})
+    fails(scene, r"No band is left: .* are marked bad")
 
 
 def test_vector_files_that_cannot_be_used(scene: Path) -> None:
@@ -181,6 +189,8 @@ def test_names_that_do_not_fit_the_classes(scene: Path) -> None:
     fails(scene, r"class_names has 2 entries for 3 classes \(1, 2, 3\)", class_names=("a", "b"))
     fails(scene, r"class_names has a key that is no class value", class_names={"a": "b"})
     fails(scene, r"written #rrggbb", class_colors={1: "green"})
+    fails(scene, r"class_names calls class 1 'a', and another the same", class_names=("a", "b", "a"))
+    fails(scene, r"class_names calls class 2 ' '", class_names={2: " "})
 
 
 @pytest.mark.parametrize(

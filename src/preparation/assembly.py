@@ -20,8 +20,8 @@ from src.grid import chip_windows
 from src.ground import Places
 from src.label_sources import ClassHints
 from src.labels import UNCLASSIFIED, ClassTable
-from src.preparation.class_choice import class_table, merge_rare
-from src.preparation.cutting import Chip, ChipFormat, Fate, Scene, bands_with_measurements, cut_scene
+from src.preparation.class_choice import class_table, left_out, merge_rare
+from src.preparation.cutting import Chip, ChipFormat, Fate, Scene, cut_scene, measured_bands
 from src.preparation.overview import Overview, Thumbnail
 from src.preparation.scene_files import common_nodata
 from src.preparation.settings import Preparation
@@ -78,7 +78,7 @@ def fill(
     fates = Counter(chip.fate for chip in seen)
     if len(chips) < (1 if settings.split_raster is not None else sum(share > 0 for share in settings.shares)):
         raise UserError(_too_few(len(chips), fates, settings))
-    hints, counts = _classify(settings, hints, chips, folder)
+    hints, counts, lookup = _classify(settings, hints, chips, folder)
     split = (_split if settings.split_raster is None else _split_as_drawn)(settings, scenes, chips, counts)
     chips, counts, split = _keep_assigned(chips, counts, split, folder)
     classes = class_table(_present(counts), hints, settings.class_names, settings.class_colors)
@@ -87,7 +87,9 @@ def fill(
     by_class, at = counts[:, list(classes.values)], [(chip.scene, chip.window) for chip in chips]
     Overview(thumbnails, at, split.parts, by_class, classes, split.imbalance).draw(folder / OVERVIEW)
     write_dataset(folder / DATASET, spec)
-    return spec, summary_lines(spec, fates, split, by_class)
+    total, wanted = np.sum([chip.counts for chip in seen], 0), [rule.value for rule in settings.class_map or ()]
+    lines = [*summary_lines(spec, fates, split, by_class), *left_out(total, classes, hints, lookup, wanted)]
+    return spec, lines
 
 
 def _present(counts: Counts) -> list[int]:
@@ -133,8 +135,8 @@ def _split_as_drawn(settings: Preparation, scenes: Sequence[Scene], chips: Seque
 
 def _classify(
     settings: Preparation, hints: ClassHints, chips: Sequence[Chip], folder: Path
-) -> tuple[ClassHints, Counts]:
-    """Merge rare classes, in the label chips too; return hints and the pixels of each value in each chip."""
+) -> tuple[ClassHints, Counts, npt.NDArray[np.uint8]]:
+    """Merge rare classes, in the label chips too; return hints, pixels of each value in each chip, what became what."""
     counts = np.array([chip.counts for chip in chips])
     lookup, hints = merge_rare(counts.sum(0), settings.min_class_share, hints)
     moved = np.flatnonzero(lookup != np.arange(256))
@@ -143,7 +145,7 @@ def _classify(
     for value in moved.tolist():
         counts[:, lookup[value]] += counts[:, value]
         counts[:, value] = 0
-    return hints, counts
+    return hints, counts, lookup
 
 
 def _keep_assigned(
@@ -161,14 +163,20 @@ def _keep_assigned(
 def choose_format(settings: Preparation, scenes: Sequence[Scene]) -> ChipFormat:
     """Decide what chips look like, and name the bands that are not used."""
     bands = scenes[0].info.bands
-    measured = np.array(bands_with_measurements(scenes, settings.chip_size))
+    by_scene = measured_bands(scenes, settings.chip_size)
+    if empty := [scene.info.path for scene, there in zip(scenes, by_scene, strict=True) if not there.any()]:
+        raise UserError(f"No band of {', '.join(empty)} has a measurement; check nodata=… and the file.")
+    measured = by_scene.all(0)
     bad = np.array([any(scene.info.bands[band].bad for scene in scenes) for band in range(len(bands))])
     for what, unused in (("without any measurement", ~measured), ("marked bad", bad & measured)):
         if unused.any():
             log.info("Bands %s are not used: %s.", what, _numbers(np.flatnonzero(unused) + 1))
     used = tuple((measured & ~bad).tolist())
     if not any(used):
-        raise UserError(f"No band of {scenes[0].info.path} has a measurement; check nodata=… and the file.")
+        raise UserError(
+            "No band is left: those that have a measurement in every scene are marked bad. Check nodata=… and the "
+            f"metadata of {scenes[0].info.path}."
+        )
     return ChipFormat(
         size=settings.chip_size,
         step=settings.chip_step,
@@ -205,8 +213,9 @@ def _too_few(kept: int, fates: Counter[Fate], settings: Preparation) -> str:
     parts = sum(share > 0 for share in settings.shares)
     return (
         f"{kept or 'No'} chip{'s are' if kept != 1 else ' is'} left for {parts} parts (dropped: {dropped or 'none'}, "
-        f"of {sum(fates.values())}); lower chip.min_coverage ({settings.min_coverage:g}) or chip.size "
-        f"({settings.chip_size[0]} × {settings.chip_size[1]}), or label more."
+        f"of {sum(fates.values())}); lower chip.min_coverage ({settings.min_coverage:g}), chip.size "
+        f"({settings.chip_size[0]} × {settings.chip_size[1]}) or chip.step ({settings.chip_step[0]} × "
+        f"{settings.chip_step[1]}), or label more."
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ from src.balance import Counts
 from src.class_map import free_value, rare_values
 from src.errors import UserError
 from src.label_sources import ClassHints
-from src.labels import ClassTable
+from src.labels import UNCLASSIFIED, ClassTable
 
 log = logging.getLogger(__name__)
 
@@ -53,8 +53,37 @@ def class_table(
     Raises:
         UserError: A list of names or colours is not as long as that of the classes, or a key is no class value.
     """
-    names = hints.names | _by_value("class_names", class_names, values)
+    given = _by_value("class_names", class_names, values)
+    for value in values:
+        if value in given and (not given[value].strip() or [given.get(v) for v in values].count(given[value]) > 1):
+            raise UserError(
+                f"class_names calls class {value} {given[value]!r}, and another the same or nothing at all; expected a "
+                "name of its own for each. Classes are merged with class_map."
+            )
+    names = hints.names | given
     return ClassTable.build(values, names, hints.colors | _by_value("class_colors", class_colors, values))
+
+
+def left_out(
+    seen: Counts, classes: ClassTable, hints: ClassHints, lookup: npt.NDArray[np.uint8], wanted: Iterable[int]
+) -> list[str]:
+    """Say which classes are in no chip.
+
+    Args:
+        seen: Pixels of each value 0–255 in all windows, chips or not.
+        classes: The classes of the chips.
+        hints: Names of the labels and of the class map.
+        lookup: What became of each value 0–255.
+        wanted: The values of the class map.
+    """
+
+    def listed(values: Iterable[int]) -> str:
+        return ", ".join(f"{hints.names.get(value, f'class_{value}')} ({value})" for value in values)
+
+    lost = [v for v in np.flatnonzero(seen).tolist() if v != UNCLASSIFIED and lookup[v] not in classes.values]
+    lines = [f"In no chip, only in windows that were dropped: {listed(lost)}."] if lost else []
+    nowhere = [value for value in sorted(wanted) if value != UNCLASSIFIED and not seen[value]]
+    return [*lines, f"Without a pixel in the labels: {listed(nowhere)}."] if nowhere else lines
 
 
 def _by_value(key: str, given: Named | None, values: Sequence[int]) -> dict[int, str]:

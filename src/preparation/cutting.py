@@ -292,14 +292,13 @@ def _fate(pixels: int, valid: int, labelled: int, min_coverage: float) -> Fate:
     return "below the coverage" if labelled else "without label"
 
 
-def bands_with_measurements(scenes: Sequence[Scene], size: tuple[int, int]) -> tuple[bool, ...]:
-    """Tell which bands have at least one measurement in every scene.
+def measured_bands(scenes: Sequence[Scene], size: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """Tell which bands of each scene have at least one measurement, scenes × bands.
 
     Reads no more than it takes: a band is settled by its first measurement, so whole scenes are read only for
     bands that have none.
     """
-    found = [_measured_bands(scene, size) for scene in scenes]
-    return tuple(bool(b) for b in np.all(found, axis=0))
+    return np.array([_measured_bands(scene, size) for scene in scenes])
 
 
 def _measured_bands(scene: Scene, size: tuple[int, int]) -> npt.NDArray[np.bool_]:

@@ -89,5 +89,7 @@ class Preparation:
                 f"split.values={list(self.split_values)} does not fit; expected different values of 0 to 255, and one "
                 "for training at least."
             )
+        if self.seed < 0:
+            raise UserError(f"seed={self.seed} is below 0; expected a whole number of 0 or more. Take 42.")
         if self.scaler is not None and not 0 < self.scaler < math.inf:
             raise UserError(f"scaler is {self.scaler:g}; pixels are divided by it, so give a number above 0, or null.")

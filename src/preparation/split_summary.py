@@ -26,18 +26,21 @@ def summary_lines(spec: DatasetSpec, fates: Mapping[Fate, int], split: Split, co
         Lines for the terminal.
     """
     pixels = np.array([counts[split.parts == part].sum(0) for part in range(len(PARTS))])
-    lines = [_chips(fates, split), *_class_lines(spec, pixels)]
+    lines = [_chips(fates, split, int(spec.split["buffer"])), *_class_lines(spec, pixels)]
     chips = " ".join(f"{name} {int((split.parts == part).sum())}" for part, name in enumerate(PARTS))
     lines.append(
         f"Chips: {chips}. Imbalance {split.imbalance:.4f} (mean total variation distance; 0 = alike, 1 = apart)."
     )
+    if split.cut is not None:
+        lines.append(f"Whole blocks of {split.cut[0]} × {split.cut[1]} px went to one part each.")
     return lines + _absences(spec, pixels, split, counts)
 
 
-def _chips(fates: Mapping[Fate, int], split: Split) -> str:
+def _chips(fates: Mapping[Fate, int], split: Split, buffer: int) -> str:
     dropped = [f"{count} {fate}" for fate, count in fates.items() if fate != "kept"]
     if split.straddling:
-        dropped.append(f"{split.straddling} because they share ground with another part")
+        near = ", or lie within its buffer" if buffer else ""
+        dropped.append(f"{split.straddling} because they share ground with another part{near}")
     spare = fates.get("kept", 0) - split.straddling - len(split.parts)
     if spare:
         dropped.append(f"{spare} that the shares leave over")
