@@ -487,7 +487,10 @@ def test_running_twice_does_nothing_and_other_settings_are_refused(
     assert {path: path.stat().st_mtime_ns for path in folder.path.rglob("*")} == before
     with pytest.raises(UserError, match=r"seed: 42 → 7.*overwrite=true"):
         prepare(settings(image, label, seed=7), folder.path)
-    prepare(settings(image, label, seed=7, chip_size=(32, 32), chip_step=(32, 32)), folder.path, overwrite=True)
+    other = settings(image, label, seed=7, chip_size=(32, 32), chip_step=(32, 32))
+    with pytest.raises(UserError, match=r"chip\.size: \[16, 16\] → \[32, 32\]; chip\.step: .*; seed"):
+        prepare(other, folder.path)
+    prepare(other, folder.path, overwrite=True)
     assert read_data_folder(folder.path).spec.chip_size == (32, 32)
     assert len(list((folder.path / "images").iterdir())) == 4
 
@@ -649,6 +652,8 @@ def test_what_prepare_did_not_make_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "data/notes.txt").write_text("mine")
     with pytest.raises(UserError, match=r"did not make \(notes\.txt\)"):
         prepare(settings(image, label), tmp_path / "data", overwrite=True)
+    with pytest.raises(UserError, match="data_dir is an empty path"):
+        prepare(settings(image, label), " ")
     (tmp_path / "file").write_text("a file")
     with pytest.raises(UserError, match="no folder"):
         prepare(settings(image, label), tmp_path / "file")

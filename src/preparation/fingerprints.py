@@ -28,7 +28,7 @@ def _companions(path: str) -> list[str]:
     if Path(path).suffix.lower() == ".shp":
         return [str(file) for file in map(Path(path).with_suffix, _SHAPEFILE) if file.exists()]
     if Path(path).is_dir():
-        return [str(file) for file in sorted(Path(path).rglob("*")) if file.is_file()]
+        return [str(file) for file in sorted(Path(path).iterdir()) if file.is_file()]
     try:
         with open_raster(path) as dataset:
             return [file for file in dataset.files if file != path and not file.endswith(_OTHERS)]

@@ -23,6 +23,20 @@ from src.spec import DatasetSpec
 
 log = logging.getLogger(__name__)
 
+_KEYS = {
+    "chip_size": "chip.size",
+    "chip_step": "chip.step",
+    "min_coverage": "chip.min_coverage",
+    "compress": "chip.compress",
+    "shares": "split.train, validation, test",
+    "strategy": "split.strategy",
+    "buffer": "split.buffer",
+    "block": "split.block",
+    "split_raster": "split.raster",
+    "split_values": "split.values",
+}
+"""What the command line calls the settings whose names it groups."""
+
 
 def prepare(settings: Preparation, data_dir: str | Path, *, overwrite: bool = False) -> DatasetSpec:
     """Cut scenes into a data folder, split it and measure it.
@@ -38,6 +52,8 @@ def prepare(settings: Preparation, data_dir: str | Path, *, overwrite: bool = Fa
     Raises:
         UserError: See the messages: inputs that cannot be read or do not fit, settings that leave no chip.
     """
+    if not str(data_dir).strip():
+        raise UserError("data_dir is an empty path; give the folder to make.")
     folder = Path(data_dir)
     images = find_files(settings.image, "image")
     labels = pair(images, find_files(settings.label, "label"), "label")
@@ -98,7 +114,7 @@ def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     if keys == ["files"] or not keys:
         changed = [entry["path"] for entry in new["files"] if entry not in old.get("files", [])]
         return f"changed: {', '.join(changed) or 'versions'}"
-    shown = [f"{key}: {old.get(key)} → {new[key]}" for key in keys if key != "files"]
+    shown = [f"{_KEYS.get(key, key)}: {old.get(key)} → {new[key]}" for key in keys if key != "files"]
     return "; ".join(shown)
 
 

@@ -54,8 +54,8 @@ def describe_all(images: Sequence[str]) -> list[RasterInfo]:
 def _check_same_kind(first: RasterInfo, info: RasterInfo) -> None:
     if len(info.bands) != len(first.bands):
         raise UserError(
-            f"{info.path} has {len(info.bands)} bands, but {first.path} has {len(first.bands)}; the scenes of a data "
-            "set have the same bands."
+            f"{info.path} has {len(info.bands)} band{'s'[: len(info.bands) != 1]}, but {first.path} has "
+            f"{len(first.bands)}; the scenes of a data set have the same bands."
         )
     if info.dtype != first.dtype:
         raise UserError(
