@@ -26,7 +26,7 @@ from src.mapping.map_scores import survey
 from src.raster.read import RasterInfo
 from src.raster.write import write_geotiff
 from src.report.blocks import Bar, Matrix
-from src.report.evaluation import evaluation_report, score_sentences
+from src.report.evaluation import evaluation_report
 from src.report.examples import Extremes, example_section
 from src.report.page import Report, Section, write_report
 from src.report.pictures import (
@@ -41,6 +41,7 @@ from src.report.pictures import (
 )
 from src.report.prediction import MappedScene, ground, prediction_report
 from src.report.provenance import Run
+from src.report.scores import score_sentences
 from src.report.training import read_history, training_report, validation_examples
 from src.report.wording import decimal, grouped, listed, percent
 from src.scores import Evaluation, ScoreCounter, Scores

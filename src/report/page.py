@@ -48,7 +48,7 @@ class Report:
 
 
 def write_report(path: str | Path, report: Report) -> Path:
-    """Write a report as one HTML file that opens from disk without a network, whole or not at all.
+    """Write a report as one HTML file that opens from disk and offline, whole or not at all.
 
     Args:
         path: Where to; links to files are relative to its folder.

@@ -9,11 +9,11 @@ from pathlib import Path
 from src.labels import UNCLASSIFIED, ClassTable
 from src.mapping.areas import ClassArea, pixel_metres
 from src.raster.read import describe
-from src.report.blocks import Bar, Bars, Block, Files, Legend, Pictures, Text
-from src.report.evaluation import score_sections, score_sentences
+from src.report.blocks import Bar, Bars, Block, Legend, Pictures, Text
 from src.report.page import Report, Section
 from src.report.pictures import class_picture, gradient, mean_of, scene_picture, uncertainty_picture
-from src.report.provenance import Run, network_fact, run_section
+from src.report.provenance import Run, closing_sections
+from src.report.scores import score_sections, score_sentences
 from src.report.wording import THIN, decimal, grouped, listed, percent
 from src.scores import Evaluation
 from src.spec import NetworkSpec
@@ -64,7 +64,7 @@ def prediction_report(run: Run, scenes: Sequence[MappedScene], *, spec: NetworkS
     title = f"Maps of {len(scenes)} scenes" if several else f"Map of {Path(scenes[0].image).stem}"
     sections = [section for scene in scenes for section in _scene_sections(scene, spec.classes, several)]
     files = tuple(file for scene in scenes for file in scene.files)
-    facts = (("Scenes" if several else "Scene", "\n".join(scene.image for scene in scenes)),)
+    mapped = ("Scenes" if several else "Scene", "\n".join(scene.image for scene in scenes))
     return Report(
         kind="Prediction",
         title=title,
@@ -72,8 +72,7 @@ def prediction_report(run: Run, scenes: Sequence[MappedScene], *, spec: NetworkS
         lead=tuple(sentence for scene in scenes for sentence in _sentences(scene)),
         sections=(
             *sections,
-            Section("Files", (Files(files),)),
-            run_section(run, (("Checkpoint", str(checkpoint)), network_fact(spec), *facts)),
+            *closing_sections(run, spec, files, ("Checkpoint", str(checkpoint)), mapped),
         ),
     )
 

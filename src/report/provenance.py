@@ -1,11 +1,13 @@
-"""What was run: the part of a report that lets somebody else do it again."""
+"""What was run and what it left: the end of every report, which lets somebody else do it again."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 
-from src.report.blocks import Block, Facts, Listing
+from src.report.blocks import Facts, Files, Listing
 from src.report.page import Section
 from src.spec import NetworkSpec
 
@@ -34,36 +36,46 @@ class Run:
         return f"{self.finished.day} {self.finished:%B %Y, %H:%M}"
 
 
-def run_section(run: Run, facts: tuple[tuple[str, str], ...]) -> Section:
-    """Say what was run, on what, with which versions and settings.
+def closing_sections(
+    run: Run,
+    spec: NetworkSpec,
+    files: Sequence[tuple[Path, str]],
+    checkpoint: tuple[str, str],
+    subject: tuple[str, str],
+) -> tuple[Section, Section]:
+    """End a report: what the run wrote, then what was run, on what, with which versions and settings.
 
     Args:
         run: The run.
-        facts: What it was given: data, checkpoint, network …
+        spec: The network.
+        files: What the run wrote, each with what it is.
+        checkpoint: What to call the network's checkpoint, and its path.
+        subject: What to call that which it was trained, scored or used on, and which that is.
     """
     software = ", ".join(f"{name} {version}" for name, version in run.versions.items())
-    blocks: tuple[Block, ...] = (
-        Facts(
-            (
-                ("Command", run.command),
-                *facts,
-                ("Finished", run.when),
-                ("Software", software),
-                ("Revision", run.revision or "not from a git checkout"),
-            )
-        ),
-        Listing("The whole configuration", run.config),
+    facts = Facts(
+        (
+            ("Command", run.command),
+            checkpoint,
+            ("Network", describe_network(spec)),
+            subject,
+            ("Finished", run.when),
+            ("Software", software),
+            ("Revision", run.revision or "not from a git checkout"),
+        )
     )
-    return Section("What was run", blocks)
+    return (
+        Section("Files", (Files(tuple(files)),)),
+        Section("What was run", (facts, Listing("The whole configuration", run.config))),
+    )
 
 
-def network_fact(spec: NetworkSpec) -> tuple[str, str]:
+def describe_network(spec: NetworkSpec) -> str:
     """Describe a network in a line."""
     bands = [band.name for band, used in zip(spec.bands, spec.normalization.used, strict=True) if used]
     names = ", ".join(bands) if len(bands) <= 13 else f"{', '.join(bands[:3])} … {bands[-1]}"
     width, height = spec.chip_size
     return (
-        "Network",
         f"{spec.architecture} with encoder {spec.encoder}; {len(bands)} bands ({names}); "
-        f"trained on chips of {width} × {height} pixels",
+        f"trained on chips of {width} × {height} pixels"
     )

@@ -17,12 +17,12 @@ from src.labels import IGNORE, ClassTable
 from src.models.network import Network
 from src.models.precision import autocast, place
 from src.quicklook import rgb_bands, stretch
-from src.report.blocks import Chart, Charts, Files
+from src.report.blocks import Chart, Charts
 from src.report.charts import Curve, chart, curves_figure
-from src.report.evaluation import score_sections, score_sentences
 from src.report.examples import Extremes, example_section
 from src.report.page import Report, Section
-from src.report.provenance import Run, network_fact, run_section
+from src.report.provenance import Run, closing_sections
+from src.report.scores import score_sections, score_sentences
 from src.report.wording import decimal
 from src.scores import Evaluation, Scores
 from src.spec import NetworkSpec
@@ -72,8 +72,7 @@ def training_report(
             Section("Epoch by epoch", (Charts(tuple(_charts(history, spec.classes))),)),
             *score_sections(evaluation),
             example_section(examples),
-            Section("Files", (Files(tuple(files)),)),
-            run_section(run, (("Best checkpoint", str(checkpoint)), network_fact(spec), ("Data", data))),
+            *closing_sections(run, spec, files, ("Best checkpoint", str(checkpoint)), ("Data", data)),
         ),
     )
 
