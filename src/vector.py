@@ -42,6 +42,17 @@ def vector_crs(path: str | Path, layer: str | None = None) -> str | None:
     return _wkt(pyogrio.read_info(path, layer=layer)["crs"])
 
 
+def choose_class_field(path: str | Path, field: str | None, layer: str | None) -> tuple[str, str]:
+    """Return the layer and the attribute that hold the classes: those that are asked for, or the only ones.
+
+    Raises:
+        UserError: The file cannot be read, or the layer or field does not exist or cannot be chosen.
+    """
+    layer = _choose(path, "layer", "label_layer", layer, [str(row[0]) for row in _layers(path)])
+    names = [str(name) for name in pyogrio.read_info(path, layer=layer)["fields"]]
+    return layer, _choose(path, "field", "label_field", field, names)
+
+
 @dataclass(frozen=True)
 class Features:
     """Geometries of one layer, in a raster's CRS, in the file's order, with the text or number of each one's class.
@@ -66,10 +77,8 @@ def read_features(path: str | Path, target: RasterInfo, field: str | None, layer
         UserError: The file, layer or field does not exist or cannot be chosen; the field holds neither numbers nor
             text; one of both has no CRS.
     """
-    layer = _choose(path, "layer", "label_layer", layer, [str(row[0]) for row in _layers(path)])
-    info = pyogrio.read_info(path, layer=layer)
-    field = _choose(path, "field", "label_field", field, [str(name) for name in info["fields"]])
-    crs = _wkt(info["crs"])
+    layer, field = choose_class_field(path, field, layer)
+    crs = vector_crs(path, layer)
     if (crs is None) != (target.crs is None):
         raise UserError(
             f"{target.path if crs else path} has no CRS, but {path if crs else target.path} has one; they cannot be "
@@ -88,9 +97,7 @@ def read_features(path: str | Path, target: RasterInfo, field: str | None, layer
 
 def read_classes(path: str | Path, field: str | None, layer: str | None) -> npt.NDArray[Any]:
     """Read the distinct classes of a whole layer, sorted; raises UserError like :func:`read_features`."""
-    layer = _choose(path, "layer", "label_layer", layer, [str(row[0]) for row in _layers(path)])
-    names = [str(name) for name in pyogrio.read_info(path, layer=layer)["fields"]]
-    field = _choose(path, "field", "label_field", field, names)
+    layer, field = choose_class_field(path, field, layer)
     _, _, _, columns = pyogrio.raw.read(path, layer=layer, columns=[field], read_geometry=False)
     classes = _classes(columns[0], path, field)
     return np.unique(classes[~_empty(classes)])

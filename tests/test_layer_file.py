@@ -11,11 +11,15 @@ from typing import Any
 from xml.etree import ElementTree as Xml
 
 import numpy as np
+import pyogrio.raw
 import pytest
+import shapely
 from rasterio.crs import CRS
 
 from src.bands import Band
+from src.class_map import ClassMap, ClassRule
 from src.labels import ClassTable
+from src.mapping.ground_truth import LabelOptions, ground_truth_style
 from src.mapping.layer_file import ShownLayer, scene_layer, write_layer_file
 from src.mapping.styles import polygon_style, raster_style
 from src.raster.write import write_geotiff
@@ -25,8 +29,11 @@ CLASSES = ClassTable.build([1, 5], {1: 'wood & "moor"', 5: "water"}, {1: "#00640
 BANDS = (Band("nir", 842), Band("red", 665), Band("green", 560), Band("blue", 490))
 
 
+MERGED = LabelOptions(ClassMap((ClassRule(1, ("oak", "fir")), ClassRule(5, ("pond",)), ClassRule(0, ("?",)))), "kind")
+
+
 def make(folder: Path) -> Path:
-    """A scene in a folder of its own, its map, and a layer file of both."""
+    """A scene in a folder of its own, its map, labels that are classes once merged, and a layer file of all."""
     place: Any = {"crs": UTM33, "transform": (10.0, 0.0, 330_000.0, 0.0, -10.0, 5_822_040.0)}
     (folder / "scenes").mkdir()
     (folder / "maps").mkdir()
@@ -36,9 +43,15 @@ def make(folder: Path) -> Path:
     values = np.full((40, 30), 5, np.uint8)
     values[20:] = 1
     write_geotiff(folder / "maps" / "map.tif", values, nodata=0, **place)
-    path = folder / "maps" / "map.qlr"
+    path, labels = folder / "maps" / "map.qlr", folder / "labels.gpkg"
+    left, top = 330_000.0, 5_822_040.0
+    parts = [shapely.box(left, top - 400, left + 300, top - 200), shapely.box(left, top - 200, left + 300, top)]
+    kinds = np.array(["fir", "pond"], object)
+    pyogrio.raw.write(labels, shapely.to_wkb(parts), [kinds], ["kind"], geometry_type="Polygon", crs=UTM33)
+    style = ground_truth_style(str(labels), CLASSES, MERGED)
     layers = [
         ShownLayer("Map", str(folder / "maps" / "map.tif"), raster_style(CLASSES), crs=UTM33),
+        ShownLayer("Labels", str(labels), style, shown=False, vector=True, crs=UTM33),
         scene_layer(str(folder / "scenes" / "a b.tif")),
     ]
     write_layer_file(path, "map", layers)
@@ -49,7 +62,7 @@ def test_paths_are_relative_and_lead_to_the_files(tmp_path: Path) -> None:
     path = make(tmp_path)
     root = Xml.parse(path).getroot()
     sources = [node.text or "" for node in root.iter("datasource")]
-    assert sources == ["./map.tif", "../scenes/a b.tif"]
+    assert sources == ["./map.tif", "../labels.gpkg", "../scenes/a b.tif"]
     assert all((path.parent / source).is_file() for source in sources)
     nodes = list(root.iter("layer-tree-layer"))
     assert [node.get("source") for node in nodes] == sources
@@ -57,7 +70,7 @@ def test_paths_are_relative_and_lead_to_the_files(tmp_path: Path) -> None:
 
 
 def test_a_scene_is_shown_in_its_colours_without_nodata(tmp_path: Path) -> None:
-    layer = list(Xml.parse(make(tmp_path)).getroot().iter("maplayer"))[1]
+    layer = list(Xml.parse(make(tmp_path)).getroot().iter("maplayer"))[2]
     renderer = layer.find("pipe/rasterrenderer")
     assert renderer is not None
     assert [renderer.get(f"{name}Band") for name in ("red", "green", "blue")] == ["2", "3", "4"]
@@ -85,6 +98,22 @@ def test_styles_are_well_formed_and_keep_names() -> None:
         assert labels == list(CLASSES.names)
 
 
+def test_labels_have_the_colours_of_the_classes_that_they_become(tmp_path: Path) -> None:
+    make(tmp_path)
+    write_geotiff(tmp_path / "labels.tif", np.ones((4, 4), np.uint8), crs=UTM33, transform=(10, 0, 0, 0, -10, 0))
+    options = LabelOptions(ClassMap((ClassRule(1, (7, 8)), ClassRule(5, (2,)))))
+    style = Xml.fromstring(ground_truth_style(str(tmp_path / "labels.tif"), CLASSES, options))
+    entries = [(node.get("value"), node.get("color")) for node in style.iter("paletteEntry")]
+    assert entries == [("7", "#006400"), ("8", "#006400"), ("2", "#1e5adc")]
+    assert ground_truth_style(str(tmp_path / "labels.tif"), CLASSES, LabelOptions()) == raster_style(CLASSES)
+    style = Xml.fromstring(ground_truth_style(str(tmp_path / "labels.gpkg"), CLASSES, MERGED))
+    renderer = style.find("renderer-v2")
+    assert renderer is not None
+    assert renderer.get("attr") == "kind"
+    named = [(node.get("value"), node.get("label")) for node in style.iter("category")]
+    assert named == [("oak", 'wood & "moor" (oak)'), ("fir", 'wood & "moor" (fir)'), ("pond", "water (pond)")]
+
+
 QGIS = """
 import json, os, sys
 from qgis.core import *
@@ -93,14 +122,15 @@ app = QgsApplication([], False); app.initQgis()
 project = QgsProject.instance()
 assert QgsLayerDefinition.loadLayerDefinition(sys.argv[1], project, project.layerTreeRoot())[0]
 layers = [node.layer() for node in project.layerTreeRoot().findLayers()]
-settings = QgsMapSettings(); settings.setLayers(layers[:1]); settings.setOutputSize(QSize(30, 40))
-settings.setDestinationCrs(layers[0].crs()); settings.setExtent(layers[0].extent())
-job = QgsMapRendererSequentialJob(settings); job.start(); job.waitForFinished()
-image = job.renderedImage()
+def paint(layer):
+    settings = QgsMapSettings(); settings.setLayers([layer]); settings.setOutputSize(QSize(30, 40))
+    settings.setDestinationCrs(layers[0].crs()); settings.setExtent(layers[0].extent())
+    job = QgsMapRendererSequentialJob(settings); job.start(); job.waitForFinished()
+    return [job.renderedImage().pixelColor(15, row).name() for row in (5, 35)]
 print(json.dumps({
     "layers": [[l.name(), l.isValid(), l.crs().authid(), type(l.renderer()).__name__] for l in layers],
     "classes": [[c.value, c.label, c.color.name()] for c in layers[0].renderer().classes()],
-    "pixels": [image.pixelColor(15, 5).name(), image.pixelColor(15, 35).name()],
+    "pixels": [paint(layer) for layer in layers[:2]],
 }), flush=True)
 os._exit(0)
 """
@@ -127,7 +157,8 @@ def test_qgis_opens_the_file_and_paints_the_classes(tmp_path: Path) -> None:
     seen = json.loads(result.stdout.splitlines()[-1])
     assert seen["layers"] == [
         ["Map", True, "EPSG:32633", "QgsPalettedRasterRenderer"],
+        ["Labels", True, "EPSG:32633", "QgsCategorizedSymbolRenderer"],
         ["Scene", True, "EPSG:32633", "QgsMultiBandColorRenderer"],
     ]
     assert seen["classes"] == [[1, 'wood & "moor"', "#006400"], [5, "water", "#1e5adc"]]
-    assert seen["pixels"] == ["#1e5adc", "#006400"]
+    assert seen["pixels"] == [["#1e5adc", "#006400"]] * 2

@@ -9,8 +9,9 @@ from src.errors import UserError
 from src.grid import Window
 from src.label_sources import LabelSource, label_sources
 from src.labels import IGNORE, ClassTable
+from src.mapping.styles import polygon_style, raster_style
 from src.raster.read import RasterInfo
-from src.vector import is_vector, read_classes
+from src.vector import choose_class_field, is_vector, read_classes
 
 BLOCK_PIXELS = 4_000_000
 """Pixels of labels that are read at a time."""
@@ -43,6 +44,16 @@ def ground_truth(path: str, image: RasterInfo, classes: ClassTable, options: Lab
         class_map = _by_name(path, classes, options)
     sources, _ = label_sources([path], [image], class_map, options.field, options.layer)
     return sources[0]
+
+
+def ground_truth_style(path: str, classes: ClassTable, options: LabelOptions) -> str:
+    """Return the QML that shows a label file in the colours of the classes that its values or texts become."""
+    class_map = options.class_map
+    if not is_vector(path):
+        return raster_style(classes, class_map.target() if class_map else None)
+    class_map = class_map or _by_name(path, classes, options)
+    _, field = choose_class_field(path, options.field, options.layer)
+    return polygon_style(classes, field, class_map.target() if class_map else None)
 
 
 def check_ground_truth(source: LabelSource, path: str, image: RasterInfo, classes: ClassTable) -> None:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from xml.sax.saxutils import quoteattr
 
-from src.labels import ClassTable
+from src.labels import ClassTable, LandClass
 
 _HEAD = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
 
 
-def raster_style(classes: ClassTable) -> str:
-    """Return the QML of a class map: one entry per class, everything else transparent."""
+def raster_style(classes: ClassTable, sources: Mapping[int | str, int] | None = None) -> str:
+    """Return the QML of a class map: one entry per class, everything else transparent.
+
+    Args:
+        classes: The classes.
+        sources: The class value that each value of the file stands for; None where they are the same.
+    """
     entries = "".join(
-        f'<paletteEntry value="{c.value}" color="{c.color}" alpha="255" label={quoteattr(c.name)}/>'
-        for c in classes.classes
+        f'<paletteEntry value="{source}" color="{c.color}" alpha="255" label={quoteattr(label)}/>'
+        for source, label, c in _entries(classes, sources)
+        if isinstance(source, int)
     )
     return (
         f'{_HEAD}<qgis version="3.16" styleCategories="Symbology"><pipe>'
@@ -64,19 +70,39 @@ def share_style(grey: bool) -> str:
     )
 
 
-def polygon_style(classes: ClassTable) -> str:
-    """Return the QML of a map's polygons: filled by the attribute ``value``, without outlines."""
+def polygon_style(classes: ClassTable, attribute: str = "value", sources: Mapping[int | str, int] | None = None) -> str:
+    """Return the QML of polygons: filled by an attribute, without outlines.
+
+    Args:
+        classes: The classes.
+        attribute: What holds the class.
+        sources: The class value that each number or text there stands for; None where they are the same.
+    """
+    entries = _entries(classes, sources)
     categories = "".join(
-        f'<category value="{c.value}" symbol="{i}" label={quoteattr(c.name)} render="true" type="long"/>'
-        for i, c in enumerate(classes.classes)
+        f'<category value={quoteattr(str(source))} symbol="{i}" label={quoteattr(label)} render="true" '
+        f'type="{"long" if isinstance(source, int) else "string"}"/>'
+        for i, (source, label, _) in enumerate(entries)
     )
-    symbols = "".join(_fill(i, c.rgb) for i, c in enumerate(classes.classes))
+    symbols = "".join(_fill(i, c.rgb) for i, (_, _, c) in enumerate(entries))
     return (
-        f'{_HEAD}<qgis version="3.16" styleCategories="Symbology">'
-        '<renderer-v2 type="categorizedSymbol" attr="value" symbollevels="0" enableorderby="0" forceraster="0">'
+        f'{_HEAD}<qgis version="3.16" styleCategories="Symbology"><renderer-v2 type="categorizedSymbol" '
+        f'attr={quoteattr(attribute)} symbollevels="0" enableorderby="0" forceraster="0">'
         f"<categories>{categories}</categories><symbols>{symbols}</symbols></renderer-v2>"
         "<layerGeometryType>2</layerGeometryType></qgis>\n"
     )
+
+
+def _entries(classes: ClassTable, sources: Mapping[int | str, int] | None) -> list[tuple[int | str, str, LandClass]]:
+    """List what stands in the file, what the legend calls it, and its class; by class, as the legend of the map is."""
+    if sources is None:
+        return [(c.value, c.name, c) for c in classes.classes]
+    return [
+        (source, c.name if str(source).casefold() == c.name.casefold() else f"{c.name} ({source})", c)
+        for c in classes.classes
+        for source, value in sources.items()
+        if value == c.value
+    ]
 
 
 def _fill(name: int, rgb: tuple[int, int, int]) -> str:

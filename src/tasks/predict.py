@@ -19,7 +19,7 @@ from src.grid import Blend
 from src.input_files import GEOTIFFS, find_files
 from src.label_sources import LabelSource
 from src.mapping.areas import format_areas, write_areas_csv
-from src.mapping.ground_truth import LabelOptions, check_ground_truth, ground_truth
+from src.mapping.ground_truth import LabelOptions, check_ground_truth, ground_truth, ground_truth_style
 from src.mapping.layer_file import ShownLayer, scene_layer, write_layer_file
 from src.mapping.map_record import record_path
 from src.mapping.map_scores import MapSurvey, survey
@@ -27,7 +27,6 @@ from src.mapping.processes import check_processes
 from src.mapping.scene_map import MapOptions, Mapper, SceneMap, map_scene
 from src.mapping.scene_reader import open_scene
 from src.mapping.strips import Probabilities
-from src.mapping.styles import raster_style
 from src.models.precision import choose_device, precision_name
 from src.progress import stage
 from src.raster.georeference import crs_label
@@ -191,11 +190,15 @@ def _check(mapper: Mapper, image: str, label: str | None, settings: PredictConfi
         info = reader.info
     if label is None:
         return None
-    rules = None if settings.class_map is None else ClassMap(tuple(class_rule(rule) for rule in settings.class_map))
-    options = LabelOptions(rules, settings.label_field, settings.label_layer)
-    source = ground_truth(label, info, mapper.spec.classes, options)
+    source = ground_truth(label, info, mapper.spec.classes, label_options(settings))
     check_ground_truth(source, label, info, mapper.spec.classes)
     return source
+
+
+def label_options(settings: PredictConfig) -> LabelOptions:
+    """Say how labels are read; raises UserError for a class map that contradicts itself."""
+    rules = None if settings.class_map is None else ClassMap(tuple(class_rule(rule) for rule in settings.class_map))
+    return LabelOptions(rules, settings.label_field, settings.label_layer)
 
 
 def _map_one(
@@ -248,13 +251,11 @@ def _layer_file(mapper: Mapper, scene: SceneMap, image: str, label: str | None, 
         for file in scene.files
         if file.suffix != ".qml"
     ]
-    if label is not None and is_vector(label):
-        crs, layer = vector_crs(label, settings.label_layer), settings.label_layer
-        layers.append(ShownLayer("Labels", label, shown=False, vector=True, crs=crs, layer=layer))
-    elif label is not None:
-        # Once merged, the label's own values are not the classes'.
-        style = "" if settings.class_map else raster_style(mapper.spec.classes)
-        layers.append(ShownLayer("Labels", label, style, shown=False, crs=describe(label).crs))
+    if label is not None:
+        vector, layer = is_vector(label), settings.label_layer
+        crs = vector_crs(label, layer) if vector else describe(label).crs
+        style = ground_truth_style(label, mapper.spec.classes, label_options(settings))
+        layers.append(ShownLayer("Labels", label, style, shown=False, vector=vector, crs=crs, layer=layer))
     write_layer_file(path, scene.path.stem, [*layers, scene_layer(image)])
     return path
 
