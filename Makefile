@@ -23,9 +23,11 @@ PYTHONS ?= 3.11 3.12 3.13
 	demo sweep docs tensorboard bench audit clean FORCE
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^##@/ {print "\n" substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(STAMP) ## Make .venv with what requirements.lock pins; PYTHON=python3.12 picks the interpreter
+##@ Use it
+
+install: $(STAMP) ## Make .venv; PYTHON=python3.12 picks the interpreter
 
 # A .venv that is there is kept and brought up to the lock, unless another Python is asked for by name.
 ifeq ($(wildcard $(BIN)/python),)
@@ -47,36 +49,46 @@ endif
 	$(BIN)/python -m pip install --quiet --only-binary :all: --require-hashes -r requirements.lock
 	@touch $@
 
-lock: install ## Choose versions anew, within pyproject.toml's bounds, and pin them with their hashes
-	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
-		--no-build --no-emit-index-url --no-emit-find-links --quiet --upgrade \
-		--custom-compile-command "make lock" -o requirements.lock
+demo: logs/demo/map.png ## From a real scene to a map of it, in minutes
+
+sweep: install data/demo/chips/dataset.json ## Search the demo's hyperparameters: four short trials
+	$(BIN)/python train.py -m experiment=demo hparams_search=demo
+
+tensorboard: install ## Look at the training runs in a browser
+	$(BIN)/python scripts/open_tensorboard.py
+
+docs: install ## Build docs/ into pages: site/index.html
+	$(BIN)/python scripts/config_reference.py --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo site/index.html
+
+##@ Work on it
+
+test: lint types ## Everything that has to pass: lint, types, tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 lint: install ## Style, with ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+types: install ## Types, with mypy strict
+	$(BIN)/mypy
+
 format: install ## Let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-types: install ## Types, with mypy strict
-	$(BIN)/mypy
-
-test: lint types ## Everything that has to pass: lint, types, tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
-
-test-faults: install ## Kill every command twenty times and compare with undisturbed runs (about half an hour)
+test-faults: install ## Kill every command twenty times (half an hour)
 	FAULTS_KILLS=$(KILLS) FAULTS_SEED=$(SEED) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults -s
 
-test-lowest: install ## Run the tests with the oldest versions that pyproject.toml allows, in a .venv-lowest of 6 GB
+test-lowest: install ## The tests with the oldest versions allowed (6 GB)
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-lowest
 	$(BIN)/uv pip compile pyproject.toml --extra dev --resolution lowest-direct --no-build --no-emit-index-url \
 		--quiet --output-file .venv-lowest/requirements.txt
 	$(BIN)/uv pip install --quiet --no-build --python .venv-lowest/bin/python -r .venv-lowest/requirements.txt
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n $(JOBS) --dist loadfile
 
-test-pythons: install ## Run the tests with the lock on every Python of PYTHONS that is installed, each in a .venv of 6 GB
+test-pythons: install ## The tests on Python 3.11 to 3.13 (6 GB each)
 	for version in $(PYTHONS); do \
 		$(BIN)/uv python find --no-python-downloads $$version >/dev/null 2>&1 || \
 			{ echo "No Python $$version here: left out."; continue; }; \
@@ -86,39 +98,31 @@ test-pythons: install ## Run the tests with the lock on every Python of PYTHONS 
 		OMP_NUM_THREADS=1 .venv-$$version/bin/python -m pytest -n $(JOBS) --dist loadfile || exit 1; \
 	done
 
-test-postgres: install ## Two processes on one study in PostgreSQL (apt-get install postgresql)
+test-postgres: install ## Two processes on one study in PostgreSQL
 	TEST_POSTGRES=1 $(BIN)/python -m pytest tests/test_study_postgres.py
 
-test-ray: install ## Two runs on a Ray cluster of this machine; installs the extra
+test-ray: install ## Two runs on a Ray cluster of this machine; installs Ray
 	$(BIN)/python -m pip install --quiet ".[ray]"
 	TEST_RAY=1 $(BIN)/python -m pytest tests/test_sweep.py -k ray
 
-sweep: install data/demo/chips/dataset.json ## Search the demo's hyperparameters with Optuna: four short trials
-	$(BIN)/python train.py -m experiment=demo hparams_search=demo
-
-docs: install ## Build docs/ into pages: site/index.html
-	$(BIN)/python scripts/config_reference.py --check
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
-	@echo site/index.html
-
-tensorboard: install ## Look at the training runs in a browser
-	$(BIN)/python scripts/open_tensorboard.py
-
-bench: install ## Measure speed and memory against what the machine can do, in one table
+bench: install ## Speed and memory against what the machine can do
 	$(BIN)/python scripts/bench.py
+
+lock: install ## Choose versions anew within bounds, and pin them
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+		--no-build --no-emit-index-url --no-emit-find-links --quiet --upgrade \
+		--custom-compile-command "make lock" -o requirements.lock
 
 audit: install ## Known vulnerabilities of what is locked
 	$(BIN)/pip-audit --strict --disable-pip --require-hashes -r requirements.lock
 
-clean: ## Remove what the checks leave behind; runs, data and .venv stay
+clean: ## Remove what the checks leave; runs, data, .venv stay
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 # The demo. Its first two steps know by themselves whether there is something to do, and leave their files
 # alone if not; training, scores and map follow when the chips or a recipe are newer.
 recipe = $(wildcard configs/$(1)/experiment/demo.yaml configs/experiment/demo.yaml)
-
-demo: logs/demo/map.png ## From a real scene to a map of it, in a few minutes
 
 data/demo/train_image.tif: FORCE | install
 	$(BIN)/python scripts/demo_data.py

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -52,8 +53,8 @@ def test_a_mistake_on_the_command_line_is_one_line_and_leaves_nothing(
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-@pytest.mark.parametrize("task", ["prepare", "train", "eval", "predict"])
-def test_help_names_every_group_and_ten_keys(task: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("task", ["prepare", "train", "eval", "predict", "export"])
+def test_help_names_every_group_and_ten_keys_within_eighty_columns(task: str, tmp_path: Path) -> None:
     text = command(f"{task}.py", "--help", cwd=tmp_path).stdout
     groups = {path.parent.name for path in (ROOT / "configs" / task).glob("*/*.yaml")}
     if task == "train":
@@ -61,12 +62,14 @@ def test_help_names_every_group_and_ten_keys(task: str, tmp_path: Path) -> None:
         groups |= {path.parent.name for path in (ROOT / "configs").glob("*/*.yaml")} - hidden
     for group in groups:
         assert f"\n  {group} " in text, f"{task}.py --help does not name the group {group}"
+    assert max(map(len, text.splitlines())) <= 80
     composed = command(f"{task}.py", "--cfg", "job", cwd=tmp_path).stdout
-    keys = text.split("Keys most used")[1].split("\n\n")[1]
+    keys = text.split("(key=value):\n\n")[1].split("\n\n")[0]
     named = [word for line in keys.splitlines() for word in line.split("  ")[1].split()]
-    assert len(named) >= 8
-    for key in named:
-        assert f"{key.split('.')[-1]}:" in composed, f"{task}.py has no key {key}"
+    assert len(named) == (4 if task == "export" else 10)
+    also = text.split("\n\nAlso:")[1].split("\n\n")[0].split() if "Also:" in text else []
+    for key in named + also:
+        assert re.search(rf"^ *{key.split('.')[-1]}:", composed, re.MULTILINE), f"{task}.py has no key {key}"
 
 
 HEAVY = {"torch", "lightning", "rasterio", "pandas", "torchgeo", "matplotlib", "optuna"}
