@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -24,7 +24,7 @@ WIDTH, MARGIN = 1280, 16
 """Of the browser's page in pixels, and of what is left around a section."""
 SHOTS = {
     "train": ("train/demo/report.html", "Epoch by epoch", 900),
-    "eval": ("eval/demo/report.html", "Chips", 760),
+    "eval": ("eval/demo/report.html", "Chips", 840),
     "map": ("predict/demo/map_report.html", "The map", 880),
     "uncertainty": ("predict/demo/map_report.html", "How sure the network is", 1000),
 }
@@ -41,7 +41,10 @@ def shoot(browser: Browser, page: Path, heading: str, height: int, folder: Path)
     browser.screenshot(whole)
     with Image.open(whole) as picture:
         part = (left - MARGIN, top + MARGIN, right + MARGIN, min(bottom, top + height))
-        return picture.convert("RGB").crop(part)
+        shot = picture.convert("RGB").crop(part)
+    # A section with one narrow picture has nothing on its right.
+    _, _, filled, _ = ImageOps.invert(shot).getbbox() or (0, 0, shot.width, 0)
+    return shot.crop((0, 0, min(shot.width, filled + MARGIN), shot.height))
 
 
 def main() -> None:

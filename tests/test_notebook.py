@@ -52,8 +52,8 @@ def test_it_runs_and_shows_pictures(executed: Any) -> None:
 
 def test_the_map_is_a_good_one(executed: Any) -> None:
     last = next(text_of(cell) for cell in executed.cells if "score_map(" in cell.source)
-    # So short a training comes to 0.65 to 0.97, as the first weights would have it; chance to 0.1.
-    assert float(last.split("mean IoU ")[1].split()[0]) > 0.5
+    # With five seeds it came to 0.941 to 0.977; chance is 0.1.
+    assert float(last.split("mean IoU ")[1].split()[0]) > 0.8
 
 
 def test_it_was_saved_after_a_run_from_top_to_bottom(saved: Any) -> None:
