@@ -22,13 +22,13 @@ from src.preparation.settings import Preparation
 CHIP = 256
 SIDES = (1024, 2048, 4096, 8192)
 """1, 4, 16 and 64 megapixels."""
-TURNS = (5, 3, 1, 1)
+TURNS = (3, 2, 1, 1)
 GOAL = 0.9
 
 
 def measure(options: Options) -> list[Row]:
     """Measure both steps on scenes of growing size."""
-    checkpoint = save_untrained(options.folder / "network.ckpt", "compact_unet", chip=CHIP)
+    checkpoint = save_untrained(options.folder / "network.ckpt", "justo_unet_simple", chip=CHIP)
     network, spec = load_network(checkpoint)
     mapper = Mapper(checkpoint, network, spec, choose_device(), MapOptions())
     made = options.folder / "made"

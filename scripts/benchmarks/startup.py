@@ -16,7 +16,7 @@ ASKED = {("train.py", "--help"): 1.5, ("train.py", "--cfg", "job"): 2.0, ("predi
 """Commands, and the seconds that they may take."""
 HYDRA = ("-c", "import hydra.main, omegaconf")
 IMPORTS = {
-    "prepare": "import hydra, pandas, pyogrio, rasterio, shapely",
+    "prepare": "import hydra, matplotlib.figure, pandas, pyogrio, rasterio, shapely",
     "train": "import hydra, lightning, pandas, rasterio, segmentation_models_pytorch",
     "eval": "import hydra, pandas, rasterio, segmentation_models_pytorch",
     "predict": "import hydra, pandas, pyogrio, rasterio, segmentation_models_pytorch",
