@@ -100,6 +100,20 @@ def test_killed_and_started_again_the_command_ends_with_the_same_bytes(tmp_path:
         assert (broken.parent / name).read_bytes() == (tmp_path / "out" / name).read_bytes(), name
 
 
+def test_a_scene_without_measurements_is_mapped_and_has_nothing_to_score(
+    tmp_path: Path, checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One empty tile of many must not take the maps of the others with it: this ended in an error, after mapping."""
+    images = [scene(tmp_path), str(write_raster(tmp_path / "empty.tif", 0 * noise(90, 70), nodata=0))]
+    label = str(write_raster(tmp_path / "label.tif", np.full((1, 90, 70), CLASSES.values[0], np.uint8)))
+    caplog.set_level(logging.INFO)
+    found = run(tmp_path, checkpoint=str(checkpoint), image=images, label=label, output=str(tmp_path / "out"))
+    assert [entry.evaluation is None for entry in found] == [False, True]
+    assert caplog.text.count("Label    has no class where the map has one: there is nothing to score.") == 1
+    assert not read(found[1].output).any()
+    assert [path.name for path in (tmp_path / "out").glob("*scores.csv")] == ["scene_map_scores.csv"]
+
+
 def test_labels_on_another_grid_score_the_map_and_leave_it_whole(
     tmp_path: Path, checkpoint: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -33,7 +33,7 @@ class MapSurvey:
 
     Attributes:
         areas: How much each class covers.
-        scores: Against the ground truth; None without one.
+        scores: Against the ground truth; None without one, or where no pixel has a class in both.
         unknown: Values of the ground truth that are no class of the map; their pixels do not count.
     """
 
@@ -66,7 +66,7 @@ def survey(
         advance: Called with 0 and then with the number of pixels after each block.
 
     Raises:
-        UserError: A file cannot be read, or no pixel of the ground truth has a class of the map.
+        UserError: A file cannot be read.
     """
     counter, areas, unknown = ScoreCounter(classes), None, set[int]()
     advance(0)
@@ -81,12 +81,8 @@ def survey(
             advance(window.pixels)
     assert areas is not None
     scores = counter.result() if label is not None else None
-    if scores is not None and not scores.pooled.matrix.any():
-        raise UserError(
-            f"No pixel of {path} has a class in the label; expected labels with the values "
-            f"{', '.join(map(str, classes.values))} where the image has measurements. Give the labels of this image."
-        )
-    return MapSurvey(areas.result(), scores, tuple(sorted(unknown)))
+    comparable = scores is not None and bool(scores.pooled.matrix.any())
+    return MapSurvey(areas.result(), scores if comparable else None, tuple(sorted(unknown)))
 
 
 def _score(
@@ -115,4 +111,10 @@ def score_map(
     """
     source = ground_truth(str(label), describe(path), classes, options or LabelOptions())
     with source.open() as labels:
-        return survey(Path(path), classes, labels)
+        found = survey(Path(path), classes, labels)
+    if found.scores is None:
+        raise UserError(
+            f"No pixel of {path} has a class in {label}; expected labels with the values "
+            f"{', '.join(map(str, classes.values))} where the map has a class. Give the labels of this map."
+        )
+    return found

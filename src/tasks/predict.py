@@ -270,6 +270,8 @@ def _survey(mapper: Mapper, scene: SceneMap, source: LabelSource | None) -> MapS
     if found.unknown:
         values = ", ".join(map(str, found.unknown))
         log.info("Label    has pixels of %s, which the checkpoint does not know; they do not count.", values)
+    if found.scores is None:
+        log.info("Label    has no class where the map has one: there is nothing to score.")
     return found
 
 

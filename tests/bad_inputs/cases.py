@@ -375,6 +375,7 @@ CASES: tuple[Case, ...] = (
     predict("more bands than were trained on", setup=put("i.tif", image(bands=300)), words="300 bands|expects 4"),
     predict("an output folder that is a file", "output=l.tif/m.tif", words="l.tif"),
     predict("all nodata", setup=put("i.tif", 0 * image(), nodata=0), words=None),
+    predict("all nodata, against labels", "label=l.tif", setup=put("i.tif", 0 * image(), nodata=0), words=None),
     predict("no CRS", setup=put("i.tif", image(), crs=None), words=None),
     predict("labels of other classes", "label=l.tif", setup=put("l.tif", 0 * label() + 9), words="l.tif|1, 2, 3"),
     predict("fractions for labels", "label=l.tif", setup=put("l.tif", 1.5 * ONE), words="l.tif|1.5"),
