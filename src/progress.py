@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.progress import (
@@ -18,7 +18,6 @@ from rich.progress import (
     TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.text import Text
 
@@ -104,41 +103,77 @@ def stage(what: str, pixels: int | None) -> AbstractContextManager[Callable[[int
     return waiting(what) if pixels is None else pixel_progress(what, pixels)
 
 
+@dataclass
+class _Pace:
+    """How much of a job is done, and how fast it went since the first report, which tells what was done before."""
+
+    total: int
+    done: int = 0
+    _before: int | None = None
+    _began: float = 0.0
+    _latest: float = 0.0
+
+    def advance(self, amount: int) -> float:
+        """Take what has been done; return the time."""
+        self._latest = time.monotonic()
+        self.done += amount
+        if self._before is None:
+            self._before, self._began = self.done, self._latest
+        return self._latest
+
+    @property
+    def rate(self) -> float | None:
+        """What is done in a second; None as long as nothing tells."""
+        if self._before is None or self.done == self._before or self._latest == self._began:
+            return None
+        return (self.done - self._before) / (self._latest - self._began)
+
+    @property
+    def left(self) -> float | None:
+        """Return the seconds that remained at the latest report; None as long as nothing tells."""
+        return None if self.rate is None else (self.total - self.done) / self.rate
+
+    @property
+    def left_now(self) -> float | None:
+        """Return the seconds that remain by now: reports may be far apart."""
+        return None if self.left is None else max(0.0, self.left - (time.monotonic() - self._latest))
+
+
 @contextmanager
 def _shown(what: str, total: int, unit: _Unit) -> Iterator[Callable[[int], None]]:
     """Yield a function that is first told what was done before, and then what has been done since its last call."""
-    console = Console(stderr=True)
+    console, pace = Console(stderr=True), _Pace(total)
     if not console.is_terminal:
-        yield _Lines(what, total, unit).advance
+        yield _Lines(what, pace, unit).advance
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), _AmountColumn(unit))
-    left = (TimeRemainingColumn(elapsed_when_finished=True), TextColumn("left"))
-    with Progress(*columns, *left, console=console, transient=True) as bar:
-        task = bar.add_task(what, total=total, start=False)
-        begun = False
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), _PaceColumn(pace, unit))
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(what, total=total)
 
         def advance(amount: int) -> None:
-            nonlocal begun
-            if begun:
-                bar.advance(task, amount)
-            else:
-                begun = True
-                bar.reset(task, completed=amount)
+            pace.advance(amount)
+            bar.update(task, completed=pace.done)
 
         yield advance
 
 
-class _AmountColumn(ProgressColumn):
-    """How much is done, of how much, and how fast."""
+class _PaceColumn(ProgressColumn):
+    """How much is done, of how much, how fast, and how long it still takes.
 
-    def __init__(self, unit: _Unit) -> None:
+    rich's own rate is that of the latest reports: of chips that are ready together it makes thousands in a second.
+    """
+
+    def __init__(self, pace: _Pace, unit: _Unit) -> None:
         super().__init__()
-        self._unit = unit
+        self._pace, self._unit = pace, unit
 
     def render(self, task: Task) -> Text:
         """Return the column's text."""
-        rate = f", {self._unit.rate(task.speed)}" if task.speed else ""
-        return Text(self._unit.amount(task.completed, task.total or 0) + rate)
+        rate, left = self._pace.rate, self._pace.left_now
+        done = self._unit.amount(task.completed, task.total or 0)
+        if rate is None or left is None:
+            return Text(done)
+        return Text(f"{done}, {self._unit.rate(rate)}, {_clock(round(left))} left")
 
 
 @dataclass
@@ -146,25 +181,20 @@ class _Lines:
     """A line now and then, where there is no terminal."""
 
     what: str
-    total: int
+    pace: _Pace
     unit: _Unit
-    _done: int = 0
-    _before: int | None = None
-    _began: float = field(default_factory=time.monotonic)
-    _spoke: float = field(default_factory=time.monotonic)
+    _spoke: float | None = None
 
     def advance(self, amount: int) -> None:
         """Take what has been done; say so if the last line is long ago."""
-        self._done += amount
-        now = time.monotonic()
-        if self._before is None:
-            self._before, self._began, self._spoke = self._done, now, now
-        elif now - self._spoke >= QUIET_SECONDS and self._done > self._before:
+        now = self.pace.advance(amount)
+        if self._spoke is None:
             self._spoke = now
-            rate = (self._done - self._before) / (now - self._began)
-            amounts = self.unit.amount(self._done, self.total)
-            left = _clock(round((self.total - self._done) / rate))
-            log.info("%s: %s, %s, %s left", self.what, amounts, self.unit.rate(rate), left)
+        rate, left = self.pace.rate, self.pace.left
+        if now - self._spoke >= QUIET_SECONDS and rate is not None and left is not None:
+            self._spoke = now
+            amounts = self.unit.amount(self.pace.done, self.pace.total)
+            log.info("%s: %s, %s, %s left", self.what, amounts, self.unit.rate(rate), _clock(round(left)))
 
 
 def _clock(seconds: int) -> str:

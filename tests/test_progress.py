@@ -49,3 +49,15 @@ def test_on_a_terminal_a_bar_with_rate_and_time_left(monkeypatch: pytest.MonkeyP
     assert "500 of 1,000 chips, " in screen.getvalue()
     assert "chips/s" in screen.getvalue()
     assert "left" in screen.getvalue()
+
+
+def test_chips_that_are_ready_together_are_not_thousands_in_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chips are cut in groups: a bar said 486,900 chips/s, and a second left of many."""
+    screen, now = io.StringIO(), [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress, "Console", lambda **_: Console(file=screen, force_terminal=True, width=120))
+    with progress.progress("Cutting", 1_000, "chips") as advance:
+        now[0] = 2.0
+        for _ in range(200):
+            advance(1)
+    assert "200 of 1,000 chips, 100 chips/s, 0:00:08 left" in screen.getvalue()
