@@ -60,3 +60,16 @@ def test_the_picture_shows_every_part_in_its_colour(tmp_path: Path) -> None:
     again = tmp_path / "again.png"
     Overview([thumbnail], chips, parts, counts, ClassTable.build([1, 2]), 0.1).draw(again)
     assert again.read_bytes() == (tmp_path / "o.png").read_bytes()
+
+
+def test_nothing_reaches_over_the_edge_of_the_picture(tmp_path: Path) -> None:
+    """Long names pushed the title out at the right, a tall scene its own name at the top."""
+    tall, row = Thumbnail(info(260, 180)), Thumbnail(info(1, 400))
+    names = {value: f"a long name of a kind of land use, number {value}" for value in range(1, 17)}
+    chips = [(scene, Window(0, c, 16, 16)) for scene in (0, 1) for c in (0, 16, 32)]
+    counts = np.arange(6 * 16).reshape(6, 16) + 1
+    table = ClassTable.build(list(names), names)
+    Overview([tall, row], chips, np.array([0, 1, 2] * 2), counts, table, 0.1).draw(tmp_path / "o.png")
+    picture = matplotlib.image.imread(tmp_path / "o.png")[..., :3]
+    for edge in (picture[:3], picture[-3:], picture[:, :3], picture[:, -3:]):
+        assert (edge == 1).all()

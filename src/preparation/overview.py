@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from src.grid import Window
-from src.labels import ClassTable
+from src.labels import ClassTable, LandClass
 from src.quicklook import rgb_bands, stretch
 from src.raster.read import RasterInfo
 from src.tables import PARTS
@@ -28,6 +29,14 @@ _SIDE = 1000
 _MOST_SCENES = 6
 _MOST_OUTLINES = 4000
 _INK = "#1f2933"
+_NARROW = 20
+"""Times that a scene is longer than wide from which on it is not drawn to scale: nobody would see it."""
+_NAME = 36
+"""Letters of a class name beside the bars, which would have no room left."""
+
+
+def _entry(entry: LandClass) -> str:
+    return f"{shorten(entry.name, _NAME, placeholder=' …')} ({entry.value})"
 
 
 class Thumbnail:
@@ -90,7 +99,8 @@ class Overview:
         columns = math.ceil(math.sqrt(len(shown)))
         rows = math.ceil(len(shown) / columns)
         classes = len(self.classes)
-        figure = Figure(figsize=(13, max(5.5, 1.2 + 0.42 * classes)), dpi=120, layout="constrained")
+        figure = Figure(figsize=(13, max(5.5, 1.2 + 0.42 * classes)), dpi=120)
+        figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
         grid = figure.add_gridspec(1, 2, width_ratios=(1.45, 1))
         left, right = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
         for position, scene in enumerate(shown):
@@ -98,6 +108,13 @@ class Overview:
         left.legend(handles=self._legend(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
         if len(shown) < len(self.thumbnails):
             left.suptitle(f"{len(shown)} of {len(self.thumbnails)} scenes", fontsize=10, color=_INK)
+        right.suptitle(
+            f"Classes of the parts: imbalance {self.imbalance:.4f}\n"
+            "(mean total variation distance, 0 = alike, 1 = apart)",
+            fontsize=10,
+            color=_INK,
+        )
+        right.supxlabel("share of the part's labelled pixels, %", fontsize=9, color=_INK)
         self._draw_classes(right.add_subplot())
         figure.savefig(path, metadata={"Software": None})  # matplotlib's version would make the bytes differ
 
@@ -113,6 +130,7 @@ class Overview:
         info = thumbnail.info
         extent = (0.0, float(info.width), float(info.height), 0.0)
         axes.set_facecolor("#d5d9de")
+        narrow = max(info.width, info.height) > _NARROW * min(info.width, info.height)
         axes.imshow(thumbnail.picture(), extent=extent, interpolation="nearest")
         for part, color in enumerate(PART_COLORS):
             windows = [w for (s, w), p in zip(self.chips, self.parts, strict=True) if s == scene and p == part]
@@ -122,6 +140,7 @@ class Overview:
                 axes.add_collection(PatchCollection(outlines, facecolor="none", edgecolor=color, linewidth=0.7))
         axes.set_xlim(0, max([info.width, *(w.column_stop for s, w in self.chips if s == scene)]))
         axes.set_ylim(max([info.height, *(w.row_stop for s, w in self.chips if s == scene)]), 0)
+        axes.set_aspect("auto" if narrow else "equal")
         axes.set_title(f"{info.name}, {info.width} × {info.height} px", fontsize=9, color=_INK)
         axes.tick_params(labelsize=7, colors="#616e7c")
 
@@ -146,7 +165,7 @@ class Overview:
             shares = 100 * pixels / max(pixels.sum(), 1)
             bars = axes.barh(places + (part - 1) * height, shares, height * 0.9, color=color, label=PARTS[part])
             axes.bar_label(bars, [f"{share:.1f}" for share in shares], padding=2, fontsize=7, color="#616e7c")
-        axes.set_yticks(places, [f"{c.name} ({c.value})" for c in self.classes.classes], fontsize=9, color=_INK)
+        axes.set_yticks(places, [_entry(c) for c in self.classes.classes], fontsize=9, color=_INK)
         beside = axes.get_yaxis_transform()
         for place, entry in zip(places, self.classes.classes, strict=True):
             axes.add_patch(
@@ -164,10 +183,3 @@ class Overview:
         axes.invert_yaxis()
         axes.margins(x=0.1)
         axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.set_xlabel("share of the part's labelled pixels, %", fontsize=9, color=_INK)
-        axes.set_title(
-            f"Classes of the parts: imbalance {self.imbalance:.4f}\n"
-            "(mean total variation distance, 0 = alike, 1 = apart)",
-            fontsize=10,
-            color=_INK,
-        )
