@@ -121,8 +121,8 @@ def _shapes(wkb: npt.NDArray[Any], path: str | Path) -> npt.NDArray[Any]:
         geometries: npt.NDArray[Any] = shapely.from_wkb(wkb)
     except shapely.errors.GEOSException as error:
         raise UserError(
-            f"{path} has geometries that cannot be read ({error}); expected polygons. Convert curves: ogr2ogr -nlt "
-            "CONVERT_TO_LINEAR."
+            f"{path} has geometries that cannot be read ({error}); expected polygons. Convert them: ogr2ogr -nlt "
+            "MULTIPOLYGON."
         ) from error
     return geometries
 

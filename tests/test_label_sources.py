@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,20 @@ def test_a_field_of_another_kind_is_one_line(kind: str, tmp_path: Path) -> None:
     pyogrio.raw.write(path, shapes, [column], ["c"], driver="GPKG", geometry_type="Polygon", crs=rasters.UTM)
     with pytest.raises(UserError, match=r"l\.gpkg has .* in its field c; classes are whole numbers or text"):
         label_sources([path], [image], None, None, None)
+
+
+def test_shapes_that_are_no_polygons_are_one_line(tmp_path: Path) -> None:
+    """Terrain as CAD writes it: GDAL reads it, and no other library."""
+    corners = [(330_000, 5_822_000), (330_600, 5_822_000), (330_300, 5_821_400), (330_000, 5_822_000)]
+    ring = struct.pack("<II", 1, 4) + b"".join(struct.pack("<dd", *corner) for corner in corners)
+    mesh = b"\x01" + struct.pack("<II", 16, 1) + b"\x01" + struct.pack("<I", 17) + ring
+    path, columns = str(tmp_path / "l.gpkg"), [np.array([1])]
+    with pytest.warns(RuntimeWarning, match="gpkg_geom_TIN"):
+        pyogrio.raw.write(
+            path, np.array([mesh], object), columns, ["c"], driver="GPKG", geometry_type="Unknown", crs=rasters.UTM
+        )
+    with pytest.raises(UserError, match=r"l\.gpkg has geometries that cannot be read .*; expected polygons"):
+        label_sources([path], [describe(rasters.image(tmp_path / "s.tif"))], None, None, None)
 
 
 def test_what_a_class_map_names_in_vain_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -91,7 +91,8 @@ class ChipData(SegmentationData):
         self.folder: DataFolder = read_data_folder(data_dir)
 
     def describe(self) -> DataDescription:
-        """Return what the data folder says of itself."""
+        """Return what the data folder says of itself; raises UserError if it has no training chips to tell it by."""
+        self.folder.samples("train")
         spec = self.folder.spec
         return DataDescription(
             origin=str(self.folder.path),

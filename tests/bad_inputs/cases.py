@@ -221,6 +221,12 @@ def shared_chip(folder: Path) -> None:
     edited(TRAIN, lambda text: text + row + b"\n")(folder)
 
 
+def only_tested(folder: Path) -> None:
+    """Make the data folder one without training chips, hence without statistics."""
+    edited(TRAIN, lambda _: HEADER)(folder)
+    edited(STATISTICS, lambda _: b"Band_Number,std,mean\n1,,\n2,,\n3,,\n4,,\n")(folder)
+
+
 def text(name: str, content: str) -> Setup:
     def setup(folder: Path) -> None:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -310,6 +316,7 @@ CASES: tuple[Case, ...] = (
     train("no data folder", "data_dir=no", words="no is no data folder"),
     train("an empty list", setup=edited(TRAIN, lambda _: EMPTY), words="train_files.csv|lacks the column"),
     train("a list without rows", setup=edited(TRAIN, lambda _: HEADER), words="train_files.csv|no chip"),
+    train("a folder that is only tested on", setup=only_tested, words="train_files.csv|no chip|split.train above 0"),
     train("a missing column", setup=edited(TRAIN, lambda t: t.replace(b"mask", b"maske")), words="'mask'"),
     train("semicolons", setup=edited(TRAIN, lambda t: t.replace(b",", b";")), words="image;mask"),
     train("rows twice", setup=edited(TRAIN, lambda t: t + t.partition(b"\n")[2]), words=None),
