@@ -279,19 +279,21 @@ class BandStatistics:
             chosen = values.ravel() if whole else values[valid if valid.ndim == 2 else valid[band]]
             if chosen.size:
                 deviations = chosen.astype(np.float64)
-                mean = deviations.mean()
-                deviations -= mean
-                added.count[band], added._mean[band] = chosen.size, mean
-                added._m2[band] = np.einsum("i,i", deviations, deviations)  # BLAS would start threads of its own
+                with np.errstate(over="ignore", invalid="ignore"):  # ±1.8e308: not finite is the right answer
+                    mean = deviations.mean()
+                    deviations -= mean
+                    added.count[band], added._mean[band] = chosen.size, mean
+                    added._m2[band] = np.einsum("i,i", deviations, deviations)  # BLAS would start threads of its own
         self.merge(added)
 
     def merge(self, other: BandStatistics) -> None:
         """Add the pixels that another one has seen."""
         total = self.count + other.count
         share = np.divide(other.count, total, out=np.zeros(len(total)), where=total > 0)
-        delta = other._mean - self._mean
-        self._m2 += other._m2 + delta * delta * self.count * share
-        self._mean += delta * share
+        with np.errstate(over="ignore", invalid="ignore"):
+            delta = other._mean - self._mean
+            self._m2 += other._m2 + delta * delta * self.count * share
+            self._mean += delta * share
         self.count = total
 
     @property

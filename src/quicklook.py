@@ -39,7 +39,8 @@ def stretch(
     picture[..., 3] = np.where(valid, 255, 0)
     for channel, values in enumerate(image):
         low, high = limits(values, valid, percent)
-        scaled = (np.nan_to_num(values.astype(np.float32)) - low) / max(high - low, 1e-12)
+        shown = np.nan_to_num(np.where(valid, values, low).astype(np.float32))  # −3.4e38 would overflow
+        scaled = (shown - low) / max(high - low, 1e-12)
         picture[..., channel] = np.where(valid, np.clip(scaled * 255, 0, 255), 0).astype(np.uint8)
     return picture
 

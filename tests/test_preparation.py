@@ -111,6 +111,17 @@ def test_a_geotiff_of_any_type_and_layout(dtype: str, layout: dict[str, Any], tm
     check_slices(made(tmp_path, settings(image, label, min_coverage=0.0)), rasters.read(image), rasters.read(label)[0])
 
 
+@pytest.mark.parametrize("dtype", ["int8", "int32", "uint32", "int64", "uint64", "float64"])
+def test_rarer_types_keep_every_number(dtype: str, tmp_path: Path) -> None:
+    kind = np.dtype(dtype)
+    limits = (-1e12, 1e12) if kind.kind == "f" else (np.iinfo(kind).min, np.iinfo(kind).max)
+    pixels = np.random.default_rng(0).integers(1, 100, (2, 70, 90)).astype(kind)
+    pixels[:, 5, 5:7] = limits
+    image = rasters.write(tmp_path / "scene.tif", pixels)
+    label = rasters.label(tmp_path / "label.tif", 70, 90)
+    check_slices(made(tmp_path, settings(image, label, min_coverage=0.0)), pixels, rasters.read(label)[0])
+
+
 @pytest.mark.parametrize("interleave", ["bsq", "bil", "bip"])
 def test_envi_as_enmap_ships_it_with_bad_and_dead_bands(interleave: str, tmp_path: Path) -> None:
     pixels = np.random.default_rng(1).integers(1, 5000, (6, 64, 64)).astype(np.int16)
@@ -146,7 +157,7 @@ def test_a_vrt_and_a_path_in_a_zip(tmp_path: Path) -> None:
     check_slices(made(tmp_path, settings(tmp_path / "scene.vrt", label)), rasters.read(image), rasters.read(label)[0])
     subprocess.run([sys.executable, "-m", "zipfile", "-c", str(tmp_path / "z.zip"), str(image)], check=True)
     prepare(settings(f"/vsizip/{tmp_path}/z.zip/scene.tif", label), tmp_path / "zipped")
-    assert (tmp_path / "zipped/dataset.json").is_file()
+    check_slices(read_data_folder(tmp_path / "zipped"), rasters.read(image), rasters.read(label)[0])
 
 
 @pytest.mark.parametrize(
@@ -205,6 +216,29 @@ def test_labels_on_another_grid_are_warped_by_nearest_neighbour(
     for _, x, y, _, classes in chips(folder):
         same = classes == expected[y : y + 16, x : x + 16]
         assert same.mean() > 0.99  # a position may lie a hundredth of a pixel off
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [
+        Affine(10, 0, 330_000, 0, 10, 5_821_360),
+        Affine(-10, 0, 330_640, 0, -10, 5_822_000),
+        rasters.NORTH_UP @ Affine.translation(30, -10) @ Affine.rotation(30),
+    ],
+    ids=["south-up", "mirrored", "rotated"],
+)
+def test_labels_are_laid_onto_images_that_are_turned(grid: Affine, tmp_path: Path) -> None:
+    image = rasters.image(tmp_path / "scene.tif", transform=grid)
+    placed = rasters.NORTH_UP @ Affine.translation(-40.3, -60.2)
+    label = rasters.label(tmp_path / "label.tif", 200, 200, cell=16, transform=placed)
+    folder = made(tmp_path, settings(image, label))
+    rows, columns = np.mgrid[0:64, 0:64] + 0.5
+    x, y = ~placed @ (grid @ (columns, rows))
+    expected = rasters.read(label)[0][np.floor(y).astype(int), np.floor(x).astype(int)]
+    found = chips(folder)
+    assert len(found) == 16
+    same = np.mean([classes == expected[y : y + 16, x : x + 16] for _, x, y, _, classes in found])
+    assert same > 0.998  # a position may lie a hundredth of a pixel off
 
 
 @pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".shp"])
@@ -290,10 +324,10 @@ def test_values_with_gaps_names_and_colours_of_the_label_raster(tmp_path: Path) 
     image = rasters.image(tmp_path / "scene.tif")
     colors = {10: (255, 0, 0), 20: (0, 128, 0), 255: (0, 0, 255)}
     label = rasters.label(tmp_path / "label.tif", values=(10, 20, 255), colors=colors)
-    folder = made(tmp_path, settings(image, label, class_names={20: "wood"}))
+    folder = made(tmp_path, settings(image, label, class_names={20: "wood"}, class_colors={255: "#00ffff"}))
     assert folder.spec.classes.values == (10, 20, 255)
     assert folder.spec.classes.names == ("class_10", "wood", "class_255")
-    assert folder.spec.classes.colors == ("#ff0000", "#008000", "#0000ff")
+    assert folder.spec.classes.colors == ("#ff0000", "#008000", "#00ffff")
     counts = sum(np.bincount(c.ravel(), minlength=256) for *_, c in chips(folder))
     assert counts[[10, 20, 255]].sum() == 64 * 64
     assert sum(sum(row.counts) for row in folder.summary.rows if folder.summary) == 64 * 64
@@ -357,6 +391,18 @@ def test_padding_over_the_edge_is_no_data(tmp_path: Path) -> None:
     edge = next(s for part in PARTS for s in folder.samples(part) if s.image.stem.endswith("64_64"))
     spec = folder.spec
     assert read_labelled(edge, spec.bands, spec.used, spec.nodata, spec.classes).valid.sum() == 64
+
+
+@pytest.mark.parametrize("nodata", [None, 9.0, -9999.0])
+def test_chips_over_the_edge_are_filled_with_nodata_or_0(nodata: float | None, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(10, 99, (2, 70, 90)).astype(np.int16)
+    image = rasters.write(tmp_path / "scene.tif", pixels, nodata=nodata)
+    label = rasters.label(tmp_path / "label.tif", 70, 90)
+    folder = made(tmp_path, settings(image, label, min_coverage=0.0))
+    check_slices(folder, pixels, rasters.read(label)[0], fill=nodata or 0)
+    assert {x for _, x, *_ in chips(folder)} == {0, 16, 32, 48, 64, 80}
+    kept = made(tmp_path / "half", settings(image, label, min_coverage=50.0))
+    assert {(x, y) for _, x, y, *_ in chips(kept) if x == 80 or y == 64} == {(80, y) for y in range(0, 64, 16)}
 
 
 def test_nodata_is_recognised_before_scaling(tmp_path: Path) -> None:
@@ -442,6 +488,22 @@ def test_classes_that_no_chip_has_are_said(tmp_path: Path, caplog: pytest.LogCap
     rules = tuple(ClassRule(value, (value,), name) for value, name in ((1, "wood"), (2, None), (3, None), (9, "road")))
     prepare(settings(image, label, class_map=rules), tmp_path / "mapped")
     assert "Without a pixel in the labels: road (9)." in caplog.messages
+
+
+def test_the_summary_counts_pixels_and_names_what_a_part_lacks(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    values = np.ones((64, 64), np.uint8)
+    values[:4, :4] = 7
+    image, label = rasters.image(tmp_path / "s.tif"), rasters.write(tmp_path / "l.tif", values)
+    caplog.set_level(logging.INFO)
+    folder = made(tmp_path, settings(image, label, class_names=("grass", "rock")))
+    cells = [message.split() for message in caplog.messages]
+    assert ["7", "rock", "16", "0.6", "%", "0", "0.0", "%", "0", "0.0", "%"] in cells
+    assert "rock is not in validation and test: it is in 1 of the chips only." in caplog.messages
+    sizes = [len(folder.samples(part)) for part in PARTS]
+    assert f"Chips: train {sizes[0]} validation {sizes[1]} test {sizes[2]}. Imbalance " in caplog.text
+    assert caplog.messages[-9:] == [str(path) for path in sorted(folder.path.iterdir())]
 
 
 def test_blocks_and_buffers_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -164,6 +164,17 @@ def test_a_nodata_value_that_does_not_fit(scene: Path) -> None:
     fails(scene, r"nodata=-9999 does not fit into .*uint16", nodata=-9999.0)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_nodata_value_that_is_not_declared(dtype: str, scene: Path) -> None:
+    """ArcGIS writes −3.4e38: it made means and deviations of 1e37, in float64 ones that train.py refused."""
+    pixels = np.random.default_rng(0).random((3, 64, 64)).astype(dtype)
+    pixels[1, ::9, ::9] = np.finfo(dtype).min
+    rasters.write(scene / "s.tif", pixels)
+    fails(scene, r"Band 2 has numbers beyond 1e30.*Give it: nodata=…", min_coverage=0.0)
+    given = replace(SETTINGS, image=str(scene / "s.tif"), label=str(scene / "l.tif"), min_coverage=0.0)
+    prepare(replace(given, nodata=float(np.finfo(dtype).min)), scene / "told")
+
+
 def test_a_scene_without_any_measurement(scene: Path) -> None:
     other = rasters.write(scene / "s.tif", np.ones((3, 64, 64), np.uint8), nodata=0)
     empty = rasters.write(scene / "e.tif", np.zeros((3, 64, 64), np.uint8), nodata=0)

@@ -46,6 +46,8 @@ from src.tables import (
 
 log = logging.getLogger(__name__)
 
+_BEYOND = 1e25
+"""Standard deviation that only a nodata value like −3.4e38 brings about, be it in one pixel of thousand millions."""
 OVERVIEW = "overview.png"
 FILES = ("images", "labels", *map(list_name, PARTS), SUMMARY, STATISTICS, OVERVIEW, DATASET)
 """Everything that a data folder has."""
@@ -220,11 +222,16 @@ def _too_few(kept: int, fates: Counter[Fate], settings: Preparation) -> str:
 
 
 def _statistics(chips: Sequence[Chip], parts: Parts, bands: int, scaler: float | None) -> BandTable:
-    """Merge the training chips' statistics."""
+    """Merge the training chips' statistics; raises UserError for numbers that are no measurements."""
     total = BandStatistics(bands)
     for chip, part in zip(chips, parts, strict=True):
         if part == 0 and chip.statistics is not None:
             total.merge(chip.statistics)
+    if (beyond := np.flatnonzero((total.count > 0) & ~(total.std <= _BEYOND))).size:
+        raise UserError(
+            f"Band {_numbers(beyond + 1)} has numbers beyond 1e30, which nothing measures; expected a nodata value "
+            "that the file declares. Give it: nodata=… (gdalinfo -mm shows the numbers of a file)."
+        )
     scale = scaler if scaler is not None else 1.0
     return BandTable(tuple((total.mean / scale).tolist()), tuple((total.std / scale).tolist()))
 
