@@ -60,7 +60,7 @@ tensorboard: install ## Look at the training runs in a browser
 docs: install ## Build docs/ into pages: site/index.html
 	$(BIN)/python scripts/config_reference.py --check
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
-	@echo site/index.html
+	@echo "site/index.html; with its search: $(BIN)/python -m http.server --directory site"
 
 ##@ Work on it
 

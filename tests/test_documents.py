@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -28,7 +29,9 @@ COMPOSED = {
     r"submitit_local|launcher=joblib": "starts processes; run in tests/test_sweep.py",
     r"postgresql:": "needs a database; run in tests/test_study_postgres.py",
     r"weights=(imagenet|sentinel2|torchgeo|file)": "needs published weights; run in tests/test_pretrained.py",
-    r"experiment=": "needs the demo's scene; run by make demo and make sweep",
+    r"experiment=demo": "needs the demo's scene; run by make demo and make sweep",
+    r"experiment=(havel|indian_pines|enmap_potsdam)": "needs the benchmark's scenes; run by scripts/benchmark.py",
+    r"experiment=fine_tune": "needs published weights; its parts are run in tests/test_pretrained.py",
     r"datamodule=torchgeo": "needs a data set of torchgeo's; run in tests/test_datamodules.py",
     r"tu-convnext_tiny|resnet50": "too large for a test",
     r"trainer=ddp": "starts processes; run in tests/test_train.py",
@@ -66,6 +69,8 @@ SMALL = {
     "export": ["chips=1"],
 }
 """What makes a command quick; nothing of it changes which code runs."""
+LIGHT = ["model.encoder_depth=3", "model.decoder_channels=[32,16,8]"]
+"""The same for U-Nets: a shallow one has less to compute, to save and to export."""
 TRIAL = ["hydra.sweeper.n_trials=1", "encoder=resnet18"]
 """The same for a study."""
 
@@ -104,6 +109,8 @@ class Command:
         arguments = [_first_of(a) if a in swept[:-1] else a for a in self.arguments]
         smaller = [*SMALL[self.task], *(TRIAL if "hparams_search=" in self.line else [])]
         smaller += ["datamodule.size=32"] if "datamodule=scenes" in self.line else []
+        if self.task == "train" and not re.search(r"encoder_depth|model=(?!unet\b)|experiment=", self.line):
+            smaller += LIGHT
         keys = {argument.split("=")[0] for argument in smaller}
         return [*(argument for argument in arguments if argument.split("=")[0] not in keys), *smaller]
 
@@ -151,42 +158,45 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+FIRST = {
+    "prepare": [
+        "image=scene.tif label=labels.tif data_dir=data/mine",
+        "image=enmap.tif label=enmap_labels.tif data_dir=data/enmap",
+    ],
+    "train": [
+        "data_dir=data/mine hydra.run.dir=logs/train/mine",
+        "data_dir=data/enmap model=compact_unet hydra.run.dir=logs/train/enmap",
+    ],
+    "export": ["checkpoint=logs/train/mine output=model.onnx"],
+    "eval": [],
+    "predict": [],
+}
+"""What the documents' commands build on, in the order in which the commands build on each other."""
+
+
 @pytest.fixture(scope="module")
 def outcomes(desk: Path) -> dict[str, tuple[int, str]]:
     """Run all commands, those that others build on first; the exit code and last words of each, by line."""
-    everything = commands()
-    first = {
-        "prepare": [
-            ["image=scene.tif", "label=labels.tif", "data_dir=data/mine", *SMALL["prepare"]],
-            ["image=enmap.tif", "label=enmap_labels.tif", "data_dir=data/enmap", *SMALL["prepare"]],
-        ],
-        "train": [
-            ["data_dir=data/mine", "hydra.run.dir=logs/train/mine", *SMALL["train"]],
-            ["data_dir=data/enmap", "model=compact_unet", "hydra.run.dir=logs/train/enmap", *SMALL["train"]],
-        ],
-        "export": [["checkpoint=logs/train/mine", "output=model.onnx", *SMALL["export"]]],
-        "eval": [],
-        "predict": [],
-    }
-    found: dict[str, tuple[int, str]] = {}
-    for task, before in first.items():
-        mine = [command for command in everything if command.task == task]
-        # What differs in the order of its arguments only is run once.
-        once = {tuple(sorted(command.call())): command.call() for command in mine}
-        calls = before + list(once.values())
-        answers = _run(
-            task, [[*call, f"paths.logs={desk / 'logs'}"] if "--help" not in call else call for call in calls], desk
-        )
-        for call, (code, words) in zip(before, answers, strict=False):
-            assert code == 0, f"{task} {call}: {words}"
-        told = dict(zip(once, answers[len(before) :], strict=True))
-        found |= {command.line: told[tuple(sorted(command.call()))] for command in mine}
-    return found
+    needed = [Command(f"python {task}.py {line}") for task, lines in FIRST.items() for line in lines]
+    printed = commands()
+    # What differs in the order of its arguments only is run once.
+    calls = {_key(command): command for task in FIRST for command in needed + printed if command.task == task}
+    answers = dict(zip(calls, _run(list(calls.values()), desk), strict=True))
+    for command in needed:
+        code, words = answers[_key(command)]
+        assert code == 0, f"{command.line}: {words}"
+    return {command.line: answers[_key(command)] for command in printed}
 
 
-def _run(task: str, calls: list[list[str]], folder: Path) -> list[tuple[int, str]]:
+def _key(command: Command) -> tuple[str, ...]:
+    return command.task, *sorted(command.call())
+
+
+def _run(commands: list[Command], folder: Path) -> list[tuple[int, str]]:
+    logs = f"paths.logs={folder / 'logs'}"
+    calls = [(c.task, c.call() if "--help" in c.arguments else [*c.call(), logs]) for c in commands]
     result = subprocess.run(
-        [sys.executable, str(ROOT / "tests/command_runner.py"), task],
+        [sys.executable, str(ROOT / "tests/command_runner.py")],
         input=json.dumps(calls),
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg"},
@@ -228,6 +238,19 @@ def test_a_script_that_documents_name_exists_and_is_run_somewhere(name: str) -> 
         assert name in (ROOT / where).read_text(encoding="utf-8")
 
 
+def test_the_python_that_documents_print_runs(
+    desk: Path, outcomes: dict[str, tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert outcomes
+    monkeypatch.chdir(desk)
+    snippets = [code for path in DOCUMENTS for code in re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)]
+    assert snippets
+    for number, code in enumerate(snippets):
+        script = desk / f"snippet_{number}.py"
+        script.write_text(code)
+        runpy.run_path(str(script))
+
+
 def test_bash_completes_choices_and_keys() -> None:
     for line, words in (("model=u", {"model=unet", "model=upernet"}), ("trainer.max_", {"trainer.max_epochs="})):
         typed = f"python train.py {line}"
@@ -253,6 +276,16 @@ def test_make_targets_that_documents_name_exist() -> None:
     for path in DOCUMENTS:
         for line in re.findall(r"`make ([\w-]+)`|^make ([\w-]+)", path.read_text(encoding="utf-8"), re.MULTILINE):
             assert (line[0] or line[1]) in targets, f"{path.name} names make {line}"
+
+
+def test_make_help_names_every_target_within_eighty_columns() -> None:
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    shown = subprocess.run(["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    phony = re.search(r"^\.PHONY: ((?:.*\\\n)*.*)", text, re.MULTILINE)
+    assert phony is not None
+    for target in phony[1].replace("\\\n", " ").split():
+        assert f"\n  make {target} " in "\n" + shown or target == "FORCE"
+    assert max(map(len, shown.splitlines())) <= 80
 
 
 def test_the_pages_build_without_a_warning(tmp_path: Path) -> None:
