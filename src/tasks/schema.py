@@ -72,7 +72,7 @@ class ClassRuleConfig:
 
     Attributes:
         value: Class value, 1–255; 0 makes it unclassified.
-        merge: Values or text classes of the labels that become this class.
+        merge: Values or text classes of the labels that become this class; 112 and '112' are the same.
         name: Its name; null for the labels' own.
         color: Its colour as ``'#rrggbb'``; null for the labels' own.
     """
@@ -88,7 +88,7 @@ class PrepareConfig:
     """Keys of ``python prepare.py``.
 
     Attributes:
-        image: Scene: a path, a list of paths, or a glob.
+        image: Scene: a path, a list of paths, a glob, or a folder of GeoTIFFs.
         label: Labels, raster or polygons, in the same order; or one for all scenes.
         data_dir: The data folder to make; it appears whole or not at all.
         overwrite: Replace a data folder that other settings made.
@@ -232,7 +232,7 @@ class PredictConfig:
 
     Attributes:
         checkpoint: A ``.ckpt``, a run's folder (its best one), or an exported ``.onnx``.
-        image: Scene: a path, a list of paths, or a glob.
+        image: Scene: a path, a list of paths, a glob, or a folder of GeoTIFFs.
         output: The map, a ``.tif``; with several scenes a folder. Null for the run's folder.
         overlap: Percent of the training chip's side that neighbouring windows share on each side.
         window: Side of a window in pixels; null for the fastest of those that were tried.
