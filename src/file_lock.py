@@ -7,7 +7,7 @@ import importlib
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,6 +15,9 @@ log = logging.getLogger(__name__)
 
 _HELD = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
 """What locking says when somebody else holds the file, on POSIX and on Windows."""
+
+_TRIES = 100
+"""After so many a folder that cannot be made is not one that others remove all the time."""
 
 
 @contextmanager
@@ -37,15 +40,15 @@ def locked(path: Path) -> Iterator[bool]:
 
 
 def _made(path: Path) -> IO[bytes]:
-    """Open a file, whose folder another process may be removing, for locking."""
-    while True:
-        with suppress(FileNotFoundError):
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-            except FileExistsError:
-                if path.parent.exists() and not path.parent.is_dir():
-                    raise
+    """Open a file for locking, whose folder another process may be removing just now."""
+    for attempt in range(_TRIES):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             return path.open("a+b")
+        except (FileNotFoundError, FileExistsError):
+            if attempt == _TRIES - 1 or (path.parent.exists() and not path.parent.is_dir()):
+                raise
+    raise AssertionError
 
 
 def _is_at(file: IO[bytes], path: Path) -> bool:

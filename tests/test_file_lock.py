@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from src.file_lock import locked
 
@@ -64,3 +68,14 @@ def test_a_held_file_is_not_held_twice(tmp_path: Path) -> None:
         assert (first, second) == (True, False)
     with locked(tmp_path / "new" / ".lock") as again:
         assert again
+
+
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some file systems say that there is no such folder where one may not be made (/proc): that was tried for ever."""
+
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(FileNotFoundError), locked(tmp_path / "new" / ".lock"):
+        pass

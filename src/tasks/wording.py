@@ -92,6 +92,12 @@ def reworded(task: str, text: str) -> str:
 
 
 def _no_key(task: str, found: Match) -> str:
+    inner = re.search(r"Key '([^']+)' not in", found.string)
+    whole = re.search(r"full_key: (\S+)", found.string)
+    if inner and whole and not whole[1].startswith(found[1].partition(".")[0]):  # in a list or a mapping
+        near = re.search(r"Did you mean: '(.*?)'\?", found.string)
+        hint = f"did you mean {near[1]}?" if near else f"python {task}.py --help lists the keys."
+        return f"{found[1]} has an entry with the key {inner[1]}, which there is not; {hint}"
     near = re.search(r"Did you mean: (.*?)\?", found.string)
     guess = near[1] if near else _nearest(found[1], (entry.name for entry in fields(SCHEMAS[task])))
     hint = f"did you mean {guess}?" if guess else f"python {task}.py --help lists the keys."
