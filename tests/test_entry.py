@@ -32,6 +32,7 @@ def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["predict.py", "windo=3"], ["windo is not a key", "did you mean", "window"]),
         (["predict.py", "window=wide"], ["window=wide", "whole number"]),
         (["eval.py"], ["checkpoint is not given"]),
+        (["prepare.py", "class_map=[{value: 1, merg: [2]}]"], ["an entry with the key merg", "did you mean merge?"]),
         (["train.py", "model=unett"], ["model=unett", "segformer", "did you mean unet?"]),
         (["train.py", "modle=unet"], ["modle is not a key", "did you mean model?"]),
         (["train.py", "trainer.max_epoch=3"], ["max_epoch is not a key", "did you mean", "max_epochs"]),
