@@ -30,11 +30,13 @@ from mapping_scenes import (
 )
 
 from src.errors import UserError
-from src.grid import Blend
-from src.mapping import kept_rows, scene_map, scene_reader
+from src.grid import Blend, Window
+from src.labels import ClassTable
+from src.mapping import kept_rows, map_scores, scene_map, scene_reader
 from src.mapping.inference import Predictor
 from src.mapping.scene_map import MapOptions, Mapper, map_scene
 from src.mapping.strip_store import StripStore
+from src.raster.write import write_geotiff
 
 VALUES = np.array(CLASSES.values, np.uint8)
 SIZES = [(1, 1), (1, 50), (37, 1), (31, 31), (32, 32), (33, 33), (97, 53), (20, 200)]
@@ -487,3 +489,24 @@ def test_probabilities_and_uncertainty_are_what_the_network_says(tmp_path: Path)
         with rasterio.open(tmp_path / kind / "map_uncertainty.tif") as dataset:
             assert dataset.nodata == nodata
             np.testing.assert_allclose(dataset.read(1)[1:] * dataset.scales[0], entropy[1:], atol=tolerance)
+
+
+def test_what_a_survey_shows_is_every_nth_pixel_of_map_and_known_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng, classes = np.random.default_rng(0), ClassTable.build([1, 2])
+    mapped, truth = rng.integers(1, 3, (1100, 40), np.uint8), rng.integers(0, 4, (1100, 40), np.uint8)
+    write_geotiff(tmp_path / "map.tif", mapped, crs=None, transform=(1, 0, 0, 0, -1, 0), nodata=0)
+
+    class Label:
+        def read(self, window: Window) -> npt.NDArray[np.uint8]:
+            return truth[window.row : window.row + window.height]
+
+    monkeypatch.setattr(map_scores, "BLOCK_PIXELS", 1)  # three blocks of rows
+    monkeypatch.setattr(map_scores, "SAMPLE_SIDE", 150)
+    found = map_scores.survey(tmp_path / "map.tif", classes, Label())
+    assert found.sample is not None
+    assert (found.sample[0] == mapped[::8, ::8]).all()
+    assert (found.sample[1] == np.where(truth == 3, 0, truth)[::8, ::8]).all()
+    assert found.unknown == (3,)
+    assert map_scores.survey(tmp_path / "map.tif", classes).sample is None

@@ -150,7 +150,9 @@ def mapped_scene(folder: Path, name: str, evaluation: Evaluation | None, width: 
     write_geotiff(output, values, crs=utm(), transform=transform, nodata=0, classes=CLASSES)
     write_geotiff(unsure, rng.random(values.shape, np.float32), crs=utm(), transform=transform)
     areas = survey(output, CLASSES).areas
-    return MappedScene(str(scene), output, areas, unsure, evaluation, [(output, "the map"), (unsure, "doubt")])
+    sample = (values, np.where(values == 4, np.uint8(1), values)) if evaluation else None
+    files = [(output, "the map"), (unsure, "doubt")]
+    return MappedScene(str(scene), output, areas, unsure, evaluation, files, sample)
 
 
 def prediction_page(folder: Path) -> Path:

@@ -25,6 +25,10 @@ CACHE_MEGABYTES = 64
 """Decoded blocks that GDAL keeps meanwhile: no block is needed twice."""
 SCORE_PIXELS = 500_000
 """Pixels that are scored at a time: counting takes some eight numbers of 64 bits for each."""
+SAMPLE_SIDE = 1200
+"""Pixels of the longer side of what is kept to be looked at."""
+
+Values = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -35,11 +39,14 @@ class MapSurvey:
         areas: How much each class covers.
         scores: Against the ground truth; None without one, or where no pixel has a class in both.
         unknown: Values of the ground truth that are no class of the map; their pixels do not count.
+        sample: Class values of the map and of the ground truth in every n-th pixel of every n-th row, H × W, to be
+            looked at side by side; None without scores.
     """
 
     areas: list[ClassArea]
     scores: Evaluation | None
     unknown: tuple[int, ...]
+    sample: tuple[Values, Values] | None = None
 
 
 def row_blocks(path: Path, tile: int = 512) -> Iterator[tuple[RasterInfo, Window, npt.NDArray[np.uint8]]]:
@@ -68,7 +75,7 @@ def survey(
     Raises:
         UserError: A file cannot be read.
     """
-    counter, areas, unknown = ScoreCounter(classes), None, set[int]()
+    counter, areas, unknown, sampled = ScoreCounter(classes), None, set[int](), list[tuple[Values, Values]]()
     advance(0)
     with block_cache(CACHE_MEGABYTES):
         for info, window, values in row_blocks(path):
@@ -77,12 +84,17 @@ def survey(
             if label is not None:
                 truth = label.read(window)
                 unknown.update(classes.unknown(truth))
+                step = -(-max(info.width, info.height) // SAMPLE_SIDE)
+                chosen = slice(-window.row % step, None, step), slice(None, None, step)
+                sampled.append((values[chosen].copy(), classes.decode(classes.encode(truth[chosen]))))
                 _score(counter, classes, truth, values)
             advance(window.pixels)
     assert areas is not None
-    scores = counter.result() if label is not None else None
-    comparable = scores is not None and bool(scores.pooled.matrix.any())
-    return MapSurvey(areas.result(), scores if comparable else None, tuple(sorted(unknown)))
+    scores = counter.result()
+    if not scores.pooled.matrix.any():
+        return MapSurvey(areas.result(), None, tuple(sorted(unknown)))
+    mapped, truths = (np.concatenate(parts) for parts in zip(*sampled, strict=True))
+    return MapSurvey(areas.result(), scores, tuple(sorted(unknown)), (mapped, truths))
 
 
 def _score(

@@ -13,7 +13,7 @@ from src.labels import ClassTable
 from src.quicklook import colorize
 from src.report.blocks import Block, Legend, Strip, Strips, Text
 from src.report.page import Section
-from src.report.pictures import RIGHT, WRONG, difference, picture
+from src.report.pictures import AGREEMENT, difference, picture
 from src.report.wording import decimal, grouped, percent
 from src.scores import Scores, confusion_matrix
 
@@ -122,7 +122,7 @@ def strip(example: Example, classes: ClassTable) -> Strip:
 def example_section(examples: Extremes) -> Section:
     """Show the best and the worst chips with a legend."""
     classes = examples.classes
-    legend = (*zip(classes.names, classes.colors, strict=True), ("right", _hex(RIGHT)), ("differs", _hex(WRONG)))
+    legend = (*zip(classes.names, classes.colors, strict=True), *AGREEMENT)
     worst = examples.distinct_worst()
     note = f"Chosen among {grouped(examples.seen)} chips by each one’s mean IoU. What has no label is left blank."
     blocks: list[Block] = [Text((note,)), Legend(legend)]
@@ -130,10 +130,6 @@ def example_section(examples: Extremes) -> Section:
         if chosen:
             blocks.append(Strips(title, tuple(strip(example, classes) for example in chosen)))
     return Section("Chips", tuple(blocks))
-
-
-def _hex(color: tuple[int, ...]) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*color[:3])
 
 
 def _shares(values: npt.NDArray[np.uint8], classes: ClassTable) -> str:

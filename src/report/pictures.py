@@ -22,6 +22,8 @@ MAX_SIDE = 1200
 """Pixels of a map picture's longer side at most: sharp on a page, and the page stays a few megabytes."""
 RIGHT, WRONG = (205, 209, 206, 255), (200, 30, 60, 255)
 """Colours of the difference pictures; what has no label is transparent."""
+AGREEMENT = tuple((name, "#{:02x}{:02x}{:02x}".format(*c[:3])) for name, c in (("right", RIGHT), ("differs", WRONG)))
+"""Their legend."""
 UNSURE = "viridis"
 """Matplotlib's colours for uncertainty, dark where sure, the same as in QGIS."""
 _LONGEST_BAR = 0.3

@@ -8,10 +8,21 @@ from pathlib import Path
 
 from src.labels import UNCLASSIFIED, ClassTable
 from src.mapping.areas import ClassArea, pixel_metres
+from src.mapping.map_scores import Values
+from src.quicklook import colorize
 from src.raster.read import describe
 from src.report.blocks import Bar, Bars, Block, Legend, Pictures, Text
 from src.report.page import Report, Section
-from src.report.pictures import class_picture, gradient, mean_of, scene_picture, uncertainty_picture
+from src.report.pictures import (
+    AGREEMENT,
+    class_picture,
+    difference,
+    gradient,
+    mean_of,
+    picture,
+    scene_picture,
+    uncertainty_picture,
+)
 from src.report.provenance import Run, closing_sections
 from src.report.scores import score_sections, score_sentences
 from src.report.wording import THIN, decimal, grouped, listed, percent
@@ -30,6 +41,7 @@ class MappedScene:
         uncertainty: Raster of uncertainty 0–1 in its first band, None for none.
         evaluation: Scores against a ground truth, None without one.
         files: Everything that was written, each with what it is.
+        sample: Class values of the map and of the ground truth, decimated alike, H × W; None for none.
     """
 
     image: str
@@ -38,6 +50,7 @@ class MappedScene:
     uncertainty: Path | None = None
     evaluation: Evaluation | None = None
     files: Sequence[tuple[Path, str]] = ()
+    sample: tuple[Values, Values] | None = None
 
     @property
     def name(self) -> str:
@@ -114,6 +127,9 @@ def _scene_sections(scene: MappedScene, classes: ClassTable, several: bool) -> l
     if scene.uncertainty is not None:
         title = f"{prefix}uncertainty" if several else "How sure the network is"
         sections.append(Section(title, _uncertainty_blocks(scene, scene.uncertainty)))
+    if scene.sample is not None:
+        title = f"{prefix}where map and labels agree" if several else "Where map and labels agree"
+        sections.append(Section(title, _agreement_blocks(scene, classes, *scene.sample)))
     if scene.evaluation is not None:
         scored = score_sections(scene.evaluation, scene.output.stem)
         sections += [Section(prefix + section.title, section.blocks) for section in scored]
@@ -156,6 +172,26 @@ def _uncertainty_blocks(scene: MappedScene, path: Path) -> tuple[Block, ...]:
     )
     shown = uncertainty_picture(str(path), f"Uncertainty of the map of {scene.name}; mean {decimal(mean, 2)}")
     return Text((text,)), gradient("sure", "undecided"), Pictures((shown,))
+
+
+def _agreement_blocks(scene: MappedScene, classes: ClassTable, mapped: Values, truth: Values) -> tuple[Block, ...]:
+    info, compared = describe(scene.image), int(((mapped > 0) & (truth > 0)).sum())
+    differs = percent(((mapped != truth) & (mapped > 0) & (truth > 0)).sum() / max(1, compared))
+    pictures = (
+        picture(colorize(truth, classes), f"Labels of {scene.name}", "The labels", drawn=True, info=info),
+        picture(
+            difference(truth, mapped),
+            f"Where the map of {scene.name} differs from its labels: {differs} of the labelled pixels",
+            f"The map differs from the labels in {differs} of what they name",
+            drawn=True,
+            info=info,
+        ),
+    )
+    return (
+        Text(("What has no label is left blank.",)),
+        Legend((*zip(classes.names, classes.colors, strict=True), *AGREEMENT)),
+        Pictures(pictures),
+    )
 
 
 def ground(hectares: float) -> str:

@@ -233,7 +233,7 @@ def _map_one(
     for path in files:
         log.info("%s  %s", path, _size(path, info))
     named = [(path, _meaning(path, output)) for path in files]
-    return MappedScene(image, output, found.areas, scene.uncertainty, found.scores, named)
+    return MappedScene(image, output, found.areas, scene.uncertainty, found.scores, named, found.sample)
 
 
 def _layer_file(mapper: Mapper, scene: SceneMap, image: str, label: str | None, settings: PredictConfig) -> Path:
