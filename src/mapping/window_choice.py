@@ -23,8 +23,11 @@ from src.spec import NetworkSpec
 Size = tuple[int, int]
 """Height and width in pixels."""
 
-SIDES = {"cpu": (256, 384, 512, 768, 1024), "cuda": (256, 512, 1024, 1536, 2048), "mps": (256, 512, 1024)}
-"""About how large windows are tried, by device; the nearest multiples of the chip's side are taken."""
+SIDES = {"cpu": (256, 384, 512, 768), "cuda": (256, 512, 1024, 1536, 2048), "mps": (256, 512, 1024)}
+"""About how large windows are tried, by device; the nearest multiples of the chip's side are taken.
+
+1024 px on a CPU would compute 8 % less at the windows' edges, and take 240 MB more with the smallest network.
+"""
 BATCH_PIXELS = {"cpu": 2**19, "cuda": 2**22, "mps": 2**20}
 """Pixels that go through the network at once, about: more gains nothing."""
 WORTH_PROBING, WORTH_MEASURING = 2_000_000, 12_000_000
