@@ -112,6 +112,35 @@ def test_half_the_epochs_and_resume_end_with_the_weights_of_one_go(folder: Path,
             assert not torch.equal(value, first.state_dict()[name]), name
 
 
+def test_what_a_checkpoint_calls_outdated_is_removed_only_from_its_own_folder(folder: Path, tmp_path: Path) -> None:
+    trainer(tmp_path / "run", 1).fit(segmenter(folder, "compact_unet"), ChipData(folder, batch_size=4))
+    last = tmp_path / "run/checkpoints/last.ckpt"
+    (best,) = last.parent.glob("*val_iou*")
+    victims = [tmp_path / "victim", last.parent / "x/../../../other"]
+    for victim in victims:
+        victim.mkdir(parents=True)
+    for path in (f"local://{victims[0]}", str(victims[1])):  # by one Lightning finds it on no local disk, by one inside
+        content = torch.load(last, weights_only=True)
+        (state,) = (value for key, value in content["callbacks"].items() if key.startswith("BestCheckpoints"))
+        del state["dirpath"]
+        outdated = {"kth_best_model_path": path, "best_k_models": {path: torch.tensor(-1.0)}, "last_model_path": path}
+        state |= outdated | {"best_model_path": path}
+        torch.save(content, tmp_path / "strange.ckpt")
+        run = trainer(tmp_path / "run", 2)
+        run.fit(
+            segmenter(folder, "compact_unet"),
+            ChipData(folder, batch_size=4),
+            ckpt_path=tmp_path / "strange.ckpt",
+            weights_only=True,
+        )
+        assert run.current_epoch == 2
+        assert all(victim.is_dir() for victim in victims)
+    keeper = BestCheckpoints(str(last.parent))
+    keeper.load_state_dict({"best_k_models": {f"C:\\moved\\{best.name}": torch.tensor(0.5), "/gone.ckpt": None}})
+    assert keeper.best_k_models == {str(best): torch.tensor(0.5)}
+    assert keeper.best_model_path == keeper.kth_best_model_path == str(best)
+
+
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="PyTorch compiles with g++ or clang++")
 def test_a_compiled_network_learns_the_same_and_leaves_a_checkpoint_like_any_other(
     folder: Path, tmp_path: Path

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
@@ -96,6 +97,26 @@ class BestCheckpoints(ModelCheckpoint):
         if trainer.state.fn == TrainerFn.FITTING and not self._should_save_on_train_epoch_end(trainer):
             self._keep_last(trainer)
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over which of this folder's checkpoints are the best, by their names only.
+
+        Lightning removes what a checkpoint names as outdated, wherever it lies, and checkpoints come from anybody. Here
+        a path stands for the file of that name in our folder, or for nothing; and a run's folder may have moved.
+        """
+        named = state_dict.get("best_k_models")
+        found = {self._own(path): score for path, score in named.items()} if isinstance(named, dict) else {}
+        best = {path: score for path, score in found.items() if path and _is_number(score)}
+        self.best_k_models, self.last_model_path = best, self._own(state_dict.get("last_model_path"))
+        self.kth_best_model_path = min(best, key=lambda path: best[path], default="")
+        self.best_model_path = max(best, key=lambda path: best[path], default="")
+        self.kth_value, self.best_model_score = best.get(self.kth_best_model_path), best.get(self.best_model_path)
+
+    def _own(self, path: Any) -> str:
+        """Return the checkpoint of this folder that the last part of a path names; nothing where there is none."""
+        name = PureWindowsPath(str(path)).name  # it splits at both kinds of slashes
+        file = Path(self.dirpath or "") / name
+        return str(file) if name.endswith(self.FILE_EXTENSION) and file.is_file() else ""
+
     def _is_due(self, trainer: L.Trainer, batch_idx: int) -> bool:
         """Tell whether the time is over; one process decides for all, and not at every step."""
         if self.every_n_minutes is None:
@@ -121,3 +142,7 @@ class BestCheckpoints(ModelCheckpoint):
         """Keep what is not among the best any more until ``last.ckpt``, which names it, is replaced as well."""
         del trainer
         self._outdated.append(filepath)
+
+
+def _is_number(score: Any) -> bool:
+    return isinstance(score, torch.Tensor) and score.numel() == 1
