@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from src.bands import Band, find_rgb
+from src.chips import LabelledChip
 from src.grid import Window
 from src.labels import ClassTable
 from src.raster.read import info_of, open_raster, read_decimated, valid_decimated
@@ -66,6 +67,18 @@ def quicklook(path: str, max_side: int = 1000, window: Window | None = None) -> 
         bands = rgb_bands(info_of(dataset).bands)
         image = read_decimated(dataset, bands, max_side, window)
         return stretch(image, valid_decimated(dataset, image, bands, max_side, window))
+
+
+def chip_picture(chip: LabelledChip, bands: Sequence[Band], max_side: int = 512) -> npt.NDArray[np.uint8]:
+    """Make a small colour picture of a chip in memory, H × W × 4, nodata transparent; see :func:`quicklook`.
+
+    Args:
+        chip: The chip.
+        bands: What its image's bands are.
+        max_side: Pixels of the picture's longer side at most.
+    """
+    step = -(-max(chip.valid.shape) // max_side)
+    return stretch(chip.image[list(rgb_bands(bands)), ::step, ::step], chip.valid[::step, ::step])
 
 
 def colorize(values: npt.NDArray[np.generic], classes: ClassTable) -> npt.NDArray[np.uint8]:

@@ -34,6 +34,10 @@ DatasetReader = rasterio.DatasetReader
 
 CHIP_FORMATS = ["GTiff", "ENVI", "PNG"]
 """GDAL's names of the formats that a data folder's chips may have."""
+_BESIDE = (".msk", ".MSK", ".ovr", ".OVR")
+"""What GDAL puts behind a raster's name for its mask and its overviews, and opens as whatever they are."""
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""How TIFFs begin."""
 
 
 _NANOMETRES = {"nanometers": 1.0, "nanometer": 1.0, "nm": 1.0, "micrometers": 1e3, "micrometer": 1e3, "um": 1e3}
@@ -98,16 +102,34 @@ def open_raster(path: str | Path) -> Iterator[rasterio.DatasetReader]:
 def open_chip(path: str | Path) -> Iterator[rasterio.DatasetReader]:
     """Open a raster of a data folder, which may come from strangers: one that holds its numbers itself.
 
-    Other formats name further files or addresses, which would be opened with it.
+    Other formats name further files or addresses, which would be opened with it, and so may what GDAL finds beside a
+    raster: an ``.aux.xml`` is passed over, overviews and masks have to be TIFFs of the folder.
 
     Raises:
-        UserError: As :func:`open_raster`; or it has another format than :data:`CHIP_FORMATS`.
+        UserError: As :func:`open_raster`; or it has another format than :data:`CHIP_FORMATS`, or something else beside.
     """
+    _check_beside(os.fspath(path))
     with (
         reading(path, f"a whole {' or '.join(CHIP_FORMATS)}"),
+        rasterio.Env(GDAL_PAM_ENABLED=False),
         DatasetReader(os.fspath(path), driver=CHIP_FORMATS) as dataset,  # rasterio.open takes one driver only
     ):
         yield dataset
+
+
+def _check_beside(path: str) -> None:
+    """Raise UserError if GDAL would open more with a chip than plain TIFFs of its folder."""
+    for beside in (Path(path + suffix) for suffix in _BESIDE):
+        if not os.path.lexists(beside):
+            continue
+        if not beside.is_symlink():
+            with beside.open("rb") as file:
+                if file.read(4) in _TIFF:
+                    continue
+        raise UserError(
+            f"{beside} is no TIFF that lies in the data folder itself; expected a chip's mask or overviews. Take it "
+            "away."
+        )
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from src.models.checkpoint import find_checkpoint, load_network
 from src.models.network import Network
 from src.models.precision import choose_device, precision_name
 from src.progress import progress
-from src.quicklook import quicklook
+from src.quicklook import chip_picture
 from src.report.evaluation import evaluation_report
 from src.report.examples import Extremes
 from src.report.page import Report
@@ -145,8 +145,7 @@ def _run_network(
         exporter = chip_exporter(folder, samples, spec.classes, settings.mask_unclassified) if folder else None
 
         def export(chip: LabelledChip, values: npt.NDArray[np.uint8]) -> None:
-            path = chip.info.path
-            examples.add(Path(path).name, partial(quicklook, path, 512), chip.values, values)
+            examples.add(Path(chip.info.path).name, partial(chip_picture, chip, spec.bands), chip.values, values)
             if exporter is not None:
                 exporter(chip, values)
 
