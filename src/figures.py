@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,9 +37,9 @@ def draw_confusion(
     axes = figure.add_subplot()
     axes.set_facecolor("#eef0f2")  # shows where a class has no pixels
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    size = max(2.0, min(9.0, 9.0 * 30 / classes))
-    axes.set_xticks(range(classes), titles, rotation=45, ha="right", rotation_mode="anchor", fontsize=size)
-    axes.set_yticks(range(classes), titles, fontsize=size)
+    text: dict[str, Any] = {"fontsize": max(2.0, min(9.0, 9.0 * 30 / classes)), "parse_math": False}  # $ is a letter
+    axes.set_xticks(range(classes), titles, rotation=45, ha="right", rotation_mode="anchor", **text)
+    axes.set_yticks(range(classes), titles, **text)
     axes.set_xlabel("prediction")
     axes.set_ylabel("truth")
     axes.set_title("Confusion matrix: share of the class's pixels, and pixels", fontsize=10)

@@ -7,7 +7,6 @@ confusion matrices know *indices* 0…n−1 in the order of the values; what is 
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from src.errors import UserError
+from src.foreign_text import steers
 
 UNCLASSIFIED = 0
 """The raster value of pixels without a class."""
@@ -41,10 +41,10 @@ class LandClass:
 
     def __post_init__(self) -> None:
         """Raise UserError for a value outside 1–255, an unprintable name or a colour that is not ``#rrggbb``."""
-        if any(unicodedata.category(letter) == "Cc" for letter in self.name):
+        if steers(self.name):
             raise UserError(
-                f"Class {self.value} has the name {self.name!r}; control characters are in no file "
-                "format. Give another one, for example with class_names."
+                f"Class {self.value} has the name {self.name!r}; control characters and turns of the writing direction "
+                "deceive who reads them. Give another one, for example with class_names."
             )
         if not 1 <= self.value <= 255:
             raise UserError(

@@ -14,6 +14,7 @@ import pandas as pd
 
 from src import figures
 from src.atomic import whole_file, write_text
+from src.foreign_text import cell
 from src.labels import ClassTable
 from src.scores import METRICS, ChipMeans, Evaluation, Scores
 
@@ -180,7 +181,7 @@ def _rows(aggregation: str, evaluation: Evaluation, scores: Scores | ChipMeans) 
     rows: dict[str, list[Any]] = {
         "Aggregation": [aggregation] * (len(classes) + 1),
         "Class": [*map(str, classes.values), "Mean"],
-        "Name": [*map(_text, classes.names), ""],
+        "Name": [*map(cell, classes.names), ""],
     }
     for metric in METRICS:
         per_class = getattr(scores, metric)
@@ -215,11 +216,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _text(name: str) -> str:
-    """Return a name that no spreadsheet takes for a formula: they come out of other people's files."""
-    return f"'{name}" if name[:1] in ("=", "+", "-", "@") else name
 
 
 def _write_csv(path: str | Path, table: pd.DataFrame) -> None:

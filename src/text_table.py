@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from src.atomic import write_text
+from src.foreign_text import cell
 
 
 def lay_out(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -19,7 +20,7 @@ def lay_out(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def write_csv(path: str | Path, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Write rows as a CSV, whole or not at all."""
+    """Write rows as a CSV, whole or not at all; no cell is a formula to a spreadsheet."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([head, *rows])
+    csv.writer(text, lineterminator="\n").writerows([head, *([cell(text) for text in row] for row in rows)])
     write_text(path, text.getvalue())

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from src.atomic import write_text
+from src.foreign_text import cell
 from src.labels import UNCLASSIFIED, ClassTable
 from src.raster.georeference import crs_unit
 from src.raster.read import RasterInfo
@@ -133,7 +134,7 @@ def write_areas_csv(path: Path, areas: Sequence[ClassArea]) -> None:
     for area in areas:
         percent = "" if math.isnan(area.percent) else f"{area.percent:.6g}"
         hectares = "" if area.hectares is None else f"{area.hectares:.4f}"
-        rows.append((str(area.value), area.name, str(area.pixels), percent, hectares))
+        rows.append((str(area.value), cell(area.name), str(area.pixels), percent, hectares))
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     write_text(path, text.getvalue())

@@ -141,7 +141,7 @@ class Overview:
         axes.set_xlim(0, max([info.width, *(w.column_stop for s, w in self.chips if s == scene)]))
         axes.set_ylim(max([info.height, *(w.row_stop for s, w in self.chips if s == scene)]), 0)
         axes.set_aspect("auto" if narrow else "equal")
-        axes.set_title(f"{info.name}, {info.width} × {info.height} px", fontsize=9, color=_INK)
+        axes.set_title(f"{info.name}, {info.width} × {info.height} px", fontsize=9, color=_INK, parse_math=False)
         axes.tick_params(labelsize=7, colors="#616e7c")
 
     @staticmethod
@@ -165,7 +165,7 @@ class Overview:
             shares = 100 * pixels / max(pixels.sum(), 1)
             bars = axes.barh(places + (part - 1) * height, shares, height * 0.9, color=color, label=PARTS[part])
             axes.bar_label(bars, [f"{share:.1f}" for share in shares], padding=2, fontsize=7, color="#616e7c")
-        axes.set_yticks(places, [_entry(c) for c in self.classes.classes], fontsize=9, color=_INK)
+        axes.set_yticks(places, [_entry(c) for c in self.classes.classes], fontsize=9, color=_INK, parse_math=False)
         beside = axes.get_yaxis_transform()
         for place, entry in zip(places, self.classes.classes, strict=True):
             axes.add_patch(

@@ -83,8 +83,11 @@ def curves_figure(curves: Sequence[Curve], *, ylabel: str, marked: float | None 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.spines[["top", "right"]].set_visible(False)
     names = len(shown) + (marked is not None)
+    legend = None
     if names > _MOST_INSIDE:
-        figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+        legend = figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     elif names > 1:
-        axes.legend(frameon=False, fontsize=9)
+        legend = axes.legend(frameon=False, fontsize=9)
+    for text in legend.get_texts() if legend else ():
+        text.set_parse_math(False)  # $ is a letter of a class's name
     return figure
