@@ -245,6 +245,14 @@ class Normalization:
             tuple(float(s) for s in row["std"]),
         )
 
+    def checked(self, count: int) -> Normalization:
+        """Return it if it can be computed with for ``count`` bands; else raise ValueError."""
+        lengths = {len(self.used), len(self.mean), len(self.std)}
+        divisors = np.array([self.scale, *self.std])
+        if lengths != {count} or not np.isfinite([*self.mean, *divisors]).all() or not divisors.all():
+            raise ValueError(f"a normalisation with scale {self.scale} of {sorted(lengths)} numbers for {count} bands")
+        return self
+
     def to_dict(self) -> dict[str, Any]:
         """Plain lists and numbers for checkpoints."""
         return {"used": list(self.used), "scale": self.scale, "mean": list(self.mean), "std": list(self.std)}

@@ -175,14 +175,15 @@ class NetworkSpec:
         """
         check_format(row, origin)
         try:
-            if not row["bands"] or not all(0 < side <= MAX_SIDE for side in row["chip_size"]):
-                raise ValueError(f"{len(row['bands'])} bands, chips of {row['chip_size']} pixels")
+            if not row["bands"] or not row["classes"] or not all(0 < side <= MAX_SIDE for side in row["chip_size"]):
+                counts = f"{len(row['bands'])} bands, {len(row['classes'])} classes"
+                raise ValueError(f"{counts}, chips of {row['chip_size']} pixels")
             return cls(
                 architecture=str(row["architecture"]),
                 encoder=str(row["encoder"]),
                 options=dict(row["options"]),
                 bands=bands_from_dicts(row["bands"]),
-                normalization=Normalization.from_dict(row["normalization"]),
+                normalization=Normalization.from_dict(row["normalization"]).checked(len(row["bands"])),
                 nodata=None if row["nodata"] is None else float(row["nodata"]),
                 classes=ClassTable.from_dicts(row["classes"]),
                 chip_size=_pair(row["chip_size"]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import io
 import json
+import math
 import os
 import pickle
 import socket
@@ -21,9 +22,13 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
+from src.bands import Band
+from src.chips import read_labelled
 from src.datafolder import read_data_folder
 from src.errors import UserError
+from src.figures import draw_confusion
 from src.labels import ClassTable
+from src.mapping.areas import ClassArea, write_areas_csv
 from src.mapping.cog import Layer, virtual_raster
 from src.mapping.styles import polygon_style, raster_style
 from src.models.checkpoint import load_network, read_checkpoint, save_network
@@ -32,9 +37,13 @@ from src.models.onnx_file import SPEC
 from src.models.pretrained import read_tensors
 from src.models.restart import start_from
 from src.models.specdeepmap import read_foreign
-from src.raster.read import describe, open_raster
+from src.quicklook import chip_picture
+from src.raster.read import describe, open_chip, open_raster
+from src.report.charts import Curve, chart, curves_figure
 from src.score_files import score_table
 from src.scores import Evaluation, Scores
+from src.tables import Sample
+from src.text_table import write_csv
 from tests.chip_folder import make_chip_folder
 from tests.mapping_scenes import write_raster
 from tests.test_spec import NETWORK
@@ -175,6 +184,11 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"options": {"_target_": "os.system"}}, "model._target_ is unknown"),
         ({"options": {"encoder_weights": "imagenet"}}, "model.encoder_weights is unknown"),
         ({"encoder": "tu-resnet18", "options": {"checkpoint_path": "/etc/passwd"}}, "model.checkpoint_path is unknown"),
+        ({"normalization": {**NETWORK.normalization.to_dict(), "mean": [0.0]}}, "numbers for 2 bands"),
+        ({"normalization": {**NETWORK.normalization.to_dict(), "used": "yes"}}, "numbers for 2 bands"),
+        ({"normalization": {**NETWORK.normalization.to_dict(), "std": [1.0, 0.0]}}, "for 2 bands"),
+        ({"normalization": {**NETWORK.normalization.to_dict(), "scale": math.inf}}, "scale inf"),
+        ({"classes": []}, "0 classes"),
         ({"encoder": "tu-resnet18", "options": {"pretrained_cfg": {"url": "http://x"}}}, "pretrained_cfg is unknown"),
     ],
 )
@@ -219,6 +233,59 @@ def test_a_chip_is_a_file_of_numbers_and_no_pointer_to_others(tmp_path: Path) ->
         read_data_folder(folder)
 
 
+def test_nothing_beside_a_chip_leads_out_of_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    chip = write_raster(tmp_path / "in/x.tif", np.ones((1, 64, 64), np.uint16))
+    secret = write_raster(tmp_path / "secret.tif", np.full((1, 32, 32), 77, np.uint16))
+    Path(f"{chip}.aux.xml").write_text(
+        f'<PAMDataset><Metadata domain="OVERVIEWS"><MDI key="OVERVIEW_FILE">{secret}</MDI></Metadata></PAMDataset>'
+    )
+    with open_raster(chip) as dataset:
+        assert dataset.overviews(1) == [2]  # what GDAL does with it
+    with open_chip(chip) as dataset:
+        assert dataset.overviews(1) == []
+    for suffix in (".msk", ".ovr"):
+        beside = Path(f"{chip}{suffix}")
+        beside.symlink_to(secret)
+        with (
+            pytest.raises(UserError, match=rf"x\.tif\{suffix} is no TIFF that lies in the data folder"),
+            open_chip(chip),
+        ):
+            pass
+        beside.unlink()
+        beside.write_text(f"<VRTDataset>{secret}</VRTDataset>")
+        with pytest.raises(UserError, match=rf"x\.tif\{suffix}"), open_chip(chip):
+            pass
+        beside.unlink()
+        write_raster(beside, np.full((1, 64, 64), 255, np.uint8))
+        with open_chip(chip) as dataset:
+            assert dataset.read().all()
+        beside.unlink()
+
+
+def test_a_chip_that_is_two_things_is_seen_as_one(tmp_path: Path) -> None:
+    """An ENVI image whose numbers are the text of a virtual raster: no picture of it may come from another file."""
+    secret = write_raster(tmp_path / "secret.tif", np.full((3, 16, 16), 77, np.uint16))
+    text = (
+        '<VRTDataset rasterXSize="16" rasterYSize="16"><VRTRasterBand dataType="UInt16" band="1"><SimpleSource>'
+        f'<SourceFilename relativeToVRT="0">{secret}</SourceFilename><SourceBand>1</SourceBand></SimpleSource>'
+        "</VRTRasterBand></VRTDataset>"
+    )
+    image = tmp_path / "x.img"
+    image.write_bytes(text.encode().ljust(16 * 16 * 2))
+    image.with_suffix(".hdr").write_text(
+        "ENVI\nsamples=16\nlines=16\nbands=1\nheader offset=0\ndata type=12\ninterleave=bsq\nbyte order=0\n"
+    )
+    label = write_raster(tmp_path / "l.tif", np.ones((1, 16, 16), np.uint8))
+    with open_raster(image) as dataset:
+        assert dataset.driver == "VRT"  # what GDAL takes it for
+    bands = [Band("band 1")]
+    chip = read_labelled(Sample(image, label), bands, [True], None, ClassTable.build([1]))
+    assert chip.image.ravel()[0] == int.from_bytes(b"<V", "little")
+    assert len(np.unique(chip_picture(chip, bands)[..., :3])) > 2  # of the text, not of the constant scene
+    assert chip_picture(chip, bands, max_side=8).shape == (8, 8, 4)
+
+
 def test_python_inside_a_virtual_raster_does_not_run(tmp_path: Path) -> None:
     proof = tmp_path / "ran"
     scene = write_raster(tmp_path / "scene.tif", np.ones((1, 8, 8), np.uint8))
@@ -257,6 +324,26 @@ def test_an_exported_network_reads_no_file_beside_its_folder(tmp_path: Path) -> 
     assert onnx.load_model_from_string(path.read_bytes()).graph.name == "g"
 
 
+@pytest.mark.parametrize(
+    ("note", "inputs", "words"),
+    [
+        ("{", "input", "no JSON"),
+        ("[]", "input", "format version"),
+        (json.dumps(NETWORK.to_dict()), "other", "does not take the chips"),
+        (json.dumps(NETWORK.to_dict() | {"classes": ClassTable.build([1, 2, 3]).to_dicts()}), "input", "of the shape"),
+    ],
+)
+def test_an_exported_network_that_is_another_is_refused(note: str, inputs: str, words: str, tmp_path: Path) -> None:
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [None] * 4) for n in (inputs, "probabilities")]
+    graph = helper.make_graph([helper.make_node("Identity", [inputs], ["probabilities"])], "g", values[:1], values[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    entry = model.metadata_props.add()
+    entry.key, entry.value = SPEC, note
+    (tmp_path / "x.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(UserError, match=rf"x\.onnx.*{words}"):
+        load_network(tmp_path / "x.onnx")
+
+
 NASTY = "</label><script>alert(1)</script>\"'&{{ 7*7 }}"
 
 
@@ -272,15 +359,27 @@ def test_names_of_classes_stay_names_in_styles_and_rasters(tmp_path: Path) -> No
     assert [item.text for item in tree.iter("Category")] == ["unclassified", NASTY]
 
 
-@pytest.mark.parametrize("name", ["a\x00b", "line\nbreak", "\x1b[31mred"])
+@pytest.mark.parametrize("name", ["a\x00b", "line\nbreak", "\x1b[31mred", "\u202edesrever", "\ud800"])
 def test_names_with_control_characters_are_refused(name: str) -> None:
     with pytest.raises(UserError, match="control characters"):
         ClassTable.build([1], {1: name})
 
 
-def test_a_name_is_no_formula_in_a_table_of_scores() -> None:
+def test_a_name_is_no_formula_in_a_table(tmp_path: Path) -> None:
     scores = Scores(np.array([[3, 1], [0, 2]]))
     table = score_table(
         Evaluation(ClassTable.build([1, 2], {1: '=HYPERLINK("http://x")', 2: "wood-land"}), scores, None)
     )
     assert table["Name"].tolist()[:2] == ['\'=HYPERLINK("http://x")', "wood-land"]
+    write_areas_csv(tmp_path / "areas.csv", [ClassArea(1, "=1+1", 3, 50.0, None)])
+    write_csv(tmp_path / "runs.csv", ["run", "came to"], [["-1", "@x"]])
+    assert (tmp_path / "areas.csv").read_text().splitlines()[1] == "1,'=1+1,3,50,"
+    assert (tmp_path / "runs.csv").read_text().splitlines()[1] == "-1,'@x"
+
+
+def test_a_name_with_dollars_is_no_formula_to_draw(tmp_path: Path) -> None:
+    names = [r"$\foo$", "50 $ and 10 $"]
+    draw_confusion(tmp_path / "confusion.png", names, np.eye(2, dtype=np.int64), np.eye(2))
+    figure = curves_figure([Curve(name, [0, 1], [0, 1]) for name in names], ylabel="IoU")
+    drawn = chart(figure, "classes", "", "")
+    assert all(name in drawn.svg for name in names)

@@ -159,9 +159,26 @@ def load_onnx(path: Path) -> tuple[Network, NetworkSpec]:
     text = session.get_modelmeta().custom_metadata_map.get(SPEC)
     if text is None:
         raise UserError(f"{path} does not describe its network; expected a file that export.py wrote.")
-    spec = NetworkSpec.from_dict(json.loads(text), str(path))
-    network = Network(OnnxArchitecture(session, spec), spec.normalization, full_precision=True)
-    return network.eval(), spec
+    try:
+        row = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{path} describes its network in no JSON; expected a file that export.py wrote.") from error
+    spec = NetworkSpec.from_dict(row, str(path))
+    architecture = OnnxArchitecture(session, spec)
+    width, height = spec.chip_size
+    try:
+        shape = architecture(torch.zeros(1, len(spec.bands), height, width)).shape
+    except Exception as error:  # ONNX Runtime has a dozen kinds
+        raise UserError(
+            f"{path} does not take the chips that it describes ({_first_line(error)}); expected a file that export.py "
+            "wrote. Export the network again."
+        ) from error
+    if shape != (1, len(spec.classes), height, width):
+        raise UserError(
+            f"{path} describes {len(spec.classes)} classes, but answers a chip of {width} × {height} px with "
+            f"numbers of the shape {tuple(shape)}; expected a file that export.py wrote. Export the network again."
+        )
+    return Network(architecture, spec.normalization, full_precision=True).eval(), spec
 
 
 class OnnxArchitecture(nn.Module):

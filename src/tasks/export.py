@@ -22,7 +22,6 @@ from src.mapping.areas import pixel_metres
 from src.models.checkpoint import ONNX, find_checkpoint, load_network, read_checkpoint
 from src.models.network import Network
 from src.models.onnx_file import Exported, probabilities_of, write_onnx
-from src.raster.read import describe
 from src.spec import NetworkSpec
 from src.stac import model_item
 from src.tables import Part
@@ -57,10 +56,10 @@ def export(settings: ExportConfig, output: Path) -> float:
     checkpoint = find_checkpoint(settings.checkpoint)
     if checkpoint.suffix.lower() == ONNX:
         raise UserError(f"checkpoint={checkpoint} is an ONNX file already; expected a .ckpt that train.py wrote.")
-    content = read_checkpoint(checkpoint)
-    parameters = content["hyper_parameters"]
     network, spec = load_network(checkpoint)
-    images, resolution, origin = _images(settings, spec, parameters.get("config") or {})
+    parameters = read_checkpoint(checkpoint)["hyper_parameters"]
+    config, versions = (_mapping(parameters.get(key)) for key in ("config", "versions"))
+    images, resolution, origin = _images(settings, spec, config)
     with whole_file(output) as partial:
         free = write_onnx(partial, network, spec, deepness_metadata(spec, resolution))
         difference = compare(partial, network, spec, images)
@@ -70,7 +69,7 @@ def export(settings: ExportConfig, output: Path) -> float:
                 f"{MOST_DIFFERENT:g}, so it was not kept. Please tell us, with the architecture and the encoder."
             )
     item = output.with_suffix(".json")
-    version = str((parameters.get("versions") or {}).get("torch", torch.__version__))
+    version = str(versions.get("torch", torch.__version__))
     write_text(item, json.dumps(model_item(output, network, spec, free, version), indent=2, ensure_ascii=False) + "\n")
     size = "any size" if free else f"{spec.chip_size[0]} × {spec.chip_size[1]} px"
     log.info("Network  %s/%s, windows of %s, %s", spec.architecture, spec.encoder, size, checkpoint)
@@ -117,23 +116,26 @@ def _images(
     settings: ExportConfig, spec: NetworkSpec, trained: Mapping[str, Any]
 ) -> tuple[list[npt.NDArray[np.float32]], float | None, str]:
     """Return images to compare on, C × H × W in file numbers, metres per pixel, and where they are from."""
-    folder = settings.data_dir or trained.get("data_dir")
+    folder = settings.data_dir or str(trained.get("data_dir") or "")
     if settings.data_dir is None and not (folder and Path(folder).is_dir()):
         rng = np.random.default_rng(0)
         mean, std = (np.asarray(v)[:, None, None] for v in (spec.normalization.mean, spec.normalization.std))
         shape = (len(spec.bands), *reversed(spec.chip_size))
         noise = [(mean + std * rng.standard_normal(shape)) * spec.normalization.scale for _ in range(settings.chips)]
         return [image.astype(np.float32) for image in noise], None, f"{settings.chips} images of noise"
-    data = read_data_folder(str(folder))
+    data = read_data_folder(folder)
     parts: tuple[Part, ...] = ("test", "validation", "train")
     samples = [sample for part in parts for sample in data.samples(part, required=False)]
     if not samples:
         raise UserError(f"{folder} lists no chip; expected at least one to compare on. Give another data_dir.")
     chosen = samples[: settings.chips]
     used, classes = spec.normalization.used, spec.classes
-    images = [
-        read_labelled(sample, spec.bands, used, spec.nodata, classes, spec.nodata_is_data).image.astype(np.float32)
-        for sample in chosen
-    ]
-    metres = pixel_metres(describe(chosen[0].image))
+    chips = [read_labelled(s, spec.bands, used, spec.nodata, classes, spec.nodata_is_data) for s in chosen]
+    metres = pixel_metres(chips[0].info)
+    images = [chip.image.astype(np.float32) for chip in chips]
     return images, metres[0] if metres else None, f"{len(images)} chips of {folder}"
+
+
+def _mapping(thing: Any) -> Mapping[str, Any]:
+    """Return what a checkpoint holds under a name if it is a mapping, else an empty one: anybody may have made it."""
+    return thing if isinstance(thing, Mapping) else {}

@@ -174,6 +174,12 @@ def evaluate(name: str, *arguments: str, setup: Setup = lambda _: None, words: s
     return Case(name, "eval", ("checkpoint=good.ckpt", "output_dir=o", *arguments), setup, _words(words))
 
 
+def export(name: str, *arguments: str, setup: Setup = lambda _: None, words: str | None) -> Case:
+    given = {argument.split("=")[0] for argument in arguments}
+    common = [a for a in ("checkpoint=good.ckpt", "output=m.onnx") if a.split("=")[0] not in given]
+    return Case(name, "export", (*common, *arguments), setup, _words(words))
+
+
 def _words(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else tuple(text.split("|"))
 
@@ -370,6 +376,14 @@ CASES: tuple[Case, ...] = (
         words="bad.ckpt|plain data",
     ),
     predict("weights that are NaN", setup=checkpoint(blank_weights), ckpt="bad.ckpt", words="bad.ckpt|NaN"),
+    predict("a text for an exported network", setup=text("bad.onnx", "hello"), ckpt="bad.onnx", words="bad.onnx|ONNX"),
+    predict(
+        "a normalisation of another number of bands",
+        setup=spec(normalization={"used": [True], "scale": 1.0, "mean": [0.0], "std": [1.0]}),
+        ckpt="bad.ckpt",
+        words="bad.ckpt|for 4 bands",
+    ),
+    predict("a checkpoint without classes", setup=spec(classes=[]), ckpt="bad.ckpt", words="bad.ckpt|0 classes"),
     predict("a checkpoint without bands", setup=spec(bands=[]), ckpt="bad.ckpt", words="bad.ckpt|0 bands"),
     predict("chips without pixels", setup=spec(chip_size=[0, 0]), ckpt="bad.ckpt", words="bad.ckpt|[0, 0]"),
     predict("a newer checkpoint", setup=spec(format=9), ckpt="bad.ckpt", words="format 9|update"),
@@ -391,6 +405,18 @@ CASES: tuple[Case, ...] = (
     predict("windows larger than the memory", "window=1000000", words="memory|window"),
     predict("a map as JPEG", "output=m.jpg", words="m.jpg|.tif"),
     predict("a map over its scene", "output=i.tif", words="the scene itself"),
+    # Exported networks
+    export("a raster for a checkpoint", "checkpoint=i.tif", words="i.tif|.ckpt"),
+    export("a network as JPEG", "output=m.jpg", words="m.jpg|.onnx"),
+    export("weights that are NaN", "checkpoint=bad.ckpt", setup=checkpoint(blank_weights), words="bad.ckpt|NaN"),
+    export(
+        "a checkpoint that says nothing of itself",
+        "checkpoint=bad.ckpt",
+        setup=checkpoint(lambda content: content.pop("hyper_parameters") and content),
+        words="bad.ckpt|does not describe",
+    ),
+    export("a typo in a key", "outputt=m.onnx", words="outputt|did you mean"),
+    export("a data folder that is none", "data_dir=i.tif", words="i.tif|data folder"),
     # Scores
     evaluate("a chip with a band too few", "data_dir=d", "split=train", setup=chip(lambda v: v[:3]), words="3 bands"),
     evaluate(
