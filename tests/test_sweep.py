@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import shlex
+import signal
 import stat
 import sys
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from src.tasks import entry
 from src.tasks.command_line import arrange
 from src.tasks.entry import CONFIGS
 from tests.browser import CHROMIUM, chromium
-from tests.sweeping import check_sharing, finish, stand_in, start, trials
+from tests.sweeping import check_sharing, finish, stand_in, start, trials, wait_for
 
 Sweep = Callable[..., list[str]]
 
@@ -158,6 +159,10 @@ def test_out_of_memory_and_no_number_are_failed_trials(
         (["hparams_search=demo", "lr=interval(0.1,0.01)"], ["lr=interval(0.1,0.01)", "lower number first"]),
         (["hparams_search=demo", "lr=range(1,1)"], ["lr=range(1,1)", "cannot be searched"]),
         (["hparams_search=demo", "hydra/sweeper/sampler=grid"], ["lr has no end of values", "range"]),
+        (
+            ["hparams_search=demo", "hydra/sweeper/sampler=cmaes"],
+            ["sampler=cmaes needs a package", "pip install", "tpe"],
+        ),
         (["hparams_search=demo", "hydra.sweeper.storage=here"], ["no storage of a study", "sqlite:///FILE"]),
         (["hparams_search=demo", "hydra.sweeper.storage=null"], ["hydra.sweeper.storage is empty"]),
         (["hparams_search=demo", "hydra/launcher=lsf"], ["hydra/launcher=lsf does not exist", "joblib"]),
@@ -190,6 +195,27 @@ def test_another_study_of_the_same_name_is_one_line(sweep: Sweep, tmp_path: Path
 
 def test_processes_share_a_study_and_the_trial_of_a_killed_one_is_not_lost(tmp_path: Path) -> None:
     check_sharing(stand_in(tmp_path), storage(tmp_path))
+
+
+def test_ctrl_c_gives_the_trial_back_and_says_how_to_go_on(tmp_path: Path) -> None:
+    script = stand_in(tmp_path)
+    study = ("hparams_search=demo", "data_dir=here", "loss=focal", "hydra.sweeper.n_trials=2")
+    process = start(script, *study, seconds=600)
+    try:
+        wait_for((tmp_path / "logs/study/demo/0/began").is_file)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert err.splitlines() == [
+        "train.py: interrupted. The study demo has 0 of 2 trials; the same command goes on with it, beginning with "
+        "what was interrupted."
+    ]
+    interrupted, waiting = trials(storage(tmp_path), "demo")
+    assert (interrupted.state, waiting.state) == (TrialState.FAIL, TrialState.WAITING)
+    finish(start(script, *study))
+    assert [trial.state for trial in trials(storage(tmp_path), "demo")] == [TrialState.FAIL, *[TrialState.COMPLETE] * 2]
 
 
 def test_joblib_runs_trials_at_once_and_shares_the_threads(tmp_path: Path) -> None:

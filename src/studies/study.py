@@ -118,6 +118,10 @@ class Search:
             if trial.state != TrialState.WAITING and trial.number not in repeated and "surplus" not in trial.user_attrs
         ]
 
+    def ended(self) -> list[FrozenTrial]:
+        """List the trials that count and run no more."""
+        return [trial for trial in self.counted() if trial.state.is_finished()]
+
     def missing(self) -> int:
         """Count the trials that nobody has run or is running."""
         return max(0, self.total - len(self.counted()))

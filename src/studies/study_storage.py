@@ -128,7 +128,8 @@ def database_errors(url: str) -> Iterator[None]:
 
 
 def _unusable(url: str, reason: str) -> UserError:
-    remedy = "another process holds it: wait, or end it" if "locked" in reason else "give one that can be reached"
+    remedies = {"locked": "another process holds it: wait, or end it", "full": "free some space, and go on"}
+    remedy = next((words for sign, words in remedies.items() if sign in reason), "give one that can be reached")
     return UserError(f"The study's storage {shown(url)} cannot be used ({reason}); {remedy}.")
 
 

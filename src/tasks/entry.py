@@ -23,10 +23,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from src.cores import use_threads
 from src.errors import UserError
+from src.foreign_text import ShownRecord
 from src.tasks import schema
 from src.tasks.command_line import arrange
 from src.tasks.sweeper import GridSweeper, StudySweeper
-from src.tasks.wording import explain, is_out_of_memory, is_unknown
+from src.tasks.wording import GO_ON, explain, is_out_of_memory, is_unknown
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ def start(task: str, main: Callable[[], Any]) -> None:
             ``configs/``, so that one name (``experiment=demo``) can mean something of its own to every command.
         main: The decorated function.
     """
+    logging.setLogRecordFactory(ShownRecord)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us instead of Hydra's own several lines
     os.environ.setdefault("SPECDEEPMAP_ROOT", str(CONFIGS.parent))
     # Launchers start other processes, which have to find src from wherever they are.
@@ -60,7 +62,8 @@ def start(task: str, main: Callable[[], Any]) -> None:
         if not is_out_of_memory(error):
             raise
         _leave(task, error)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        print(f"{task}.py: interrupted. {error if str(error) else GO_ON[task]}", file=sys.stderr)
         sys.exit(130)
 
 
@@ -70,6 +73,7 @@ def run(task: str, config: DictConfig) -> float | None:
     In a single run a user's mistake ends the process here, in one line and without leaving the run's folder
     behind; in a multirun it is raised, since the sweeper decides what follows.
     """
+    logging.setLogRecordFactory(ShownRecord)  # launchers' processes begin here
     try:
         missing = sorted(OmegaConf.missing_keys(config))
         if missing:

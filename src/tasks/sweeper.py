@@ -35,7 +35,10 @@ class GridSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> list[JobReturn]:
         """Run all of them, and say what came of each."""
-        super().sweep(arguments)
+        try:
+            super().sweep(arguments)
+        except KeyboardInterrupt as error:
+            raise KeyboardInterrupt(f"What the runs have finished is kept, in {self.folder}.") from error
         conclude(self.task, self.keeper.kept, self.folder)
         return self.keeper.kept
 

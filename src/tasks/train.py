@@ -95,8 +95,6 @@ def run(config: DictConfig) -> float:
     log.info("%s", segmenter.summary(choose_device(config.trainer.accelerator), options["precision"]))
     with as_single_run(config.output_dir):
         _fit(trainer, segmenter, data, checkpoint)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
     trained = _finish(config, trainer, segmenter)
     if is_first_process():
         add_report(folder / "report.html", "train", config, partial(_report, config, data, trained))
@@ -118,6 +116,10 @@ def _fit(trainer: L.Trainer, segmenter: Segmenter, data: SegmentationData, check
     try:
         with _enough_memory(data.batch_size):
             trainer.fit(segmenter, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit:  # Lightning's end of a training after Ctrl-C
+        if trainer.interrupted:
+            raise KeyboardInterrupt from None
+        raise
     except RuntimeError as error:
         if "Early stopping conditioned on metric" not in str(error):
             raise

@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from hydra.utils import instantiate
@@ -59,13 +60,24 @@ def run_study(sweeper: StudySweeper, arguments: Sequence[str]) -> None:
                 shutil.rmtree(sweeper.folder, ignore_errors=True)
             raise
         log.info("Study %s: %d of %d trials to do", search.name, search.missing(), search.total)
-        _work(sweeper, search, fixed)
+        try:
+            _work(sweeper, search, fixed)
+        except KeyboardInterrupt as error:
+            raise KeyboardInterrupt(
+                f"The study {search.name} has {len(search.ended())} of {search.total} trials; the same command goes on "
+                "with it, beginning with what was interrupted."
+            ) from error
         conclude(search, sweeper.folder, lambda params: command(params, fixed, sweeper.folder / "best"))
 
 
 def open_study(sweeper: StudySweeper, space: Mapping[str, BaseDistribution]) -> Search:
     """Begin a study or join one that stands, with the sampler that was chosen."""
     config = sweeper.sampler
+    if "CmaEs" in config._target_ and find_spec("cmaes") is None:  # Optuna would notice at the second trial
+        raise UserError(
+            "hydra/sweeper/sampler=cmaes needs a package that is not installed here; get it: pip install cmaes, or "
+            "choose another one: tpe, gp, random, grid."
+        )
     cells = grid(space) if "GridSampler" in config._target_ else None
 
     def sampler(begun: bool) -> BaseSampler:
@@ -92,7 +104,7 @@ def _work(sweeper: StudySweeper, search: Search, fixed: Sequence[str]) -> None:
             error = explain("train", outcome) if isinstance(outcome, Exception) else ""
             state = search.tell(trial, outcome if isinstance(outcome, float) else UserError(error))
             _announce(search, trial, state, outcome, error)
-            errors.add(error)
+            errors.add(error.replace(str(sweeper.folder / str(trial.number)), ""))
             failed += bool(error)
         if failed >= SAME_ERRORS and len(errors) == 1:
             raise UserError(f"All of {failed} trials failed alike, so the sweep stops. {error}")

@@ -12,6 +12,7 @@ from typing import TypeGuard
 from hydra.errors import HydraException
 
 from src.errors import UserError
+from src.foreign_text import shown
 from src.tasks.schema import SCHEMAS
 
 Match = re.Match[str]
@@ -36,6 +37,15 @@ _SMALLER = {
 }
 """What each command needs less memory with."""
 
+GO_ON = {
+    "prepare": "Nothing was changed; the same command starts anew.",
+    "train": "What the last checkpoint has is kept; add resume=last to go on from there.",
+    "eval": "Nothing was changed; the same command starts anew.",
+    "predict": "The strips that are finished are kept; the same command goes on from there.",
+    "export": "Nothing was changed; the same command starts anew.",
+}
+"""What to do after Ctrl-C."""
+
 _KINDS = {
     "Integer": "a whole number",
     "Float": "a number",
@@ -48,7 +58,7 @@ _KINDS = {
 
 def explain(task: str, error: Exception) -> str:
     """Put an error into one line: what was given, what was expected, what to do."""
-    return re.sub(r"\s+", " ", _explanation(task, error)).strip()
+    return shown(re.sub(r"\s+", " ", _explanation(task, error)).strip())
 
 
 def _explanation(task: str, error: Exception) -> str:

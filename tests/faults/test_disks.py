@@ -59,6 +59,27 @@ def test_a_full_disk_is_one_line(task: str, kilobytes: int, work: Path) -> None:
         assert list((work / "disk").iterdir()) == []
 
 
+STUDY = (
+    *("-m", *(argument for argument in TRAIN if not argument.startswith("batch_size")), "trainer.max_epochs=1"),
+    *(
+        "hparams_search=optuna",
+        "hydra.sweep.dir=disk/study",
+        "~hydra.sweeper.params.encoder",
+        "hydra.sweeper.n_trials=9",
+    ),
+)
+
+
+@pytest.mark.parametrize(("kilobytes", "words"), [(60, "the study's storage"), (340, "trials failed alike")])
+def test_a_disk_that_a_study_fills_is_one_line(kilobytes: int, words: str, work: Path) -> None:
+    mount(work / "disk", f"size={kilobytes}k")
+    line = run("train", *STUDY, cwd=work).error
+    assert words.casefold() in line.casefold()
+    assert "disk/study" in line
+    assert "ree some space" in line
+    check_whole(work)
+
+
 @pytest.mark.parametrize("task", COMMANDS)
 def test_a_disk_that_may_not_be_written_to_is_one_line(task: str, work: Path) -> None:
     mount(work / "disk", "size=1m,ro")
@@ -83,6 +104,12 @@ def test_a_disk_that_may_not_be_written_to_is_one_line(task: str, work: Path) ->
             "run/checkpoints/last.ckpt",
             "d/images",
         ),
+        (
+            "eval",
+            ("checkpoint=good.ckpt", "csv=d/many.csv", "batch_size=1", "export_predictions=true", "output_dir=o"),
+            "o/.p*/*",
+            "d/images",
+        ),
         ("predict", (MAP[0], "image=[i.tif,j.tif]", "window=32", "output=out"), "out/i_map.tif", "j.tif"),
     ],
 )
@@ -91,6 +118,8 @@ def test_an_input_that_vanishes_is_one_line(
 ) -> None:
     for name, other in (("i.tif", "j.tif"), ("l.tif", "k.tif")):
         shutil.copy(work / name, work / other)
+    listed = (work / "d/train_files.csv").read_text().splitlines()
+    (work / "d/many.csv").write_text("\n".join([listed[0], *(5000 * listed[1:]), ""]))
     running = Running(task, *arguments, cwd=work)
     while running.process.is_alive() and not list(work.glob(sign)):
         time.sleep(PAUSE)
@@ -100,3 +129,4 @@ def test_an_input_that_vanishes_is_one_line(
     assert vanishing in line
     check_whole(work)
     assert task != "prepare" or not (work / "new").exists()
+    assert task != "eval" or not (work / "o").exists() or list((work / "o").iterdir()) == []
