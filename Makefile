@@ -114,7 +114,7 @@ lock: install ## Choose versions anew within bounds, and pin them
 		--custom-compile-command "make lock" -o requirements.lock
 
 audit: install ## Known vulnerabilities of what is locked
-	$(BIN)/pip-audit --strict --disable-pip --require-hashes -r requirements.lock
+	$(BIN)/python scripts/audit.py
 
 clean: ## Remove what the checks leave; runs, data, .venv stay
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+
+from scripts.audit import FINE, UNKNOWN, VULNERABLE, judge
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -56,4 +59,31 @@ def test_what_is_required_has_a_lower_bound_and_is_locked_within_its_bounds(requ
 def test_installing_takes_the_lock_with_its_digests_and_nothing_that_builds() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert "--only-binary :all: --require-hashes -r requirements.lock" in makefile
-    assert re.search(r"pip-audit .*-r requirements\.lock", makefile)
+    assert "scripts/audit.py" in makefile
+
+
+WHOLE = {"name": "a", "version": "1", "vulns": []}
+SKIPPED = {"name": "b", "skip_reason": "Dependency not found on PyPI."}
+BAD = {"name": "c", "version": "2", "vulns": [{"id": "CVE-1", "fix_versions": ["3"]}]}
+
+
+@pytest.mark.parametrize(
+    ("packages", "code", "words"),
+    [
+        ([WHOLE], FINE, ["All 1 locked packages were compared; none"]),
+        ([WHOLE, SKIPPED], UNKNOWN, ["1 of 2 locked packages were NOT compared", "b: Dependency not found"]),
+        ([WHOLE, BAD], VULNERABLE, ["c 2: CVE-1, mended in 3", "1 of 2 locked packages have known", "make lock"]),
+        ([BAD, SKIPPED], VULNERABLE, ["c 2: CVE-1", "1 of 2 locked packages were NOT compared"]),
+        ([], UNKNOWN, ["no package"]),
+    ],
+)
+def test_an_audit_claims_no_more_than_it_has_seen(packages: list[object], code: int, words: list[str]) -> None:
+    found, lines = judge(json.dumps({"dependencies": packages, "fixes": []}), "")
+    assert found == code
+    assert all(word in "\n".join(lines) for word in words)
+
+
+def test_an_audit_without_an_answer_says_so() -> None:
+    code, (line,) = judge("", "ERROR:pip_audit: no connection\n")
+    assert code == UNKNOWN
+    assert "no connection" in line
