@@ -83,10 +83,13 @@ def test_one_trial_too_many_is_withdrawn(search: Callable[..., Search], monkeypa
     assert len(one.counted()) == 1
 
 
-def test_a_killed_process_loses_no_trial(search: Callable[..., Search]) -> None:
-    killed = search(total=2).claim(1)[0]  # and no sign of life ever after
-    other = search(total=2)
+def test_a_killed_process_loses_no_trial(search: Callable[..., Search], tmp_path: Path) -> None:
+    killed = search(total=2, grace=600).claim(1)[0]  # and no sign of life ever after
+    other = search(total=2, grace=600)
     assert work(other) == [1]
+    with sqlite3.connect(tmp_path / "study.db") as database:  # the grace period is over, without a wait
+        database.execute("UPDATE trial_heartbeats SET heartbeat = datetime(heartbeat, '-1 hour')")
+    other.reclaim()
     assert other.await_others()
     repeated = other.claim(1)[0]
     assert repeated.params == killed.params
