@@ -109,7 +109,8 @@ class BestCheckpoints(ModelCheckpoint):
         self.best_k_models, self.last_model_path = best, self._own(state_dict.get("last_model_path"))
         self.kth_best_model_path = min(best, key=lambda path: best[path], default="")
         self.best_model_path = max(best, key=lambda path: best[path], default="")
-        self.kth_value, self.best_model_score = best.get(self.kth_best_model_path), best.get(self.best_model_path)
+        if best:
+            self.kth_value, self.best_model_score = best[self.kth_best_model_path], best[self.best_model_path]
 
     def _own(self, path: Any) -> str:
         """Return the checkpoint of this folder that the last part of a path names; nothing where there is none."""
