@@ -70,11 +70,11 @@ STUDY = (
 )
 
 
-@pytest.mark.parametrize(("kilobytes", "words"), [(60, "the study's storage"), (340, "trials failed alike")])
-def test_a_disk_that_a_study_fills_is_one_line(kilobytes: int, words: str, work: Path) -> None:
+@pytest.mark.parametrize("kilobytes", [60, 340])  # as it begins; in its first trial
+def test_a_disk_that_a_study_fills_is_one_line(kilobytes: int, work: Path) -> None:
     mount(work / "disk", f"size={kilobytes}k")
     line = run("train", *STUDY, cwd=work).error
-    assert words.casefold() in line.casefold()
+    assert "The study's storage" in line
     assert "disk/study" in line
     assert "ree some space" in line
     check_whole(work)
@@ -119,7 +119,7 @@ def test_an_input_that_vanishes_is_one_line(
     for name, other in (("i.tif", "j.tif"), ("l.tif", "k.tif")):
         shutil.copy(work / name, work / other)
     listed = (work / "d/train_files.csv").read_text().splitlines()
-    (work / "d/many.csv").write_text("\n".join([listed[0], *(5000 * listed[1:]), ""]))
+    (work / "d/many.csv").write_text("\n".join([listed[0], *(300 * listed[1:]), ""]))
     running = Running(task, *arguments, cwd=work)
     while running.process.is_alive() and not list(work.glob(sign)):
         time.sleep(PAUSE)
