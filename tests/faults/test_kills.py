@@ -71,8 +71,9 @@ def no_trial_lost(whole: Path, broken: Path) -> None:
     finished = [trial for trial in found if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
     assert len(finished) == TRIALS, [(trial.number, trial.state.name) for trial in found]
     assert all(trial.state is not TrialState.RUNNING for trial in found)
-    done = [trial.params for trial in finished]
-    assert all(trial.params in done for trial in found)
+    # A trial that died while it was drawn has some of its parameters; whoever repeats it draws the others.
+    lost = [t.params for t in found if not any(t.params.items() <= other.params.items() for other in finished)]
+    assert not lost, [(trial.number, trial.state.name, trial.params) for trial in found]
     for trial in finished:
         assert list((broken / "study" / str(trial.number) / "checkpoints").glob("*val_iou*.ckpt"))
 
