@@ -101,6 +101,13 @@ def inner_step(window: int, halo: int, multiple: int = 1) -> int:
     return step // multiple * multiple or step
 
 
+def window_count(length: int, window: int, halo: int, multiple: int = 1) -> int:
+    """Count the windows of :func:`axis_spans`."""
+    if length <= window:
+        return 1
+    return math.ceil((length - window) / inner_step(window, halo, multiple)) + 1
+
+
 def axis_spans(length: int, window: int, halo: int, blend: Blend, multiple: int = 1) -> tuple[Span, ...]:
     """Cover an axis with windows that share a halo, and tell what each contributes.
 
@@ -129,7 +136,7 @@ def axis_spans(length: int, window: int, halo: int, blend: Blend, multiple: int 
     if length <= window:
         return (Span(0, 0, length, np.ones(length, np.float32), length),)
     step = inner_step(window, halo, multiple)
-    count = math.ceil((length - window) / step) + 1
+    count = window_count(length, window, halo, multiple)
     lead = (window - step) // (2 if blend == "crop" else 4)
     firsts = [0, *(i * step + lead for i in range(1, count)), length]
     stops = [*(firsts[i + 1] if blend == "crop" else i * step + window - lead for i in range(count - 1)), length]

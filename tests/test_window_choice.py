@@ -71,7 +71,7 @@ def choose(folder: Path, mapper: Mapper, height: int, width: int, **request: Any
 @pytest.fixture
 def always_look(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(window_choice, "WORTH_PROBING", 0)
-    monkeypatch.setattr(window_choice, "WORTH_MEASURING", 0)
+    monkeypatch.setattr(window_choice, "MEASURING_SHARE", float("inf"))
 
 
 @pytest.mark.usefixtures("always_look")
@@ -111,6 +111,20 @@ def test_middling_scenes_get_the_window_with_the_fewest_pixels_without_measuring
     assert "fewest pixels" in choice.reason
     others = [dataclasses.replace(choice.plan, window=(side, side)) for side in (32, 256, 384)]
     assert all(choice.plan.computed_pixels <= other.computed_pixels for other in others)
+
+
+@pytest.mark.parametrize(("height", "width"), [(500, 500), (1000, 330), (290, 1400)])
+def test_windows_fit_the_scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, height: int, width: int) -> None:
+    """No window of multiples of 32 px up to the largest that is tried leaves fewer pixels to compute."""
+    monkeypatch.setattr(window_choice, "WORTH_PROBING", 0)
+    plan = choose(tmp_path, make_mapper(tmp_path, Blur()), height, width).plan
+    sides = range(32, max(window_choice.SIDES["cpu"]) + 1, 32)
+    squares = [dataclasses.replace(plan, window=(side, side)) for side in sides]
+    fewest = [
+        min(side * len(spans) for side, spans in zip(sides, axis, strict=True))
+        for axis in zip(*[(s.rows, s.columns) for s in squares], strict=True)
+    ]
+    assert plan.computed_pixels == fewest[0] * fewest[1]
 
 
 def test_asking_for_a_window_is_obeyed_whatever_the_network(tmp_path: Path) -> None:

@@ -43,7 +43,8 @@ class Options:
         folder: An empty folder for scenes and what is made of them.
         rounds: How often all runs of a comparison take turns, the first round not counted.
         whole: Whether memory is measured on 20 000² px instead of on long strips of such a scene.
-        seconds: After which no further round of a comparison begins, once three were counted.
+        seconds: After which no further round of a comparison begins, once three were counted; of one whose rounds
+            are so long that twice this time is over, two are enough.
     """
 
     folder: Path
@@ -53,9 +54,10 @@ class Options:
 
     def enough(self, counted: int, began: float) -> bool:
         """Tell whether a comparison that began at this time.perf_counter() has been made often enough."""
-        if counted < min(3, self.rounds):
+        if counted < min(2, self.rounds):
             return False
-        return counted >= self.rounds or time.perf_counter() - began > self.seconds
+        passed = time.perf_counter() - began
+        return counted >= self.rounds or passed > (self.seconds if counted >= 3 else 2 * self.seconds)
 
 
 def take_turns(runs: Mapping[str, Run], options: Options) -> dict[str, list[Turn]]:

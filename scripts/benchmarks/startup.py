@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from scripts.benchmarks.measuring import Options, Run, Turn, take_turns
@@ -30,10 +31,13 @@ def measure(options: Options) -> list[Row]:
     python = [sys.executable]
     runs: dict[str, Run] = {" ".join(asked): _starting([*python, *asked]) for asked in ASKED}
     runs["hydra"] = _starting([*python, *HYDRA])
-    for task, libraries in IMPORTS.items():
-        runs[f"task {task}"] = _starting([*python, "-c", f"import src.tasks.{task}"])
-        runs[f"libraries {task}"] = _starting([*python, "-c", libraries])
     turns = take_turns(runs, options)
+    imports: dict[str, Run] = {}
+    for task, libraries in IMPORTS.items():
+        imports[f"task {task}"] = _starting([*python, "-c", f"import src.tasks.{task}"])
+        imports[f"libraries {task}"] = _starting([*python, "-c", libraries])
+    # Half a minute for each round of them, most of it for PyTorch.
+    turns |= take_turns(imports, replace(options, seconds=options.seconds / 2))
     rows = []
     for asked, bound in ASKED.items():
         name = " ".join(asked)

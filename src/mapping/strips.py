@@ -20,6 +20,7 @@ from src.mapping.plan import MapPlan
 from src.mapping.scene_reader import SceneReader
 from src.mapping.stitching import Stitcher
 from src.mapping.strip_store import StripStore
+from src.models.network import most_likely
 
 Probabilities = Literal["uint8", "float16"]
 """How probabilities and the uncertainty are stored."""
@@ -184,7 +185,7 @@ class Finisher:
             valid: H × W, False for pixels without a measurement.
         """
         mask = torch.from_numpy(np.ascontiguousarray(valid)).to(done.device)
-        classes = torch.where(mask, self._values[done.argmax(0)], UNCLASSIFIED)
+        classes = torch.where(mask, self._values[most_likely(done, 0)], UNCLASSIFIED)
         blocks = {CLASSES: classes.cpu().numpy()}
         if self._probabilities is not None:
             blocks[PROBABILITIES] = self._stored(done.permute(1, 2, 0), mask[..., None])

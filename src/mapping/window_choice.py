@@ -7,14 +7,15 @@ import resource
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import psutil
 import torch
 
 from src.errors import UserError
-from src.grid import Blend
+from src.grid import Blend, window_count
 from src.mapping.inference import Predictor
-from src.mapping.plan import MapPlan, check_window, halo_pixels
+from src.mapping.plan import CELL, MapPlan, check_window, halo_pixels
 from src.mapping.scene_reader import SceneReader
 from src.models.architectures import accepted_sizes
 from src.models.locality import LOCAL, far_influence
@@ -24,14 +25,19 @@ Size = tuple[int, int]
 """Height and width in pixels."""
 
 SIDES = {"cpu": (256, 384, 512, 768), "cuda": (256, 512, 1024, 1536, 2048), "mps": (256, 512, 1024)}
-"""About how large windows are tried, by device; the nearest multiples of the chip's side are taken.
+"""About how large windows are tried, by device: the nearest multiple of the chip's side, or a window at most as large
+that fits the scene better, whichever leaves fewer pixels to compute.
 
 1024 px on a CPU would compute 8 % less at the windows' edges, and take 240 MB more with the smallest network.
 """
 BATCH_PIXELS = {"cpu": 2**19, "cuda": 2**22, "mps": 2**20}
 """Pixels that go through the network at once, about: more gains nothing."""
-WORTH_PROBING, WORTH_MEASURING = 2_000_000, 12_000_000
+WORTH_PROBING = 2_000_000
 """Pixels that have to go through the network before looking for a better window takes less time than it saves."""
+RUNS = 2
+"""Runs of a batch by which windows are compared: the first warms up."""
+MEASURING_SHARE = 0.05
+"""Share of a scene's pixels that measuring may compute: on a CPU hardly any window is more than a tenth faster."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,8 @@ def choose_plan(request: WindowRequest, predictor: Predictor, spec: NetworkSpec,
         return Choice(chip, "the training chips' size, since this network's answer depends on the window's size")
     plans = [_with_window(plan, size, request, predictor) for size in sizes]
     fewest = min(plans, key=lambda p: p.computed_pixels)
-    if fewest.computed_pixels < WORTH_MEASURING:
+    measured = sum(RUNS * p.batch * p.window[0] * p.window[1] for p in plans)
+    if measured > MEASURING_SHARE * fewest.computed_pixels:
         return Choice(fewest, "the fewest pixels to compute; the scene is too small to measure")
     return _fastest(plans, predictor, spec, reader)
 
@@ -92,16 +99,42 @@ def _with_window(plan: MapPlan, size: Size, request: WindowRequest, predictor: P
 
 
 def _candidates(chip: MapPlan, predictor: Predictor, reader: SceneReader) -> list[Size]:
-    """Return multiples of the chip's size that the network takes, no larger than the scene needs, smallest first."""
+    """Return sizes that the network takes, none larger than the scene needs, the smallest first."""
     height, width = chip.window
     most_down, most_across = math.ceil(chip.height / height), math.ceil(chip.width / width)
-    sizes = {chip.window}
-    for side in SIDES.get(predictor.device.type, SIDES["cpu"]):
+    sides = SIDES.get(predictor.device.type, SIDES["cpu"])
+    pairs: list[tuple[Size, Size]] = []
+    for side in sides:
         factor = max(1, round(side / max(height, width)))
-        sizes.add((min(factor, most_down) * height, min(factor, most_across) * width))
-    possible = [s for s in sizes if all(side > 2 * margin for side, margin in zip(s, chip.halo, strict=True))]
-    taken = accepted_sizes(predictor.network.architecture, reader.shape((1, 1))[0], [(w, h) for h, w in possible])
-    return sorted(((h, w) for w, h in taken), key=lambda size: size[0] * size[1])
+        multiple = min(factor, most_down) * height, min(factor, most_across) * width
+        pairs.append((multiple, _fitted(chip, side)))
+    possible = {
+        s
+        for s in (chip.window, *chain.from_iterable(pairs))
+        if all(side > 2 * margin for side, margin in zip(s, chip.halo, strict=True))
+    }
+    architecture, bands = predictor.network.architecture, reader.shape((1, 1))[0]
+    taken = {(h, w) for w, h in accepted_sizes(architecture, bands, [(w, h) for h, w in sorted(possible)])}
+    better = [
+        min(there, key=lambda size: replace(chip, window=size).computed_pixels)
+        for pair in pairs
+        if (there := [size for size in pair if size in taken])
+    ]
+    return sorted({*better, *({chip.window} & taken)}, key=lambda size: size[0] * size[1])
+
+
+def _fitted(chip: MapPlan, side: int) -> Size:
+    """Return the window of at most a side's pixels, not smaller than the chip, that the scene has fewest pixels in.
+
+    Height and width are multiples of CELL, as most encoders need them, and fit the scene each for itself: 3072 px are
+    5 windows of 704 px or 6 of 672, which compute a quarter more along both axes together.
+    """
+    lengths = (chip.height, chip.width)
+    found = []
+    for length, own, halo in zip(lengths, chip.window, chip.halo, strict=True):
+        sizes = [n for n in range(CELL, max(side, own) + 1, CELL) if n >= own and n > 2 * halo] or [own]
+        found.append(min(sizes, key=lambda size: size * window_count(length, size, halo, CELL)))
+    return found[0], found[1]
 
 
 def _fastest(plans: Sequence[MapPlan], predictor: Predictor, spec: NetworkSpec, reader: SceneReader) -> Choice:
@@ -131,7 +164,7 @@ def _measure_memory(
     image = torch.zeros((plan.batch, len(spec.bands), *plan.window), dtype=_torch_type(reader))
     fed = torch.ones((plan.batch, *plan.window), dtype=torch.bool).numpy()
     try:
-        times = [_seconds(predictor, image, fed) for _ in range(3)]
+        times = [_seconds(predictor, image, fed) for _ in range(RUNS)]
     except UserError:  # the device's memory does not take it
         return math.inf
     windows = len(plan.rows) * len(plan.columns)

@@ -71,6 +71,15 @@ def build_network(spec: NetworkSpec) -> Network:
     return Network(architecture, spec.normalization, full_precision=spec.nodata_is_data)
 
 
+def most_likely(values: torch.Tensor, dim: int = 1) -> torch.Tensor:
+    """Return the indices of the largest values along a dimension, as argmax does.
+
+    On CPUs argmax takes seven times as long along any dimension but the last one in memory: 100 instead of 10 ms for
+    5 × 600 × 600 values, a tenth of what the network takes for them.
+    """
+    return values.max(dim).indices
+
+
 def _is_known_to_be_full(mask: torch.Tensor) -> bool:
     """Tell whether a mask is true everywhere, where that can be asked without waiting for a device or a trace."""
     return mask.device.type == "cpu" and not torch.compiler.is_compiling() and bool(mask.all())

@@ -19,7 +19,7 @@ from src.labels import IGNORE
 from src.models.checkpoint import hyper_parameters
 from src.models.distributed import channels_last, freeze_unused, share_buffers
 from src.models.encoders import NO_ENCODER
-from src.models.network import Network
+from src.models.network import Network, most_likely
 from src.models.optimization import Optimization
 from src.models.precision import training_layout
 from src.scores import Scores, confusion_matrix
@@ -169,7 +169,7 @@ class Segmenter(L.LightningModule):
         image = pixels.image.contiguous(memory_format=self.layout)
         target = torch.where(pixels.valid, pixels.target, IGNORE)
         logits: torch.Tensor = self.network.architecture(image)
-        return self.loss(logits, target), target, logits.detach().argmax(1)
+        return self.loss(logits, target), target, most_likely(logits.detach())
 
     def _step_seed(self, batch_idx: int) -> int:
         entropy = (self.seed, self.current_epoch, batch_idx + 1, self.global_rank)

@@ -14,7 +14,7 @@ import torch
 
 from src.datamodules.batches import Batch
 from src.labels import IGNORE, ClassTable
-from src.models.network import Network
+from src.models.network import Network, most_likely
 from src.models.precision import autocast, place
 from src.quicklook import rgb_bands, stretch
 from src.report.blocks import Chart, Charts
@@ -114,7 +114,7 @@ def validation_examples(
     for batch in batches:
         with autocast(device):
             logits = network(batch.image.to(device), batch.valid.to(device))
-        found = torch.where(batch.valid, logits.argmax(1).cpu().to(torch.uint8), IGNORE).numpy()
+        found = torch.where(batch.valid, most_likely(logits).cpu().to(torch.uint8), IGNORE).numpy()
         for position, name in enumerate(batch.names):
             target, mapped = (spec.classes.decode(x[position]) for x in (batch.target.numpy(), found))
             examples.add(name, partial(_photograph, batch, position, spec), target, mapped)
