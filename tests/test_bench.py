@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import time
 from pathlib import Path
 
 import numpy as np
@@ -31,9 +32,20 @@ def test_runs_take_turns_and_the_first_round_is_not_counted(tmp_path: Path) -> N
     assert [t.amount for t in turns["limit"]] == [4.0, 6.0]
 
 
-def test_no_round_begins_after_the_time_is_over_once_three_were_counted(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("counted", "passed", "enough"),
+    [(1, 900, False), (2, 60, False), (2, 90, True), (3, 30, False), (3, 60, True), (9, 0, True)],
+)
+def test_rounds_end_with_the_time_once_three_were_counted_or_two_long_ones(
+    tmp_path: Path, counted: int, passed: float, enough: bool
+) -> None:
+    options = Options(tmp_path, rounds=9, seconds=40.0)
+    assert options.enough(counted, time.perf_counter() - passed) is enough
+
+
+def test_no_round_begins_when_it_is_enough(tmp_path: Path) -> None:
     turns = take_turns({"ours": lambda: 1.0}, Options(tmp_path, rounds=9, seconds=0.0))
-    assert len(turns["ours"]) == 3
+    assert len(turns["ours"]) == 2
 
 
 def test_a_share_is_the_median_of_ratios_within_rounds() -> None:

@@ -50,7 +50,7 @@ class Options:
     folder: Path
     rounds: int = 5
     whole: bool = False
-    seconds: float = 60.0
+    seconds: float = 40.0
 
     def enough(self, counted: int, began: float) -> bool:
         """Tell whether a comparison that began at this time.perf_counter() has been made often enough."""

@@ -23,8 +23,8 @@ from src.preparation.prepare import prepare
 from src.preparation.settings import Preparation
 
 SMALL = (2000, 2000)
-STRIPS = ((2000, 20_000), (20_000, 2000))
-"""Height and width: as wide as a large scene, and as high."""
+STRIPS = ((1000, 20_000), (20_000, 1000))
+"""Height and width: as wide as a large scene, and as high; on the other side more than a window on CPUs."""
 WHOLE = ((20_000, 20_000),)
 CHIP = 256
 ALLOWED = {"prepare": 200.0, "predict": 300.0}

@@ -36,8 +36,7 @@ def measure(options: Options) -> list[Row]:
     for task, libraries in IMPORTS.items():
         imports[f"task {task}"] = _starting([*python, "-c", f"import src.tasks.{task}"])
         imports[f"libraries {task}"] = _starting([*python, "-c", libraries])
-    # Half a minute for each round of them, most of it for PyTorch.
-    turns |= take_turns(imports, replace(options, seconds=options.seconds / 2))
+    turns |= take_turns(imports, replace(options, rounds=1))  # a round takes a minute, most of it for PyTorch
     rows = []
     for asked, bound in ASKED.items():
         name = " ".join(asked)

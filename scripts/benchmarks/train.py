@@ -27,7 +27,9 @@ from src.preparation.settings import Preparation
 from src.training import NetworkChoice, choose_trainer_options, make_network
 
 CHIP = 224
+BATCHES = {"cpu": 4}
 BATCH = 8
+"""Chips in a batch, and on all other devices."""
 STEPS = 2
 """Batches in a turn."""
 NETWORKS = (("unet", "resnet18", False), ("unet", "resnet18", True), ("segformer", "tu-convnext_tiny", False))
@@ -51,7 +53,7 @@ class Interleaved(L.Callback):
         """End our turn with the last batch."""
         if given[-1] == STEPS - 1:
             synchronize(self._device)
-            self.turns["ours"].append(self._clock.stop(STEPS * BATCH))
+            self.turns["ours"].append(self._clock.stop(STEPS * batch_size(self._device)))
 
     def on_train_epoch_end(self, trainer: L.Trainer, *_: Any) -> None:
         """Let the others take their turns, and end when there were enough."""
@@ -62,7 +64,7 @@ class Interleaved(L.Callback):
 
 def measure(options: Options) -> list[Row]:
     """Compare ours, the bare loop, and what people run today."""
-    # 30 chips, of which 80 % are for training: three batches, the third of which is not used.
+    # 30 chips, of which 80 % are for training: at least one batch more than is used.
     files = repeated_scene(options.folder, 5 * CHIP, 6 * CHIP)
     folder = options.folder / "chips"
     prepare(Preparation(str(files.image), str(files.label), (CHIP, CHIP), (CHIP, CHIP)), folder)
@@ -74,7 +76,7 @@ def measure(options: Options) -> list[Row]:
 def _rows(network: tuple[str, str, bool], folder: Path, options: Options) -> list[Row]:
     architecture, encoder, frozen = network
     device = choose_device()
-    data = ChipData(folder, BATCH, cache=False)
+    data = ChipData(folder, batch_size(device), cache=False)
     segmenter = _segmenter(data, architecture, encoder, frozen)
     meanwhile = Interleaved({"bare": _bare(segmenter, device), "others": _as_today(segmenter, device)}, device, options)
     trainer = L.Trainer(
@@ -107,6 +109,11 @@ def _rows(network: tuple[str, str, bool], folder: Path, options: Options) -> lis
     ]
 
 
+def batch_size(device: torch.device) -> int:
+    """Return how many chips a batch has."""
+    return BATCHES.get(device.type, BATCH)
+
+
 def _segmenter(data: ChipData, architecture: str, encoder: str, frozen: bool) -> Segmenter:
     torch.manual_seed(0)
     described = data.describe()
@@ -122,7 +129,7 @@ def _bare(segmenter: Segmenter, device: torch.device) -> Run:
     layout = training_layout(device, precision)
     architecture = copy.deepcopy(segmenter.network.architecture).to(device).to(memory_format=layout)
     optimizer = torch.optim.AdamW(architecture.parameters(), lr=0.001, fused=True)
-    image = random_batch((BATCH, CHIP, CHIP), device).contiguous(memory_format=layout)
+    image = random_batch((batch_size(device), CHIP, CHIP), device).contiguous(memory_format=layout)
     return bare_training(architecture, image, _target(device), optimizer, STEPS, partial(autocast, device))
 
 
@@ -131,9 +138,9 @@ def _as_today(segmenter: Segmenter, device: torch.device) -> Run:
     network = copy.deepcopy(segmenter.network.architecture)
     architecture = network.to(device).to(memory_format=torch.contiguous_format)
     optimizer = torch.optim.Adam(architecture.parameters(), lr=0.001)
-    image = random_batch((BATCH, CHIP, CHIP), device).contiguous()
+    image = random_batch((batch_size(device), CHIP, CHIP), device).contiguous()
     return bare_training(architecture, image, _target(device), optimizer, STEPS)
 
 
 def _target(device: torch.device) -> torch.Tensor:
-    return torch.randint(0, 5, (BATCH, CHIP, CHIP), generator=torch.Generator().manual_seed(0)).to(device)
+    return torch.randint(0, 5, (batch_size(device), CHIP, CHIP), generator=torch.Generator().manual_seed(0)).to(device)
