@@ -13,19 +13,22 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from src.augmentation import Augmentation
 from src.bands import Normalization
-from src.datamodules.base import DataDescription
+from src.datamodules.base import DataDescription, SegmentationData
 from src.errors import UserError
 from src.models import distributed
 from src.models.architectures import build_checked, trial
 from src.models.losses import WEIGHTINGS, class_weights
 from src.models.network import Network
 from src.models.precision import choose_device, prefers_bf16
-from src.models.restart import start_from
+from src.models.restart import components_of, start_from
 from src.models.weights import WeightsChoice, apply_weights, prepare_weights
+from src.models.whitening import ATTRIBUTE, COMPONENTS, whitening_of
 from src.spec import NetworkSpec
 
 log = logging.getLogger(__name__)
 
+WHITEN = "whiten"
+"""The choice of ``normalize`` that standardises and decorrelates."""
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 """What ``trainer.precision`` may be; Lightning's others do not go with losses and scores in float32."""
 HOUSE_TRAINER: dict[str, Any] = {
@@ -45,7 +48,8 @@ class NetworkChoice:
         encoder: Name of the encoder; ``auto`` for the one that the weights belong to.
         options: The architecture's further parameters.
         weights: What the encoder starts from.
-        normalize: ``auto``, true or false; see :func:`choose_normalization`.
+        normalize: ``auto``, ``whiten``, true or false; see :func:`choose_normalization` and
+            :func:`choose_components`.
         freeze_encoder: None freezes pretrained encoders only.
         init_from: Checkpoint whose network to start from.
         compile: Whether to compile the network (slow to start, faster then).
@@ -81,12 +85,14 @@ def make_network(data: DataDescription, choice: NetworkChoice) -> tuple[Network,
         options=choice.options,
     )
     counts = len(data.bands), len(data.classes)
-    architecture = build_checked(choice.architecture, plan.encoder, *counts, data.chip_size, **choice.options)
+    components = choose_components(data, choice, plan.pretrained)
+    options = choice.options | ({ATTRIBUTE: components} if components else {})
+    architecture = build_checked(choice.architecture, plan.encoder, *counts, data.chip_size, **options)
     apply_weights(architecture, plan)
     spec = NetworkSpec(
         architecture=choice.architecture,
         encoder=plan.encoder,
-        options=choice.options,
+        options=options,
         bands=data.bands,
         normalization=plan.normalization if choice.normalize == "auto" else normalization,
         nodata=data.nodata,
@@ -107,6 +113,46 @@ def make_network(data: DataDescription, choice: NetworkChoice) -> tuple[Network,
     if choice.compile:
         architecture.compile()
     return network, spec
+
+
+def choose_components(data: DataDescription, choice: NetworkChoice, pretrained: bool) -> int:
+    """Choose how many whitened components take the bands' place, 0 for the bands themselves.
+
+    Networks from random weights get them, as many as there are bands, 64 at most: it is what they gain most from
+    (docs/results.md). Weights were trained with bands, which have to stay. A network that starts from a checkpoint is
+    what that one is.
+
+    Raises:
+        UserError: ``normalize=whiten`` with pretrained weights.
+    """
+    if choice.normalize not in ("auto", WHITEN):
+        return 0
+    if pretrained:
+        if choice.normalize == WHITEN:
+            raise UserError(
+                f"normalize={WHITEN} mixes the bands, which pretrained weights want as they are; leave normalize=auto, "
+                "or choose weights=none."
+            )
+        return 0
+    most = min(COMPONENTS, sum(data.used))
+    if choice.init_from is not None and choice.normalize == "auto":
+        return min(most, components_of(choice.init_from))
+    return most if most > 1 else 0
+
+
+def decorrelate(network: Network, data: SegmentationData) -> None:
+    """Compute a network's whitening from its training chips, unless it has none or one from a checkpoint.
+
+    Args:
+        network: On any device.
+        data: After its ``setup``.
+    """
+    whitening = whitening_of(network.architecture)
+    if whitening is None or whitening.fitted:
+        return
+    known = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=network.scale.device)
+    whitening.fit(network.normalize(s[None, :, :, None].to(known.device), known)[0, :, :, 0] for s in data.spectra())
+    log.info("bands: decorrelated, %d components of the training chips' spectra", len(whitening.weight))
 
 
 def check_crop(network: Network, spec: NetworkSpec, augmentation: Augmentation) -> None:
@@ -156,12 +202,12 @@ def choose_normalization(data: DataDescription, normalize: bool | str) -> Normal
 
     Args:
         data: The training data.
-        normalize: ``auto`` or true standardises by the data's own statistics; false only scales.
+        normalize: ``auto``, ``whiten`` or true standardises by the data's own statistics; false only scales.
 
     Raises:
         UserError: There are no statistics, or there is no such choice.
     """
-    if normalize in (True, "auto", "statistics"):
+    if normalize in (True, "auto", WHITEN, "statistics"):
         if data.normalization is None:
             raise UserError(
                 f"{data.origin} has no statistics of its bands (Normalize_Bands.csv); run prepare.py again, or train "
@@ -171,7 +217,7 @@ def choose_normalization(data: DataDescription, normalize: bool | str) -> Normal
     if normalize in (False, "none"):
         count = len(data.bands)
         return Normalization(data.used, data.scale, (0.0,) * count, (1.0,) * count)
-    raise UserError(f"normalize={normalize} is not known; choose auto, true or false.")
+    raise UserError(f"normalize={normalize} is not known; choose auto, whiten, true or false.")
 
 
 def choose_class_weights(data: DataDescription, choice: bool | str | Sequence[float]) -> tuple[float, ...] | None:

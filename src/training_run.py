@@ -28,6 +28,7 @@ from src.training import (
     check_crop,
     choose_class_weights,
     choose_trainer_options,
+    decorrelate,
     make_network,
     quiet_lightning,
 )
@@ -91,6 +92,7 @@ def train(
     config = _config(described, data, network, recipe)
     segmenter = _segmenter(described, network, recipe, config)
     data.setup()
+    decorrelate(segmenter.network, data)
     run_folder.clear(folder)
     folder.mkdir(parents=True, exist_ok=True)
     run_folder.describe(folder, config, ())

@@ -52,11 +52,13 @@ SPECDEEPMAP = Recipe(
     (
         *("model=unet", "encoder=resnet18", "augmentation=none", "augmentation.cutmix=0", "loss=cross_entropy"),
         *("optimizer=adam", "optimizer.warmup=0", "lr=0.003", "batch_size=16", "class_weights=true"),
-        *("trainer.max_epochs=50", "callbacks.ema.decay=0"),
+        *("trainer.max_epochs=50", "callbacks.ema.decay=0", "normalize=true"),
     ),
 )
 
 ABLATION = {
+    "bands": Recipe("bands as they are, not whitened", ("normalize=true",)),
+    "default-bands": Recipe("default, bands not whitened", (*DEFAULT.overrides, "normalize=true")),
     "default-warmup": Recipe(
         "default, warm-up", (*DEFAULT.overrides[:-2], "optimizer.warmup=0.1", "callbacks.ema.decay=0")
     ),

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from src.bands import Band, Normalization
 from src.cores import cores
-from src.datamodules.batches import Chip, EpochBatches, collate, sampling_shares
+from src.datamodules.batches import Chip, EpochBatches, collate, native, sampling_shares
 from src.errors import UserError
 from src.labels import IGNORE, ClassTable
 from src.progress import progress
@@ -201,6 +201,21 @@ class SegmentationData(L.LightningDataModule, ABC):
             f"{data.origin}: {train} training and {validation} validation chips of {width} × {height} px, "
             f"{len(data.bands)} bands, {len(data.classes)} classes ({', '.join(data.classes.names)})"
         )
+
+    def spectra(self, chips: int = 300, pixels: int = 500_000) -> Iterator[torch.Tensor]:
+        """Yield measured pixels of the training chips, each bands × n in the file's own numbers; after :meth:`setup`.
+
+        Args:
+            chips: How many chips to look at, evenly spaced, at most.
+            pixels: How many pixels of all of them together, about.
+        """
+        source = self._sources["train"]
+        chosen = np.unique(np.linspace(0, len(source) - 1, min(chips, len(source))).astype(int)).tolist()
+        for index in chosen:
+            chip = source[index]
+            places = np.flatnonzero(chip.valid)
+            places = places[:: max(1, len(places) * len(chosen) // pixels)]
+            yield torch.from_numpy(native(chip.image.reshape(len(chip.image), -1)[:, places]))
 
     def train_dataloader(self) -> DataLoader[Chip]:
         """Batches in an order of each epoch's own."""

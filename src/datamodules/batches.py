@@ -57,7 +57,7 @@ def collate(chips: Sequence[Chip]) -> Batch:
     """Stack samples of one size."""
     target = np.stack([chip.target for chip in chips])
     return Batch(
-        image=torch.from_numpy(np.stack([_native(chip.image) for chip in chips])),
+        image=torch.from_numpy(np.stack([native(chip.image) for chip in chips])),
         valid=torch.from_numpy(np.stack([chip.valid for chip in chips])),
         target=torch.from_numpy(target),
         labelled=int(np.count_nonzero(target != IGNORE)),
@@ -65,7 +65,7 @@ def collate(chips: Sequence[Chip]) -> Batch:
     )
 
 
-def _native(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def native(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return numbers that the network can take: float64 loses digits that no sensor has."""
     return image.astype(np.float32) if image.dtype == np.float64 else image
 

@@ -18,6 +18,7 @@ from torch import nn
 from src.errors import UserError
 from src.models.compact import CompactUNet, JustoUNetSimple, PixelResNet
 from src.models.encoders import NO_ENCODER, TIMM, check_encoder, drop_unused, encoder_arguments
+from src.models.whitening import ATTRIBUTE, whiten
 
 WITH_ENCODER: dict[str, Callable[..., nn.Module]] = {
     "unet": smp.Unet,
@@ -66,7 +67,8 @@ def build(
         bands: Number of input channels.
         classes: Number of classes.
         chip_size: Width and height of the training chips in pixels; encoders made for one size are made for this.
-        options: Further arguments of the architecture, and of a timm encoder.
+        options: Further arguments of the architecture, and of a timm encoder; ``whitening`` for as many components of
+            the bands, which the network then takes in their place (see :mod:`src.models.whitening`).
 
     Raises:
         UserError: Unknown architecture, encoder or option, or the two do not go together.
@@ -74,7 +76,13 @@ def build(
     if architecture not in ARCHITECTURES:
         near = difflib.get_close_matches(architecture, ARCHITECTURES, 1, 0.0)[0]
         raise UserError(f"model={architecture} is unknown; did you mean {near}? There are {', '.join(ARCHITECTURES)}.")
+    components = options.pop(ATTRIBUTE, 0)
     _check_options(architecture, encoder, options)
+    if components:
+        if not isinstance(components, int) or not 0 < components <= bands:
+            raise UserError(f"{ATTRIBUTE}={components} does not fit {bands} bands; expected 1 to {bands} components.")
+        network = build(architecture, encoder, components, classes, chip_size, **options)
+        return whiten(network, bands, components)
     if architecture in WITHOUT_ENCODER:
         return WITHOUT_ENCODER[architecture](bands, classes, **options)
     check_encoder(encoder)

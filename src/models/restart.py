@@ -11,6 +11,7 @@ import torch
 from src.errors import UserError
 from src.models.checkpoint import PREFIX, find_checkpoint, read_checkpoint, read_spec
 from src.models.network import Network
+from src.models.whitening import ATTRIBUTE
 from src.spec import NetworkSpec
 
 LAST = "last.ckpt"
@@ -126,6 +127,19 @@ def start_from(network: Network, spec: NetworkSpec, path: str) -> list[str]:
     lines = [f"weights: {len(fitting)} of {len(own)} tensors from {file}; normalisation by this data"]
     lines += [f"  not taken: {name} ({_misfit(given.get(name), own[name])})" for name in _missing(own, fitting)]
     return lines
+
+
+def components_of(path: str) -> int:
+    """Return how many whitened components a checkpoint's network takes, 0 if it takes bands.
+
+    Args:
+        path: Checkpoint or run folder.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    file = find_checkpoint(path)
+    return int(read_spec(read_checkpoint(file), file).options.get(ATTRIBUTE, 0))
 
 
 def _missing(own: dict[str, Any], fitting: dict[str, Any]) -> Iterable[str]:

@@ -211,6 +211,8 @@ class Segmenter(L.LightningModule):
         """Go on where a resumed run was: in its epoch, and on its schedule, which may have become longer."""
         # Lightning forgets it where the loader is made before a checkpoint is loaded, as for the schedule's length.
         self.trainer.fit_loop._load_combined_loader_states()
+        if self.trainer.world_size > 1:
+            share_buffers(self.network)  # those that were computed from the data too
         if self._counted is not None:
             self._begin("train")
             if self.global_rank == 0:  # the counts are those of all processes

@@ -42,6 +42,7 @@ from src.training import (
     check_run,
     choose_class_weights,
     choose_trainer_options,
+    decorrelate,
     is_first_process,
     make_network,
     quiet_lightning,
@@ -87,6 +88,7 @@ def run(config: DictConfig) -> float:
             run_folder.describe(folder, _plain(config), HydraConfig.get().overrides.task, first)
         else:
             log.info("All %d epochs are trained; raise trainer.max_epochs to train on.", epochs)
+    decorrelate(segmenter.network, data)
     if config.lr_finder and not checkpoint:
         _find_rate(config, segmenter, data, options["precision"])
     log.info("%s", data.summary())
