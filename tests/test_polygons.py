@@ -49,7 +49,8 @@ def test_a_ring_around_everything_is_one_polygon_with_a_hole() -> None:
     ((geometries, classes),) = map_polygons(np.split(values, [7, 14, 21]), 30)
     assert sorted(classes.tolist()) == [1, 2]
     ring = geometries[classes.tolist().index(1)]
-    assert (len(ring.interiors), ring.area, len(ring.exterior.coords)) == (1, 500, 5)
+    assert len(ring.interiors) == 1
+    assert shapely.equals(ring, shapely.box(0, 0, 30, 30) - shapely.box(5, 5, 25, 25))  # older GEOS begins amid an edge
 
 
 def test_sieving_a_file_is_sieving_an_array(tmp_path: Path) -> None:

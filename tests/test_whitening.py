@@ -10,7 +10,7 @@ import torch
 
 from src.datamodules.chips import ChipData
 from src.errors import UserError
-from src.models.architectures import build
+from src.models.architectures import accepted_sizes, build
 from src.models.checkpoint import load_network
 from src.models.whitening import FLOOR, Whitening, whitening_of
 from src.run_folder import Trained
@@ -76,6 +76,7 @@ def test_bfloat16_around_it_changes_nothing() -> None:
 def test_any_network_takes_components_in_the_bands_place(architecture: str) -> None:
     network = build(architecture, "resnet18", 12, 3, (64, 64), whitening=5).eval()
     assert network(torch.rand(1, 12, 64, 64)).shape == (1, 3, 64, 64)
+    assert accepted_sizes(network, 12, [(64, 64), (96, 64)]) == [(64, 64), (96, 64)]
     first = next(p for p in network.parameters() if p.ndim == 4)
     assert first.shape[1] == 5
 

@@ -42,8 +42,8 @@ class Took:
 DEFAULT = Recipe(
     "train.py without further keys",
     (
-        *("model=unet", "encoder=resnet18", "augmentation.cutmix=0", "class_weights=true", "lr=0.003"),
-        *("optimizer.warmup=0", "callbacks.ema.decay=0"),
+        *("normalize=auto", "model=unet", "encoder=resnet18", "augmentation.cutmix=0", "class_weights=true"),
+        *("lr=0.003", "optimizer.warmup=0", "callbacks.ema.decay=0"),
     ),
 )
 OURS = Recipe("experiment=small_scene")
@@ -57,8 +57,8 @@ SPECDEEPMAP = Recipe(
 )
 
 ABLATION = {
-    "bands": Recipe("bands as they are, not whitened", ("normalize=true",)),
-    "default-bands": Recipe("default, bands not whitened", (*DEFAULT.overrides, "normalize=true")),
+    "whitened": Recipe("bands whitened", ("normalize=whiten",)),
+    "default-bands": Recipe("default, bands not whitened", ("normalize=true", *DEFAULT.overrides[1:])),
     "default-warmup": Recipe(
         "default, warm-up", (*DEFAULT.overrides[:-2], "optimizer.warmup=0.1", "callbacks.ema.decay=0")
     ),

@@ -9,6 +9,7 @@ once (LeCun et al., Efficient BackProp, 1998, section 4.3).
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 
 import torch
 from torch import nn
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 
 COMPONENTS = 64
 """Components that are kept at most."""
-FLOOR = 1e-3
+FLOOR = 1e-2
 """Variance, as a share of the first component's, below which a component is no longer stretched to the others' size:
 what is noise in one scene may be anything in the next."""
 ATTRIBUTE = "whitening"
@@ -40,7 +41,9 @@ class Whitening(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Return the components, float32: bfloat16 has too few digits for small differences of large numbers."""
-        with torch.autocast(image.device.type, enabled=False):
+        # Shapes alone (the meta device) know no autocast.
+        plain = nullcontext() if image.is_meta else torch.autocast(image.device.type, enabled=False)
+        with plain:
             return F.conv2d(image.float(), self.weight)
 
     def fit(self, spectra: Iterable[torch.Tensor]) -> None:
