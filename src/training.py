@@ -118,7 +118,7 @@ def make_network(data: DataDescription, choice: NetworkChoice) -> tuple[Network,
 def choose_components(data: DataDescription, choice: NetworkChoice, pretrained: bool) -> int:
     """Choose how many whitened components take the bands' place, 0 for the bands themselves.
 
-    Networks from random weights get them, as many as there are bands, 64 at most: it is what they gain most from
+    Networks from random weights get them, as many as there are bands, 64 at most: they learn much faster so
     (docs/results.md). Weights were trained with bands, which have to stay. A network that starts from a checkpoint is
     what that one is.
 

@@ -56,19 +56,18 @@ SPECDEEPMAP = Recipe(
     ),
 )
 
+_ON_BANDS = ("normalize=true", *DEFAULT.overrides[1:])
 ABLATION = {
     "whitened": Recipe("bands whitened", ("normalize=whiten",)),
-    "default-bands": Recipe("default, bands not whitened", ("normalize=true", *DEFAULT.overrides[1:])),
-    "default-warmup": Recipe(
-        "default, warm-up", (*DEFAULT.overrides[:-2], "optimizer.warmup=0.1", "callbacks.ema.decay=0")
-    ),
-    "default-ema": Recipe("default, warm-up and average of weights", DEFAULT.overrides[:-2]),
+    "default-bands": Recipe("default, bands not whitened", _ON_BANDS),
+    "default-warmup": Recipe("the same, warm-up", (*_ON_BANDS[:-2], "optimizer.warmup=0.1", "callbacks.ema.decay=0")),
+    "default-ema": Recipe("the same, warm-up and average of weights", _ON_BANDS[:-2]),
     "default-cutmix": Recipe(
-        "default, warm-up, average of weights, CutMix",
+        "the same, warm-up, average of weights, CutMix",
         ("model=unet", "encoder=resnet18", "class_weights=true", "lr=0.003"),
     ),
     "default-sqrt": Recipe(
-        "default, warm-up, average of weights, class weights share^-0.5",
+        "the same, warm-up, average of weights, class weights share^-0.5",
         ("model=unet", "encoder=resnet18", "augmentation.cutmix=0", "lr=0.003"),
     ),
     "unet-resnet18": Recipe("model=unet encoder=resnet18", ("model=unet", "encoder=resnet18")),
