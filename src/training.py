@@ -152,7 +152,7 @@ def decorrelate(network: Network, data: SegmentationData) -> None:
         return
     known = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=network.scale.device)
     whitening.fit(network.normalize(s[None, :, :, None].to(known.device), known)[0, :, :, 0] for s in data.spectra())
-    log.info("bands: decorrelated, %d components of the training chips' spectra", len(whitening.weight))
+    log.info("bands: whitened, %d components of the training chips' spectra", len(whitening.weight))
 
 
 def check_crop(network: Network, spec: NetworkSpec, augmentation: Augmentation) -> None:
