@@ -136,6 +136,15 @@ def test_what_normalize_means(folder: Path, normalize: bool | str, components: i
     assert spec.options.get("whitening", 0) == components
 
 
+def test_hundreds_of_bands_are_whitened_when_asked_for(tmp_path: Path) -> None:
+    described = ChipData(make_chip_folder(tmp_path / "chips", bands=65)).describe()
+    asked = {
+        word: choose_components(described, NetworkChoice(normalize=word), pretrained=False)
+        for word in ("auto", "whiten")
+    }
+    assert asked == {"auto": 0, "whiten": 64}
+
+
 def test_pretrained_weights_get_the_bands_themselves(folder: Path) -> None:
     described = ChipData(folder).describe()
     assert choose_components(described, NetworkChoice(), pretrained=True) == 0

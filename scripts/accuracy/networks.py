@@ -59,6 +59,7 @@ SPECDEEPMAP = Recipe(
 _ON_BANDS = ("normalize=true", *DEFAULT.overrides[1:])
 ABLATION = {
     "whitened": Recipe("bands whitened", ("normalize=whiten",)),
+    "default-whitened": Recipe("default, bands whitened", ("normalize=whiten", *DEFAULT.overrides[1:])),
     "default-bands": Recipe("default, bands not whitened", _ON_BANDS),
     "default-warmup": Recipe("the same, warm-up", (*_ON_BANDS[:-2], "optimizer.warmup=0.1", "callbacks.ema.decay=0")),
     "default-ema": Recipe("the same, warm-up and average of weights", _ON_BANDS[:-2]),
