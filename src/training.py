@@ -118,9 +118,9 @@ def make_network(data: DataDescription, choice: NetworkChoice) -> tuple[Network,
 def choose_components(data: DataDescription, choice: NetworkChoice, pretrained: bool) -> int:
     """Choose how many whitened components take the bands' place, 0 for the bands themselves.
 
-    Networks from random weights get them, as many as there are bands: they learn much faster so (docs/results.md). Of
-    hundreds of bands, where there is noise to learn too, only when asked for, and COMPONENTS of them. Weights were
-    trained with bands, which have to stay. A network that starts from a checkpoint is what that one is.
+    Only ``normalize=whiten`` gives them, as many as there are bands, COMPONENTS at most: some scenes gain much, others
+    lose (docs/results.md). Weights were trained with bands, which have to stay. A network that starts from a checkpoint
+    is what that one is, with ``normalize=auto``.
 
     Raises:
         UserError: ``normalize=whiten`` with pretrained weights.
@@ -134,12 +134,10 @@ def choose_components(data: DataDescription, choice: NetworkChoice, pretrained: 
                 "or choose weights=none."
             )
         return 0
-    used = sum(data.used)
-    most = min(COMPONENTS, used)
-    if choice.normalize == "auto" and choice.init_from is not None:
-        return min(most, components_of(choice.init_from))
-    few = used <= COMPONENTS or choice.normalize == WHITEN
-    return most if few and most > 1 else 0
+    most = min(COMPONENTS, sum(data.used))
+    if choice.normalize == WHITEN:
+        return most if most > 1 else 0
+    return min(most, components_of(choice.init_from)) if choice.init_from is not None else 0
 
 
 def decorrelate(network: Network, data: SegmentationData) -> None:

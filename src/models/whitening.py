@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 COMPONENTS = 64
-"""Components that are kept at most, and bands up to which random weights get them without being asked."""
+"""Components that are kept at most."""
 FLOOR = 1e-2
 """Variance, as a share of the first component's, below which a component is no longer stretched to the others' size:
 what is noise in one scene may be anything in the next."""

@@ -144,10 +144,9 @@ class TrainConfig:
         loss: What is minimised; a group.
         class_weights: Weights of the classes in the loss: true for the data folder's, false for none,
             ``inverse_frequency``, ``inverse_sqrt``, ``effective_number``, or a number per class.
-        normalize: ``auto``: as the weights want it, and for random weights ``whiten`` up to 64 bands, true above;
-            ``whiten``: each band by the training chips' mean and standard deviation, then their principal components,
-            64 at most, of about the same variance; true: each band by mean and standard deviation; false: only the
-            scaler.
+        normalize: ``auto``: as the weights want it, else each band by the training chips' mean and standard
+            deviation; true: always the latter; ``whiten``: then their principal components too, 64 at most, of about
+            the same variance; false: only the scaler.
         optimizer: Optimiser and course of the learning rate; a group.
         trainer: Device, precision and length; a group.
         callbacks: What watches a run; a group.
