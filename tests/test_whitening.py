@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -12,6 +13,9 @@ from src.datamodules.chips import ChipData
 from src.errors import UserError
 from src.models.architectures import accepted_sizes, build
 from src.models.checkpoint import load_network
+from src.models.losses import CrossEntropy
+from src.models.optimization import Optimization
+from src.models.segmenter import Segmenter
 from src.models.whitening import FLOOR, Whitening, whitening_of
 from src.run_folder import Trained
 from src.training import NetworkChoice, choose_components, decorrelate, make_network
@@ -150,3 +154,11 @@ def test_pretrained_weights_get_the_bands_themselves(folder: Path) -> None:
     assert choose_components(described, NetworkChoice(), pretrained=True) == 0
     with pytest.raises(UserError, match="leave normalize=auto"):
         choose_components(described, NetworkChoice(normalize="whiten"), pretrained=True)
+
+
+def test_a_network_without_components_is_not_trained(folder: Path, tmp_path: Path) -> None:
+    data = ChipData(folder)
+    network, spec = make_network(data.describe(), NetworkChoice("compact_unet", "none", SMALL, normalize="whiten"))
+    trainer = L.Trainer(max_epochs=1, accelerator="cpu", logger=False, default_root_dir=tmp_path)
+    with pytest.raises(ValueError, match="decorrelate before training"):
+        trainer.fit(Segmenter(network, spec, CrossEntropy(None), Optimization()), datamodule=data)

@@ -71,7 +71,7 @@ def choose(folder: Path, mapper: Mapper, height: int, width: int, **request: Any
 @pytest.fixture
 def always_look(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(window_choice, "WORTH_PROBING", 0)
-    monkeypatch.setattr(window_choice, "MEASURING_SHARE", float("inf"))
+    monkeypatch.setattr(window_choice, "WORTH_MEASURING", {"cpu": 0})
 
 
 @pytest.mark.usefixtures("always_look")

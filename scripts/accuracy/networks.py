@@ -42,8 +42,8 @@ class Took:
 DEFAULT = Recipe(
     "train.py without further keys",
     (
-        *("normalize=auto", "model=unet", "encoder=resnet18", "augmentation.cutmix=0", "class_weights=true"),
-        *("lr=0.003", "optimizer.warmup=0", "callbacks.ema.decay=0"),
+        *("model=unet", "encoder=resnet18", "augmentation.cutmix=0", "class_weights=true", "lr=0.003"),
+        *("optimizer.warmup=0", "callbacks.ema.decay=0"),
     ),
 )
 OURS = Recipe("experiment=small_scene")
@@ -52,23 +52,23 @@ SPECDEEPMAP = Recipe(
     (
         *("model=unet", "encoder=resnet18", "augmentation=none", "augmentation.cutmix=0", "loss=cross_entropy"),
         *("optimizer=adam", "optimizer.warmup=0", "lr=0.003", "batch_size=16", "class_weights=true"),
-        *("trainer.max_epochs=50", "callbacks.ema.decay=0", "normalize=true"),
+        *("trainer.max_epochs=50", "callbacks.ema.decay=0"),
     ),
 )
 
-_ON_BANDS = ("normalize=true", *DEFAULT.overrides[1:])
 ABLATION = {
     "whitened": Recipe("bands whitened", ("normalize=whiten",)),
-    "default-whitened": Recipe("default, bands whitened", ("normalize=whiten", *DEFAULT.overrides[1:])),
-    "default-bands": Recipe("default, bands not whitened", _ON_BANDS),
-    "default-warmup": Recipe("the same, warm-up", (*_ON_BANDS[:-2], "optimizer.warmup=0.1", "callbacks.ema.decay=0")),
-    "default-ema": Recipe("the same, warm-up and average of weights", _ON_BANDS[:-2]),
+    "default-whitened": Recipe("default, bands whitened", (*DEFAULT.overrides, "normalize=whiten")),
+    "default-warmup": Recipe(
+        "default, warm-up", (*DEFAULT.overrides[:-2], "optimizer.warmup=0.1", "callbacks.ema.decay=0")
+    ),
+    "default-ema": Recipe("default, warm-up and average of weights", DEFAULT.overrides[:-2]),
     "default-cutmix": Recipe(
-        "the same, warm-up, average of weights, CutMix",
+        "default, warm-up, average of weights, CutMix",
         ("model=unet", "encoder=resnet18", "class_weights=true", "lr=0.003"),
     ),
     "default-sqrt": Recipe(
-        "the same, warm-up, average of weights, class weights share^-0.5",
+        "default, warm-up, average of weights, class weights share^-0.5",
         ("model=unet", "encoder=resnet18", "augmentation.cutmix=0", "lr=0.003"),
     ),
     "unet-resnet18": Recipe("model=unet encoder=resnet18", ("model=unet", "encoder=resnet18")),

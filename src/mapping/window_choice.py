@@ -34,10 +34,12 @@ BATCH_PIXELS = {"cpu": 2**19, "cuda": 2**22, "mps": 2**20}
 """Pixels that go through the network at once, about: more gains nothing."""
 WORTH_PROBING = 2_000_000
 """Pixels that have to go through the network before looking for a better window takes less time than it saves."""
+WORTH_MEASURING = {"cpu": 24_000_000}
+MEASURED_ANYWAY = 12_000_000
+"""Pixels that have to go through the network before windows are measured, and on all other devices; which also tells
+how much memory they take. On CPUs hardly any window is more than a tenth faster than others."""
 RUNS = 2
-"""Runs of a batch by which windows are compared: the first warms up."""
-MEASURING_SHARE = 0.05
-"""Share of a scene's pixels that measuring may compute: on a CPU hardly any window is more than a tenth faster."""
+"""Runs by which windows are compared: the first warms up."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,7 @@ def choose_plan(request: WindowRequest, predictor: Predictor, spec: NetworkSpec,
         return Choice(chip, "the training chips' size, since this network's answer depends on the window's size")
     plans = [_with_window(plan, size, request, predictor) for size in sizes]
     fewest = min(plans, key=lambda p: p.computed_pixels)
-    measured = sum(RUNS * p.batch * p.window[0] * p.window[1] for p in plans)
-    if measured > MEASURING_SHARE * fewest.computed_pixels:
+    if fewest.computed_pixels < WORTH_MEASURING.get(predictor.device.type, MEASURED_ANYWAY):
         return Choice(fewest, "the fewest pixels to compute; the scene is too small to measure")
     return _fastest(plans, predictor, spec, reader)
 
@@ -127,7 +128,7 @@ def _fitted(chip: MapPlan, side: int) -> Size:
     """Return the window of at most a side's pixels, not smaller than the chip, that the scene has fewest pixels in.
 
     Height and width are multiples of CELL, as most encoders need them, and fit the scene each for itself: 3072 px are
-    5 windows of 704 px or 6 of 672, which compute a quarter more along both axes together.
+    5 windows of 704 px or 6 of 672, which compute 31 % more along both axes together.
     """
     lengths = (chip.height, chip.width)
     found = []
@@ -138,7 +139,7 @@ def _fitted(chip: MapPlan, side: int) -> Size:
 
 
 def _fastest(plans: Sequence[MapPlan], predictor: Predictor, spec: NetworkSpec, reader: SceneReader) -> Choice:
-    """Run one batch of each plan and return the one that would be done first."""
+    """Run one batch of each plan, on CPUs one window, and return the one that would be done first."""
     seconds: dict[Size, float] = {}
     for plan in plans:
         growth = _measure_memory(plan, predictor, spec, reader, seconds)
@@ -161,15 +162,16 @@ def _measure_memory(
 ) -> float:
     """Note how many seconds the whole scene would take; return by how many bytes the peak of memory has grown."""
     before = _peak_bytes()
-    image = torch.zeros((plan.batch, len(spec.bands), *plan.window), dtype=_torch_type(reader))
-    fed = torch.ones((plan.batch, *plan.window), dtype=torch.bool).numpy()
+    count = 1 if predictor.device.type == "cpu" else plan.batch  # CPUs gain nothing by larger batches
+    image = torch.zeros((count, len(spec.bands), *plan.window), dtype=_torch_type(reader))
+    fed = torch.ones((count, *plan.window), dtype=torch.bool).numpy()
     try:
         times = [_seconds(predictor, image, fed) for _ in range(RUNS)]
     except UserError:  # the device's memory does not take it
         return math.inf
     windows = len(plan.rows) * len(plan.columns)
-    seconds[plan.window] = min(times) * windows / plan.batch
-    return _peak_bytes() - before
+    seconds[plan.window] = min(times) * windows / count
+    return (_peak_bytes() - before) * plan.batch / count
 
 
 def _seconds(predictor: Predictor, image: torch.Tensor, fed: object) -> float:

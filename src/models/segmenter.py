@@ -22,6 +22,7 @@ from src.models.encoders import NO_ENCODER
 from src.models.network import Network, most_likely
 from src.models.optimization import Optimization
 from src.models.precision import training_layout
+from src.models.whitening import whitening_of
 from src.scores import Scores, confusion_matrix
 from src.spec import NetworkSpec
 
@@ -200,6 +201,8 @@ class Segmenter(L.LightningModule):
     def setup(self, stage: str) -> None:
         """Lay the network out for the device, and prepare for several processes."""
         if stage == "fit":
+            if (whitening := whitening_of(self.network.architecture)) is not None and not whitening.fitted:
+                raise ValueError("the network's whitening is empty; call src.training.decorrelate before training")
             self.layout = training_layout(self.trainer.strategy.root_device, str(self.trainer.precision))
             if self.layout is torch.contiguous_format:
                 for parameter in self.network.parameters():
