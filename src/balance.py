@@ -249,7 +249,7 @@ class _Choices:
             chosen = generator.random((_DRAWN, count), np.float32).argpartition(size - 1, axis=1)[:, :size]
         inside = np.zeros((len(chosen), count), np.float32)
         np.put_along_axis(inside, chosen, np.float32(1), axis=1)
-        sums = problem.pixels[:, chosen].sum(2)  # as a product of matrices, threads would wait longer than they add
+        sums = problem.pixels @ inside.T
         whole = problem.pixels[:-1].sum(1)[:, None]
         others = np.maximum(1 - sums[-1], _NOTHING)
         least = _spread([_shares(sums), whole]) / (np.float32(1.5) * others) + problem.absences(part, sums)
