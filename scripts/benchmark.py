@@ -5,8 +5,9 @@
     … --scene havel --run ours --seed 42
     … --data                                            the scenes only, where the recorded experiments look for them
 
-Each run leaves a JSON file under logs/benchmark and is not repeated while that is there, so that a benchmark can be
-stopped and goes on. `--source` names the folder with the scenes, laid out as scripts/accuracy/scenes.py reads it.
+Each run leaves a JSON file under docs/results, with its confusion matrix, and is not repeated while that is there: a
+benchmark can be stopped and goes on, here or elsewhere. `--source` names the folder with the scenes, laid out as
+scripts/accuracy/scenes.py reads it.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from src.atomic import write_text
 from src.spec import git_revision
 
 ROOT = Path(__file__).resolve().parents[1]
-LOGS = ROOT / "logs/benchmark"
+RESULTS = ROOT / "docs/results"
 DATA = ROOT / "data/benchmark"
 RECIPES = {"ours": OURS, "default": DEFAULT, "specdeepmap": SPECDEEPMAP}
 NAMES = (*CLASSIFIERS, *RECIPES, *ABLATION)
@@ -53,7 +54,7 @@ class Run:
     @property
     def path(self) -> Path:
         """Where its result lies."""
-        return LOGS / self.scene.experiment / self.area / f"{self.name}-{self.seed}.json"
+        return RESULTS / self.scene.experiment / self.area / f"{self.name}-{self.seed}.json"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -79,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for run in planned(given):
             if not run.path.is_file():
                 measure(run, given.source)
-    print(write_results(LOGS, ROOT / "docs/results.md"))
+    print(write_results(RESULTS, ROOT / "docs/results.md"))
 
 
 def planned(given: argparse.Namespace) -> list[Run]:
@@ -114,7 +115,7 @@ def measure(run: Run, source: Path) -> None:
     }
     run.path.parent.mkdir(parents=True, exist_ok=True)
     write_text(run.path, json.dumps(row) + "\n")
-    name = run.path.relative_to(LOGS)
+    name = run.path.relative_to(RESULTS)
     print(f"{name}: mean IoU {mean_iou(matrix):.3f}, {took.cpu:.0f} CPU s", flush=True)
 
 

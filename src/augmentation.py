@@ -137,6 +137,8 @@ class Augmentation:
         i = torch.where(mirror_rows[:, None], out_height - 1 - i, i)
         j = torch.where(mirror_columns[:, None], out_width - 1 - j, j)
         device = pixels.image.device
+        if device.type == "cpu" and (out_width, out_height) == (width, height):
+            return _moved(pixels, turns % 2 == 1, mirror_rows, mirror_columns)
         turned = (turns % 2 == 1)[:, None, None].to(device)
         i, j = i[:, :, None].to(device), j[:, None, :].to(device)
         row = torch.where(turned, j, i) + top[:, None, None].to(device)
@@ -191,6 +193,21 @@ def _turns(
     rows = ((turns == 1) | (turns == 2)) ^ both[0]
     columns = ((turns == 2) | (turns == 3)) ^ both[1]
     return turns, rows, columns
+
+
+def _moved(pixels: Pixels, turned: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> Pixels:
+    """Transpose and mirror sample by sample: on a CPU that takes half the time of a gather for the batch."""
+    count, bands, height, width = pixels.image.shape
+    image = pixels.image.new_empty((count, height, width, bands)).permute(
+        0, 3, 1, 2
+    )  # channels last, as after a gather
+    moved = Pixels(image, torch.empty_like(pixels.target), torch.empty_like(pixels.valid))
+    for sample, (turn, *mirrored) in enumerate(torch.stack([turned, rows, columns], 1).tolist()):
+        axes = [axis for axis, mirror in zip((-2, -1), mirrored, strict=True) if mirror]
+        for before, after in zip(pixels, moved, strict=True):
+            view = before[sample].transpose(-2, -1) if turn else before[sample]
+            after[sample].copy_(view.flip(axes) if axes else view)
+    return moved
 
 
 def _between(positions: torch.Tensor, start: torch.Tensor, stop: torch.Tensor) -> torch.Tensor:

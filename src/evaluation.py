@@ -139,7 +139,9 @@ def classify(
     image = _stacked([chip.image for chip in chips])
     try:
         with autocast(device):
-            logits = network(F.pad(image, missing).to(device), F.pad(valid, missing).to(device))
+            if any(missing):
+                image, valid = F.pad(image, missing), F.pad(valid, missing)
+            logits = network(image.to(device), valid.to(device))
         confidence, prediction = logits[..., :height, :width].float().softmax(1).max(1)
     except torch.OutOfMemoryError as error:
         raise UserError(

@@ -17,6 +17,7 @@ from src.datamodules.base import DataDescription, SegmentationData
 from src.errors import UserError
 from src.models import distributed
 from src.models.architectures import build_checked, trial
+from src.models.detail import DETAIL
 from src.models.losses import WEIGHTINGS, class_weights
 from src.models.network import Network
 from src.models.precision import choose_device, prefers_bf16
@@ -86,7 +87,8 @@ def make_network(data: DataDescription, choice: NetworkChoice) -> tuple[Network,
     )
     counts = len(data.bands), len(data.classes)
     components = choose_components(data, choice, plan.pretrained)
-    options = choice.options | ({ATTRIBUTE: components} if components else {})
+    plain = {key: value for key, value in choice.options.items() if key != DETAIL or value}
+    options = plain | ({ATTRIBUTE: components} if components else {})
     architecture = build_checked(choice.architecture, plan.encoder, *counts, data.chip_size, **options)
     apply_weights(architecture, plan)
     spec = NetworkSpec(

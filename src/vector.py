@@ -233,6 +233,7 @@ def sieve(source: str | Path, target: str | Path, pixels: int) -> None:
                 with Path(target).open("r+b") as file:
                     os.posix_fallocate(file.fileno(), 0, width * height)
             band, into = rasterio.band(before, 1), rasterio.band(after, 1)
-            # rasterio hands the file's band to GDAL, which fills it, and then cannot return it as an array.
-            with suppress(TypeError):
+            # rasterio hands the file's band to GDAL, which fills it, and then cannot return it as an array; 1.5
+            # stumbles over the array that it did not make.
+            with suppress(TypeError, UnboundLocalError):
                 rasterio.features.sieve(band, min(pixels, width * height), out=into, mask=band)

@@ -93,7 +93,7 @@ def test_results_go_between_the_marks_with_their_spread(tmp_path: Path) -> None:
 def test_a_run_that_has_a_result_is_not_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(benchmark, "LOGS", tmp_path)
+    monkeypatch.setattr(benchmark, "RESULTS", tmp_path)
     monkeypatch.setattr(benchmark, "measure", lambda run, _: print(run.path.relative_to(tmp_path)))
     monkeypatch.setattr(benchmark, "write_results", lambda *_: "written")
     there = tmp_path / "havel/test/ours-43.json"

@@ -179,9 +179,17 @@ class KillAt(L.Callback):
             raise Killed
 
 
+@pytest.fixture(params=[1, 2])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize(("decay", "workers"), [(0.0, 0), (0.9, 2)])
 def test_a_run_killed_within_an_epoch_goes_on_from_there(
-    folder: Path, tmp_path: Path, decay: float, workers: int
+    folder: Path, tmp_path: Path, decay: float, workers: int, threads: int
 ) -> None:
     def fit(name: str, *more: L.Callback, resume: bool = False, workers: int = workers) -> tuple[Segmenter, L.Trainer]:
         module = segmenter(folder, "compact_unet", augmentation=Augmentation(True, True, 30, 0.2, None, 0.5, 0.1))
@@ -191,6 +199,7 @@ def test_a_run_killed_within_an_epoch_goes_on_from_there(
         run = trainer(tmp_path / name, 3, *callbacks, every_n_minutes=0, plugins=[WholeCheckpoints()])
         last = tmp_path / name / "checkpoints/last.ckpt" if resume else None
         run.fit(module, data, ckpt_path=last, weights_only=True)
+        assert torch.get_num_threads() == threads  # sums over more of them differ in the last digit
         return module, run
 
     whole, run = fit("whole", workers=0)  # who reads the chips makes no difference

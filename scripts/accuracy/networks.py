@@ -50,15 +50,23 @@ OURS = Recipe("experiment=small_scene")
 SPECDEEPMAP = Recipe(
     "U-Net/resnet18 with SpecDeepMap's settings",
     (
-        *("model=unet", "encoder=resnet18", "augmentation=none", "augmentation.cutmix=0", "loss=cross_entropy"),
+        *(
+            "model=unet",
+            "model.detail=0",
+            "encoder=resnet18",
+            "augmentation=none",
+            "augmentation.cutmix=0",
+            "loss=cross_entropy",
+        ),
         *("optimizer=adam", "optimizer.warmup=0", "lr=0.003", "batch_size=16", "class_weights=true"),
-        *("trainer.max_epochs=50", "callbacks.ema.decay=0"),
+        *("trainer.max_epochs=50", "trainer.precision=32-true", "callbacks.ema.decay=0"),
     ),
 )
 
 ABLATION = {
     "whitened": Recipe("bands whitened", ("normalize=whiten",)),
     "default-whitened": Recipe("default, bands whitened", (*DEFAULT.overrides, "normalize=whiten")),
+    "default-plain": Recipe("default without its branch at full resolution", (*DEFAULT.overrides, "model.detail=0")),
     "default-warmup": Recipe(
         "default, warm-up", (*DEFAULT.overrides[:-2], "optimizer.warmup=0.1", "callbacks.ema.decay=0")
     ),

@@ -80,7 +80,7 @@ def write_results(logs: Path, document: Path) -> str:
     for what, table in tables.items():
         begin, end = f"<!-- begin: {what} -->\n", "<!-- end -->"
         before, mark, rest = text.partition(begin)
-        if mark:
+        if mark and table.strip():  # without a result the document keeps what it has
             text = before + mark + table + end + rest.partition(end)[2]
     write_text(document, text)
     return "\n".join(tables.values())

@@ -239,8 +239,8 @@ class SegmentationData(L.LightningDataModule, ABC):
         processes, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
         on_gpu = trainer is not None and trainer.strategy.root_device.type == "cuda"
         workers = 0 if isinstance(source, Cached) else choose_workers(self.workers, processes, on_gpu)
-        if workers and not on_gpu:
-            torch.set_num_threads(computing_threads(workers, processes))
+        if processes > 1 and not on_gpu:
+            torch.set_num_threads(computing_threads(processes))
         fresh = self.fresh and stage == "train"
         shares = sampling_shares(np.array(self._counts), self.oversample) if stage == "train" and self._counts else None
         return (ResumableLoader if stage == "train" else DataLoader)(
@@ -271,18 +271,16 @@ def choose_workers(wanted: int | Literal["auto"], processes: int, on_gpu: bool) 
     return max(1, min(8, share - 1)) if on_gpu else min(4, share // 4)
 
 
-def computing_threads(workers: int, processes: int) -> int:
-    """Choose with how many threads a process computes on the CPU beside workers that read, which have one each.
+def computing_threads(processes: int) -> int:
+    """Choose with how many threads each of the processes that share this machine's cores computes on the CPU.
 
-    A step is as fast as its slowest thread, so none should wait for a core; but readers mostly sleep, so however
-    many there are, computing keeps half of the cores.
+    Those that read ahead do not count: they mostly sleep, and sums over another number of threads differ in the last
+    digit, so that a training would depend on how its chips are read, and with that on how much memory is free.
 
     Args:
-        workers: Processes that read ahead for this one.
         processes: Training processes that share the cores.
     """
-    share = max(1, cores() // max(1, processes))
-    return max(-(-share // 2), share - workers)
+    return max(1, cores() // max(1, processes))
 
 
 def worker_context(source_module: str) -> Any:

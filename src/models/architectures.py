@@ -17,6 +17,7 @@ from torch import nn
 
 from src.errors import UserError
 from src.models.compact import CompactUNet, JustoUNetSimple, PixelResNet
+from src.models.detail import DETAIL, add_detail
 from src.models.encoders import NO_ENCODER, TIMM, check_encoder, drop_unused, encoder_arguments
 from src.models.whitening import ATTRIBUTE, whiten
 
@@ -68,7 +69,8 @@ def build(
         classes: Number of classes.
         chip_size: Width and height of the training chips in pixels; encoders made for one size are made for this.
         options: Further arguments of the architecture, and of a timm encoder; ``whitening`` for as many components of
-            the bands, which the network then takes in their place (see :mod:`src.models.whitening`).
+            the bands, which the network then takes in their place (see :mod:`src.models.whitening`); ``detail`` for a
+            branch of as many channels at full resolution, beside an encoder (see :mod:`src.models.detail`).
 
     Raises:
         UserError: Unknown architecture, encoder or option, or the two do not go together.
@@ -77,10 +79,14 @@ def build(
         near = difflib.get_close_matches(architecture, ARCHITECTURES, 1, 0.0)[0]
         raise UserError(f"model={architecture} is unknown; did you mean {near}? There are {', '.join(ARCHITECTURES)}.")
     components = options.pop(ATTRIBUTE, 0)
+    detail = options.pop(DETAIL, 0) if architecture in WITH_ENCODER else 0
+    if not isinstance(detail, int) or isinstance(detail, bool) or detail < 0:
+        raise UserError(f"model.{DETAIL}={detail} is no number of channels; give 1 or more, or 0 for no such branch.")
     _check_options(architecture, encoder, options)
     if components:
         if not isinstance(components, int) or not 0 < components <= bands:
             raise UserError(f"{ATTRIBUTE}={components} does not fit {bands} bands; expected 1 to {bands} components.")
+        options |= {DETAIL: detail} if detail else {}
         network = build(architecture, encoder, components, classes, chip_size, **options)
         return whiten(network, bands, components)
     if architecture in WITHOUT_ENCODER:
@@ -96,11 +102,11 @@ def build(
             )
             if architecture == "dpt":
                 drop_unused(network)
-            return network
     except Exception as error:  # smp and timm raise whatever an encoder provokes
         raise UserError(
             f"model={architecture} cannot take encoder={encoder}: {cause(error)}. docs/encoders.md lists what works."
         ) from error
+    return add_detail(network, bands, classes, detail) if detail else network
 
 
 def outline(

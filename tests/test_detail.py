@@ -1,0 +1,77 @@
+"""The branch at full resolution: what it adds, and that a network without it is what it always was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+
+from src.datamodules.chips import ChipData
+from src.errors import UserError
+from src.models.architectures import build
+from src.models.checkpoint import load_network, save_network
+from src.models.detail import DETAIL
+from src.training import NetworkChoice, make_network
+from tests.chip_folder import make_chip_folder
+
+
+@torch.inference_mode()
+def test_its_logits_are_added_to_those_of_the_architecture() -> None:
+    torch.manual_seed(0)
+    network = build("unet", "resnet18", 4, 3, (64, 64), detail=8).eval()
+    image = torch.randn(2, 4, 64, 64)
+    added = network(image)
+    branch = network.get_submodule(DETAIL)
+    plain = build("unet", "resnet18", 4, 3, (64, 64)).eval()
+    plain.load_state_dict({k: v for k, v in network.state_dict().items() if not k.startswith(DETAIL)})
+    torch.testing.assert_close(added, plain(image) + branch(image))
+
+
+@torch.inference_mode()
+def test_it_tells_single_pixels_apart() -> None:
+    torch.manual_seed(0)
+    image = torch.zeros(1, 4, 64, 64)
+    spot = image.clone()
+    spot[:, :, 32, 32] = 3
+    branch = build("unet", "resnet18", 4, 3, (64, 64), detail=8).eval().get_submodule(DETAIL)
+    changed = (branch(spot) - branch(image)).abs().amax(1)[0] > 0
+    assert changed.nonzero().tolist() == [[row, column] for row in (31, 32, 33) for column in (31, 32, 33)]
+
+
+def test_without_it_the_network_is_that_of_segmentation_models_pytorch() -> None:
+    own = smp.Unet("resnet18", encoder_weights=None, in_channels=4, classes=3).state_dict()
+    for options in ({}, {DETAIL: 0}):
+        assert list(build("unet", "resnet18", 4, 3, (64, 64), **options).state_dict()) == list(own)
+
+
+@pytest.mark.parametrize("width", [-1, 1.5, "wide", True])
+def test_a_width_that_is_none_is_refused(width: object) -> None:
+    with pytest.raises(UserError, match=r"model\.detail=.* is no number of channels"):
+        build("unet", "resnet18", 4, 3, (64, 64), detail=width)
+
+
+def test_architectures_at_full_resolution_have_none() -> None:
+    with pytest.raises(UserError, match=r"model\.detail is unknown to model=pixel_resnet"):
+        build("pixel_resnet", "none", 4, 3, (64, 64), detail=8)
+
+
+def test_a_checkpoint_brings_it_back_and_one_without_stays_without(tmp_path: Path) -> None:
+    described = ChipData(make_chip_folder(tmp_path / "data")).describe()
+    small = {"encoder_depth": 3, "decoder_channels": [16, 16, 8]}
+    for width, there in ((8, True), (0, False)):
+        network, spec = make_network(described, NetworkChoice(options=small | {DETAIL: width}))
+        assert (DETAIL in spec.options) == there  # as in checkpoints from before there was one
+        save_network(tmp_path / "network.ckpt", network, spec, {})
+        loaded, again = load_network(tmp_path / "network.ckpt")
+        assert again == spec
+        for name, value in network.state_dict().items():
+            assert torch.equal(value, loaded.state_dict()[name]), name
+        assert any(DETAIL in name for name in loaded.state_dict()) == there
+
+
+def test_it_learns_beside_a_frozen_encoder() -> None:
+    network = build("unet", "resnet18", 4, 3, (64, 64), detail=8)
+    network.freeze_encoder()  # type: ignore[operator]
+    assert all(parameter.requires_grad for parameter in network.get_submodule(DETAIL).parameters())
