@@ -33,6 +33,7 @@ from scripts.benchmarks.measuring import Options, in_a_process
 from scripts.benchmarks.rows import Row, print_table
 from src.atomic import write_text
 from src.cores import cores
+from src.large_pages import use_large_pages
 
 STEPS = {
     "prepare": "scripts.benchmarks.prepare",
@@ -60,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     if unknown := [step for step in given.steps if step not in STEPS]:
         parser.error(f"{unknown[0]} is no step; choose from {', '.join(STEPS)}")
+    use_large_pages()  # as the commands do
     console = Console(width=max(140, Console().width))
     began = datetime.now().astimezone()
     machine = in_a_process(describe_machine)

@@ -139,9 +139,8 @@ def classify(
     image = _stacked([chip.image for chip in chips])
     try:
         with autocast(device):
-            if any(missing):
-                image, valid = F.pad(image, missing), F.pad(valid, missing)
-            logits = network(image.to(device), valid.to(device))
+            padded = (F.pad(image, missing), F.pad(valid, missing)) if any(missing) else (image, valid)
+            logits = network(*(part.to(device) for part in padded))
         confidence, prediction = logits[..., :height, :width].float().softmax(1).max(1)
     except torch.OutOfMemoryError as error:
         raise UserError(

@@ -30,6 +30,11 @@ CPU = torch.device("cpu")
 SIDE, CHIP = 192, 48
 
 
+@pytest.fixture(autouse=True)
+def float32_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "prefers_bf16", lambda _: False)
+
+
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> SceneFiles:
     folder = tmp_path_factory.mktemp("scene")

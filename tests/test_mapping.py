@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -245,6 +246,16 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
         real(self, strip)
 
     monkeypatch.setattr(StripStore, "finish", finish)
+
+
+def test_nothing_reads_a_scene_on_once_a_run_was_broken_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_raster(tmp_path / "scene.tif", noise(300, 80), tiled=True, blockxsize=32, blockysize=32)
+    mapper = make_trained(tmp_path, window=64)
+    interrupt(monkeypatch, 1)
+    with pytest.raises(StopError) as stopped:
+        map_scene(mapper, str(path), tmp_path / "map.tif")
+    assert stopped.tb is not None  # it holds what was under way, whose threads must have ended all the same
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("read")]
 
 
 @pytest.mark.parametrize("blend", ["cosine", "crop"])

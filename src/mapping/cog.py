@@ -8,14 +8,10 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
-import rasterio
-
 from src.labels import UNCLASSIFIED, ClassTable
 from src.raster.read import RasterInfo
 from src.raster.write import color_table, copy_raster
 
-_OWN_FILES = {"GDAL_VRT_RAWRASTERBAND_ALLOWED_SOURCE": "ALL"}
-"""GDAL 3.12 opens files of numbers only beside a virtual raster that is a file: here it is a string of our own."""
 _GDAL_TYPES = {"uint8": ("Byte", 1), "float32": ("Float32", 4)}
 
 
@@ -73,8 +69,7 @@ def write_cog(raw: Path, path: Path, layer: Layer, grid: RasterInfo) -> None:
     }
     if layer.half:
         options["NBITS"] = 16
-    with rasterio.Env(**_OWN_FILES):
-        copy_raster(virtual_raster(raw, layer, grid), path, "COG", **options)
+    copy_raster(virtual_raster(raw, layer, grid), path, "COG", **options)
 
 
 def virtual_raster(raw: Path, layer: Layer, grid: RasterInfo) -> str:

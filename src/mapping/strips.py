@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -101,8 +102,9 @@ def map_strips(
     stitcher = Stitcher(rows, columns, len(classes), predictor.device)
     finish = Finisher(classes, probabilities, predictor.device)
     schedule = _schedule(strips, stitcher)
-    batches = _ahead(lambda job: _read_batch(reader, plan, *job), _jobs(schedule, len(columns), plan.batch), depth=2)
-    with BackgroundWriter(store) as writer:
+    ahead = _ahead(lambda job: _read_batch(reader, plan, *job), _jobs(schedule, len(columns), plan.batch), depth=2)
+    # Closed at once, also after an error: else a thread would go on reading a scene that is closed under it.
+    with BackgroundWriter(store) as writer, closing(ahead) as batches:
         for batch in batches:
             wanted, fresh = schedule[batch.row]
             if fresh and batch.columns.start == 0:
@@ -262,7 +264,7 @@ class BackgroundWriter:
             self._pool.shutdown(cancel_futures=True)
 
 
-def _ahead(read: Callable[[_Item], _Result], items: Iterable[_Item], depth: int) -> Iterator[_Result]:
+def _ahead(read: Callable[[_Item], _Result], items: Iterable[_Item], depth: int) -> Generator[_Result, None, None]:
     """Yield ``read(item)`` in order; a thread reads the next ``depth`` meanwhile."""
     with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
         pending: deque[Future[_Result]] = deque()

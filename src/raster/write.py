@@ -27,6 +27,9 @@ from src.labels import ClassTable
 Compression = Literal["none", "lzw", "deflate", "zstd"]
 """Compressions of GeoTIFFs that every GDAL of rasterio's wheels reads, and most others."""
 
+_OWN_FILES = {"GDAL_VRT_RAWRASTERBAND_ALLOWED_SOURCE": "ALL"}
+"""Since 3.12, GDAL takes files of numbers only from beside a virtual raster that is a file, not a string of ours."""
+
 
 def write_geotiff(
     path: str | Path,
@@ -94,13 +97,14 @@ def recode(path: Path, lookup: npt.NDArray[np.uint8]) -> None:
 
 
 def copy_raster(source: str | Path, path: str | Path, driver: str, **options: str | int) -> None:
-    """Write what GDAL reads from ``source`` (a path or the XML of a VRT) as another file.
+    """Write what GDAL reads from ``source`` (the XML of a VRT, all of it ours) as another file.
 
     Raises:
         UserError: It cannot be written, as when the disk is full; nothing is left of it then.
     """
     try:
-        rasterio.shutil.copy(os.fspath(source), os.fspath(path), driver=driver, **options)
+        with rasterio.Env(**_OWN_FILES):
+            rasterio.shutil.copy(os.fspath(source), os.fspath(path), driver=driver, **options)
         # What fails while a file is closed is not reported: its last block tells whether all of it is there.
         with rasterio.open(path) as dataset:
             dataset.read(window=RasterioWindow(dataset.width - 1, dataset.height - 1, 1, 1))
