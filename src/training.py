@@ -47,7 +47,7 @@ class NetworkChoice:
     Attributes:
         architecture: Name of the architecture.
         encoder: Name of the encoder; ``auto`` for the one that the weights belong to.
-        options: The architecture's further parameters.
+        options: The architecture's further parameters; those of train.py's defaults stand in ``configs/model``.
         weights: What the encoder starts from.
         normalize: ``auto``, ``whiten``, true or false; see :func:`choose_normalization` and
             :func:`choose_components`.

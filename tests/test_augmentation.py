@@ -5,7 +5,7 @@ from dataclasses import fields
 import pytest
 import torch
 
-from src.augmentation import Augmentation, Pixels
+from src.augmentation import Augmentation, Pixels, _gathered, _moved, _Places
 from src.errors import UserError
 from src.labels import IGNORE
 
@@ -146,3 +146,20 @@ def test_dropped_bands_are_whole_and_others_stay() -> None:
     assert ((after.image == 0).flatten(2).all(2) | kept).all()
     assert (~kept).float().mean() == pytest.approx(0.3, abs=0.08)
     assert torch.equal(after.target, before.target)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (12, 20)])
+@pytest.mark.parametrize("seed", range(8))
+def test_moving_samples_one_by_one_is_what_a_gather_does(size: tuple[int, int], seed: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    given = Pixels(
+        torch.randn((6, 3, *size), generator=draw),
+        torch.randint(0, 5, (6, *size), generator=draw),
+        torch.rand((6, *size), generator=draw) > 0.1,
+    )
+    turned, *mirrored = (torch.rand((3, 6), generator=draw) < 0.5).unbind()
+    nowhere = torch.zeros(6, dtype=torch.long)
+    places = _Places(turned & (size[0] == size[1]), *mirrored, nowhere, nowhere, size)
+    for one, other in zip(_moved(given, places), _gathered(given, places), strict=True):
+        assert torch.equal(one, other)
+        assert one.stride() == other.stride()

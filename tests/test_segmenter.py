@@ -219,6 +219,24 @@ def test_a_run_killed_within_an_epoch_goes_on_from_there(
         np.testing.assert_array_equal(whole.outcome(stage).scores.matrix, resumed.outcome(stage).scores.matrix)
 
 
+@pytest.mark.parametrize(("machines", "here", "expected"), [(1, 1, 2), (4, 1, 2), (1, 2, 1), (4, 2, 1)])
+def test_processes_of_one_machine_share_its_cores_and_those_of_others_do_not(
+    folder: Path, machines: int, here: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("src.datamodules.base.cores", lambda: 2)
+    data = ChipData(folder, batch_size=2)
+    data.setup("fit")
+    given: dict[str, Any] = {"world_size": machines * here, "num_devices": here, "global_rank": 0}
+    data.trainer = SimpleNamespace(**given, strategy=SimpleNamespace(root_device=CPU))  # type: ignore[assignment]
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        data.train_dataloader()
+        assert torch.get_num_threads() == expected
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_validation_scores_every_chip_from_one_matrix(folder: Path, tmp_path: Path) -> None:
     module, data = segmenter(folder), ChipData(folder, batch_size=2)  # 3 chips: the last batch is not full
     run = trainer(tmp_path, 1)

@@ -50,15 +50,15 @@ OURS = Recipe("experiment=small_scene")
 SPECDEEPMAP = Recipe(
     "U-Net/resnet18 with SpecDeepMap's settings",
     (
+        *("model=unet", "model.detail=0", "encoder=resnet18", "augmentation=none", "augmentation.cutmix=0"),
         *(
-            "model=unet",
-            "model.detail=0",
-            "encoder=resnet18",
-            "augmentation=none",
-            "augmentation.cutmix=0",
             "loss=cross_entropy",
+            "optimizer=adam",
+            "optimizer.warmup=0",
+            "lr=0.003",
+            "batch_size=16",
+            "class_weights=true",
         ),
-        *("optimizer=adam", "optimizer.warmup=0", "lr=0.003", "batch_size=16", "class_weights=true"),
         *("trainer.max_epochs=50", "trainer.precision=32-true", "callbacks.ema.decay=0"),
     ),
 )

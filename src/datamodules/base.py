@@ -237,10 +237,11 @@ class SegmentationData(L.LightningDataModule, ABC):
         source = self._sources[stage]
         trainer = self.trainer
         processes, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
+        here = trainer.num_devices if trainer else 1  # processes that share this machine
         on_gpu = trainer is not None and trainer.strategy.root_device.type == "cuda"
-        workers = 0 if isinstance(source, Cached) else choose_workers(self.workers, processes, on_gpu)
-        if processes > 1 and not on_gpu:
-            torch.set_num_threads(computing_threads(processes))
+        workers = 0 if isinstance(source, Cached) else choose_workers(self.workers, here, on_gpu)
+        if here > 1 and not on_gpu:
+            torch.set_num_threads(computing_threads(here))
         fresh = self.fresh and stage == "train"
         shares = sampling_shares(np.array(self._counts), self.oversample) if stage == "train" and self._counts else None
         return (ResumableLoader if stage == "train" else DataLoader)(

@@ -79,16 +79,15 @@ def build(
         near = difflib.get_close_matches(architecture, ARCHITECTURES, 1, 0.0)[0]
         raise UserError(f"model={architecture} is unknown; did you mean {near}? There are {', '.join(ARCHITECTURES)}.")
     components = options.pop(ATTRIBUTE, 0)
+    if components:
+        if not isinstance(components, int) or not 0 < components <= bands:
+            raise UserError(f"{ATTRIBUTE}={components} does not fit {bands} bands; expected 1 to {bands} components.")
+        network = build(architecture, encoder, components, classes, chip_size, **options)
+        return whiten(network, bands, components)
     detail = options.pop(DETAIL, 0) if architecture in WITH_ENCODER else 0
     if not isinstance(detail, int) or isinstance(detail, bool) or detail < 0:
         raise UserError(f"model.{DETAIL}={detail} is no number of channels; give 1 or more, or 0 for no such branch.")
     _check_options(architecture, encoder, options)
-    if components:
-        if not isinstance(components, int) or not 0 < components <= bands:
-            raise UserError(f"{ATTRIBUTE}={components} does not fit {bands} bands; expected 1 to {bands} components.")
-        options |= {DETAIL: detail} if detail else {}
-        network = build(architecture, encoder, components, classes, chip_size, **options)
-        return whiten(network, bands, components)
     if architecture in WITHOUT_ENCODER:
         return WITHOUT_ENCODER[architecture](bands, classes, **options)
     check_encoder(encoder)
