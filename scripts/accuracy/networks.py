@@ -79,6 +79,8 @@ ABLATION = {
         "default, warm-up, average of weights, class weights share^-0.5",
         ("model=unet", "encoder=resnet18", "augmentation.cutmix=0", "lr=0.003"),
     ),
+    "default-200-epochs": Recipe("default, 200 epochs for 50", (*DEFAULT.overrides, "trainer.max_epochs=200")),
+    "200-epochs": Recipe("200 epochs for 50", ("trainer.max_epochs=200",)),
     "unet-resnet18": Recipe("model=unet encoder=resnet18", ("model=unet", "encoder=resnet18")),
     "compact-unet": Recipe("model=compact_unet", ("model=compact_unet",)),
     "wider-context": Recipe("dilations 1, 2, 4 for 1, 1, 1", ("model.dilations=[1,2,4]",)),

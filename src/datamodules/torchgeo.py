@@ -318,7 +318,7 @@ class TorchGeoData(SegmentationData):
         return {"train": (train, None), "validation": (validation, None)}
 
     def _of_module(self, cls: type) -> dict[Stage, tuple[Any, Any]]:
-        known = inspect.signature(cls).parameters
+        known = _parameters(cls)
         keys = {key: value for key, value in (("patch_size", self.size), ("length", self.windows)) if key in known}
         module = _make(cls, batch_size=self.batch_size, num_workers=0, **keys, **self.options)
         # Modules hand further keywords to their data set, whose folder is called root or paths.
@@ -358,7 +358,7 @@ class TorchGeoData(SegmentationData):
         for part in (train, validation):
             part.index = part.index.rename(columns=columns).set_crs(dataset.crs, allow_override=True)
         draws = _named(samplers, self.sampler, "datamodule.sampler")
-        length = {"length": self.windows} if "length" in inspect.signature(draws).parameters else {}
+        length = {"length": self.windows} if "length" in _parameters(draws) else {}
         return {
             "train": (train, _make(draws, train, size=self.size, **length)),
             "validation": (validation, samplers.GridGeoSampler(validation, size=self.size, stride=self.size)),
@@ -366,7 +366,7 @@ class TorchGeoData(SegmentationData):
 
     def _split(self, cls: type, names: Sequence[str]) -> Any:
         """Make a part of a data set that has a split of its own, under the first name that it knows."""
-        if "split" not in inspect.signature(cls).parameters:
+        if "split" not in _parameters(cls):
             raise UserError(f"{self.title} has no split into training and validation; give its data module's name.")
         known = getattr(cls, "splits", getattr(cls, "metadata", None)) or names
         split = next((name for name in names if name in known), names[0])
@@ -376,7 +376,7 @@ class TorchGeoData(SegmentationData):
         return {_root_key(cls): self.root}
 
     def _chosen_bands(self, cls: type) -> dict[str, Any]:
-        chooses = self.band_names and getattr(cls, "all_bands", ()) and "bands" in inspect.signature(cls).parameters
+        chooses = self.band_names and getattr(cls, "all_bands", ()) and "bands" in _parameters(cls)
         return {"bands": list(self.band_names or ())} if chooses else {}
 
     def _bands(self, dataset: Any, count: int) -> tuple[Band, ...]:
@@ -415,9 +415,14 @@ def _attributes(dataset: Any, *names: str) -> list[Any]:
     return own + [value for part in parts for value in _attributes(part, *names)]
 
 
+def _parameters(cls: type) -> Mapping[str, inspect.Parameter]:
+    """Return what a class is made from, also one marked as deprecated, whose own signature says nothing."""
+    return inspect.signature(cls.__init__).parameters  # type: ignore[misc]
+
+
 def _root_key(cls: type) -> str:
     """Return what a data set calls its folder."""
-    return "paths" if "paths" in inspect.signature(cls).parameters else "root"
+    return "paths" if "paths" in _parameters(cls) else "root"
 
 
 def _make(cls: Any, *arguments: Any, **keywords: Any) -> Any:
