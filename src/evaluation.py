@@ -21,6 +21,7 @@ from src.errors import UserError
 from src.labels import IGNORE, ClassTable
 from src.models.architectures import accepted_sizes
 from src.models.checkpoint import load_network
+from src.models.folding import fold_batch_norms
 from src.models.network import Network
 from src.models.precision import autocast, choose_device, place
 from src.raster.write import write_geotiff
@@ -65,7 +66,7 @@ def evaluate(
     """
     if batch_size < 1:
         raise UserError(f"batch_size={batch_size} is no number of chips; expected 1 or more.")
-    place(network, device).eval()
+    network = fold_batch_norms(place(network, device).eval(), spec.chip_size)
     counter = ScoreCounter(spec.classes, per_chip=True)
     sizes: dict[tuple[int, int], tuple[int, int]] = {}
     for chips in batches(read_ahead(samples, spec, batch_size), batch_size):

@@ -113,12 +113,17 @@ def test_middling_scenes_get_the_window_with_the_fewest_pixels_without_measuring
     assert all(choice.plan.computed_pixels <= other.computed_pixels for other in others)
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
 @pytest.mark.parametrize(("height", "width"), [(500, 500), (1000, 330), (290, 1400)])
-def test_windows_fit_the_scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, height: int, width: int) -> None:
+def test_windows_fit_the_scene(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, height: int, width: int, precision: str
+) -> None:
     """No window of multiples of 32 px up to the largest that is tried leaves fewer pixels to compute."""
     monkeypatch.setattr(window_choice, "WORTH_PROBING", 0)
+    monkeypatch.setattr(window_choice, "precision_name", lambda *_: precision)
     plan = choose(tmp_path, make_mapper(tmp_path, Blur()), height, width).plan
-    sides = range(32, max(window_choice.SIDES["cpu"]) + 1, 32)
+    largest = window_choice.BFLOAT16_SIDE if precision == "bfloat16" else max(window_choice.SIDES["cpu"])
+    sides = range(32, largest + 1, 32)
     squares = [dataclasses.replace(plan, window=(side, side)) for side in sides]
     fewest = [
         min(side * len(spans) for side, spans in zip(sides, axis, strict=True))

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from src.errors import UserError
+from src.models.folding import fold_batch_norms
 from src.models.network import Network
 from src.models.precision import autocast, place
 
@@ -19,7 +20,13 @@ Turn = Callable[[torch.Tensor], torch.Tensor]
 class Predictor:
     """A network on its device, with or without averaging over flips and rotations."""
 
-    def __init__(self, network: Network, device: torch.device, average_turns: bool = False) -> None:
+    def __init__(
+        self,
+        network: Network,
+        device: torch.device,
+        average_turns: bool = False,
+        chip_size: tuple[int, int] | None = None,
+    ) -> None:
         """Move the network to the device.
 
         Args:
@@ -27,8 +34,12 @@ class Predictor:
             device: Where to compute.
             average_turns: Average the probabilities over the eight flips and rotations of a window (over the four
                 that keep its shape where it is not square).
+            chip_size: Width and height in pixels of an image that the network takes, to fold its batch norms by; None
+                leaves them.
         """
-        self.network, self.device = place(network, device).eval(), device
+        placed = place(network, device).eval()
+        self.network = placed if chip_size is None else fold_batch_norms(placed, chip_size)
+        self.device = device
         self._turns = _TURNS if average_turns else _TURNS[:1]
 
     @torch.inference_mode()

@@ -123,7 +123,7 @@ def _work(job: StripJob, strips: list[int], rank: int, threads: int, news: Any) 
         ):
             map_strips(
                 reader,
-                Predictor(network, device, job.average_turns),
+                Predictor(network, device, job.average_turns, spec.chip_size),
                 job.plan,
                 strips,
                 store,

@@ -46,8 +46,9 @@ Show = Callable[[str, int | None], AbstractContextManager[Callable[[int], None]]
 """Is told what is under way and how many pixels there are, None where nobody counts them; gives what takes the
 pixels that are done: the first time those that were done before, then those since its last call."""
 
-CACHE_MEGABYTES = 64
-"""Decoded blocks that GDAL keeps: enough for the tiles that neighbouring windows share."""
+CACHE_MEGABYTES = 128
+"""Decoded blocks that GDAL keeps: enough for the tiles that neighbouring windows share, of some scenes those of rows of
+windows too."""
 
 
 @contextmanager
@@ -246,7 +247,7 @@ def _keep_or_remove(folder: Path) -> None:
 
 def _map(mapper: Mapper, reader: SceneReader, folder: Path, show: Show) -> MapPlan:
     """Map the strips that are not done yet; return the plan."""
-    predictor = Predictor(mapper.network, mapper.device, mapper.options.average_turns)
+    predictor = Predictor(mapper.network, mapper.device, mapper.options.average_turns, mapper.spec.chip_size)
     plan = _plan(mapper, predictor, reader, folder)
     with show("Mapping", plan.height * plan.width) as advance:
         _map_strips(mapper, predictor, reader, plan, folder, advance)
