@@ -65,12 +65,14 @@ class CrossEntropy(nn.Module):
     """
 
     weight: torch.Tensor | None
+    shares: torch.Tensor
 
     def __init__(self, weight: Sequence[float] | None = None, label_smoothing: float = 0.0, gamma: float = 0.0) -> None:
         super().__init__()
         if not 0 <= label_smoothing < 1:
             raise UserError(f"loss.label_smoothing={label_smoothing} is a share; give 0 up to below 1.")
         self.register_buffer("weight", _as_tensor(weight), persistent=False)
+        self.register_buffer("shares", _shares(weight), persistent=False)
         self.label_smoothing, self.gamma = label_smoothing, gamma
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -81,15 +83,13 @@ class CrossEntropy(nn.Module):
             target,
             self.weight,
             ignore_index=IGNORE,
-            reduction="none",
+            reduction="none" if self.gamma else "sum",
             label_smoothing=self.label_smoothing,
         )
         if self.gamma:
             likely = F.cross_entropy(logits.float(), target, ignore_index=IGNORE, reduction="none").neg().exp()
-            each = (1 - likely) ** self.gamma * each
-        labelled = target != IGNORE
-        share = labelled.float() if self.weight is None else self.weight[target * labelled] * labelled
-        return each.sum() / share.sum().clamp(min=1e-6)
+            each = ((1 - likely) ** self.gamma * each).sum()
+        return each / self.shares[target].sum().clamp(min=1e-6)
 
 
 class Dice(nn.Module):
@@ -139,6 +139,15 @@ class CrossEntropyDice(nn.Module):
         pixels: torch.Tensor = self.cross_entropy(logits, target)
         overlap: torch.Tensor = self.dice_loss(logits, target)
         return (1 - self.share) * pixels + self.share * overlap
+
+
+def _shares(weight: Sequence[float] | None) -> torch.Tensor:
+    """What a pixel of each class index counts in a mean, up to IGNORE, which counts nothing."""
+    shares = (
+        torch.ones(IGNORE + 1) if weight is None else F.pad(torch.tensor(list(weight)), (0, IGNORE + 1 - len(weight)))
+    )
+    shares[IGNORE] = 0
+    return shares
 
 
 def _as_tensor(weight: Sequence[float] | None) -> torch.Tensor | None:

@@ -74,10 +74,10 @@ def build_network(spec: NetworkSpec) -> Network:
 def most_likely(values: torch.Tensor, dim: int = 1) -> torch.Tensor:
     """Return the indices of the largest values along a dimension, as argmax does.
 
-    On CPUs argmax takes seven times as long along any dimension but the last one in memory: 100 instead of 10 ms for
-    5 × 600 × 600 values, a tenth of what the network takes for them.
+    On CPUs argmax takes seven times as long along any dimension but the last one in memory (100 instead of 10 ms for
+    5 × 600 × 600 values, a tenth of what the network takes for them), and along that one it takes 40 % less.
     """
-    return values.max(dim).indices
+    return values.argmax(dim) if values.stride(dim) == 1 else values.max(dim).indices
 
 
 def _is_known_to_be_full(mask: torch.Tensor) -> bool:
