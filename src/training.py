@@ -38,6 +38,8 @@ HOUSE_TRAINER: dict[str, Any] = {
     "use_distributed_sampler": False,
 }
 """What no trainer of ours does: score before it trains, describe the network its own way, choose samples itself."""
+_OPTIONS: dict[str, dict[str, Any]] = {"unet": {DETAIL: 32}}
+"""Where ``configs/model`` differs from what the architectures' own parameters are."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class NetworkChoice:
     Attributes:
         architecture: Name of the architecture.
         encoder: Name of the encoder; ``auto`` for the one that the weights belong to.
-        options: The architecture's further parameters; those of train.py's defaults stand in ``configs/model``.
+        options: The architecture's further parameters; None for what ``train.py`` takes without further keys.
         weights: What the encoder starts from.
         normalize: ``auto``, ``whiten``, true or false; see :func:`choose_normalization` and
             :func:`choose_components`.
@@ -58,12 +60,17 @@ class NetworkChoice:
 
     architecture: str = "unet"
     encoder: str = "resnet18"
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] | None = None
     weights: WeightsChoice = field(default_factory=WeightsChoice)
     normalize: bool | str = "auto"
     freeze_encoder: bool | None = None
     init_from: str | None = None
     compile: bool = False
+
+    @property
+    def chosen_options(self) -> dict[str, Any]:
+        """The options, ours where none were given."""
+        return dict(_OPTIONS.get(self.architecture, {}) if self.options is None else self.options)
 
 
 def make_network(data: DataDescription, choice: NetworkChoice) -> tuple[Network, NetworkSpec]:
@@ -83,11 +90,11 @@ def make_network(data: DataDescription, choice: NetworkChoice) -> tuple[Network,
         normalization,
         data.chip_size,
         dtype=data.dtype,
-        options=choice.options,
+        options=choice.chosen_options,
     )
     counts = len(data.bands), len(data.classes)
     components = choose_components(data, choice, plan.pretrained)
-    plain = {key: value for key, value in choice.options.items() if key != DETAIL or value}
+    plain = {key: value for key, value in choice.chosen_options.items() if key != DETAIL or value}
     options = plain | ({ATTRIBUTE: components} if components else {})
     architecture = build_checked(choice.architecture, plan.encoder, *counts, data.chip_size, **options)
     apply_weights(architecture, plan)

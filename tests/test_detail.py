@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import segmentation_models_pytorch as smp
 import torch
+from omegaconf import OmegaConf
 
 from src.datamodules.chips import ChipData
 from src.errors import UserError
@@ -15,6 +17,8 @@ from src.models.checkpoint import load_network, save_network
 from src.models.detail import DETAIL
 from src.training import NetworkChoice, make_network
 from tests.chip_folder import make_chip_folder
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @torch.inference_mode()
@@ -69,6 +73,20 @@ def test_a_checkpoint_brings_it_back_and_one_without_stays_without(tmp_path: Pat
         for name, value in network.state_dict().items():
             assert torch.equal(value, loaded.state_dict()[name]), name
         assert any(DETAIL in name for name in loaded.state_dict()) == there
+
+
+@pytest.mark.parametrize("architecture", ["unet", "unetplusplus", "pixel_resnet"])
+def test_python_takes_the_network_that_the_command_takes(tmp_path: Path, architecture: str) -> None:
+    described = ChipData(make_chip_folder(tmp_path / "data")).describe()
+    config: Any = OmegaConf.to_container(OmegaConf.load(ROOT / "configs/model" / f"{architecture}.yaml"))
+    config.pop("name")
+    encoder = "resnet18" if architecture.startswith("unet") else "none"
+    of_config, of_python = (
+        make_network(described, NetworkChoice(architecture, encoder, options))[0] for options in (config, None)
+    )
+    assert [(k, v.shape) for k, v in of_config.state_dict().items()] == [
+        (k, v.shape) for k, v in of_python.state_dict().items()
+    ]
 
 
 def test_it_learns_beside_a_frozen_encoder() -> None:

@@ -117,7 +117,7 @@ def batch_size(device: torch.device) -> int:
 def _segmenter(data: ChipData, architecture: str, encoder: str, frozen: bool) -> Segmenter:
     torch.manual_seed(0)
     described = data.describe()
-    network, spec = make_network(described, NetworkChoice(architecture, encoder))
+    network, spec = make_network(described, NetworkChoice(architecture, encoder, options={}))
     if frozen:
         network.architecture.freeze_encoder()  # type: ignore[operator]  # one of smp's
     augmentation = Augmentation(flips=True, rotate90=True)
