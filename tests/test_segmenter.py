@@ -237,6 +237,18 @@ def test_processes_of_one_machine_share_its_cores_and_those_of_others_do_not(
         torch.set_num_threads(before)
 
 
+def test_all_processes_learn_at_the_rate_that_the_first_one_found(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = segmenter(folder)
+    found = SimpleNamespace(gradient_clip_val=None, estimated_stepping_batches=10, max_epochs=1, world_size=2)
+    monkeypatch.setattr(module, "_trainer", found)
+    monkeypatch.setattr(torch.distributed, "broadcast", lambda tensor, source: tensor.fill_(0.25 + source))
+    optimizer = module.configure_optimizers()["optimizer"]
+    assert {group["initial_lr"] for group in optimizer.param_groups} == {0.25}
+    assert module.lr == 0.25
+
+
 def test_validation_scores_every_chip_from_one_matrix(folder: Path, tmp_path: Path) -> None:
     module, data = segmenter(folder), ChipData(folder, batch_size=2)  # 3 chips: the last batch is not full
     run = trainer(tmp_path, 1)

@@ -390,7 +390,14 @@ def test_several_models_in_one_command(folder: Path, tmp_path: Path) -> None:
 
 
 def test_two_processes_score_as_one_does(folder: Path, tmp_path: Path) -> None:
-    together = ["trainer=ddp", "accelerator=cpu", "devices=2", "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}"]
+    together = [
+        "trainer=ddp",
+        "accelerator=cpu",
+        "devices=2",
+        "lr_finder=true",
+        "trainer.max_epochs=1",
+        f"hydra.run.dir={tmp_path}",
+    ]
     output = command(f"data_dir={folder}", *SMALL, *together)
     assert output.count("best checkpoint") == 1  # only the first process speaks
     network, spec = load_network(tmp_path / "checkpoints/last.ckpt")

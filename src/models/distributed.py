@@ -67,3 +67,10 @@ def share_buffers(network: Network) -> None:
     """Give every process the first one's batch-norm statistics, so that all of them score the same network."""
     for buffer in network.buffers():
         torch.distributed.broadcast(buffer, 0)
+
+
+def share_number(number: float, device: torch.device) -> float:
+    """Give every process the first one's number; all of them have to call."""
+    shared = torch.tensor(number, dtype=torch.float64, device=device)
+    torch.distributed.broadcast(shared, 0)
+    return float(shared)

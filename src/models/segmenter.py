@@ -17,7 +17,7 @@ from src.datamodules.batches import Batch
 from src.errors import UserError
 from src.labels import IGNORE
 from src.models.checkpoint import hyper_parameters
-from src.models.distributed import channels_last, freeze_unused, share_buffers
+from src.models.distributed import channels_last, freeze_unused, share_buffers, share_number
 from src.models.encoders import NO_ENCODER
 from src.models.network import Network, most_likely
 from src.models.optimization import Optimization
@@ -301,7 +301,9 @@ class Segmenter(L.LightningModule):
         return self.outcome("train").chips / max(self.seconds, 1e-9)
 
     def configure_optimizers(self) -> Any:
-        """Return optimiser and per-step schedule."""
+        """Return optimiser and per-step schedule; several processes learn at the rate that the first one has found."""
+        if self.trainer.world_size > 1:
+            self.lr = share_number(self.lr, self.device)
         clipped = bool(self.trainer.gradient_clip_val)
         optimizer = self.optimization.build(self.network, self.encoder, self.lr, clipped=clipped)
         steps = int(self.trainer.estimated_stepping_batches)

@@ -89,7 +89,7 @@ def run(config: DictConfig) -> float:
         else:
             log.info("All %d epochs are trained; raise trainer.max_epochs to train on.", epochs)
     decorrelate(segmenter.network, data)
-    if config.lr_finder and not checkpoint:
+    if config.lr_finder and not checkpoint and is_first_process():
         _find_rate(config, segmenter, data, options["precision"])
     log.info("%s", data.summary())
     if config.refit:
