@@ -13,7 +13,7 @@ from pathlib import Path
 import optuna
 from optuna.trial import TrialState
 
-from src.studies.study_storage import connect
+from src.studies.study_storage import connect, disconnect
 
 ROOT = Path(__file__).parents[1]
 
@@ -79,8 +79,7 @@ def trials(storage: str, name: str) -> list[optuna.trial.FrozenTrial]:
     try:
         return optuna.load_study(study_name=name, storage=database).get_trials()
     finally:
-        database.remove_session()
-        database.engine.dispose()
+        disconnect(database)
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:

@@ -11,7 +11,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 
-from src.studies.study_storage import TrialPlace, connect
+from src.studies.study_storage import TrialPlace, connect, disconnect
 from tests.chip_folder import make_chip_folder
 from tests.sweeping import trials
 
@@ -63,8 +63,7 @@ def test_a_study_of_two_trials_trains_and_a_hopeless_third_is_pruned(tmp_path: P
     study = optuna.load_study(study_name="default", storage=database)
     study.add_trial(perfect)
     study.add_trial(perfect)
-    database.remove_session()
-    database.engine.dispose()
+    disconnect(database)
     pruner = ("callbacks.study.pruner.n_startup_trials=1", "callbacks.study.pruner.n_warmup_steps=0")
     train(tmp_path, "hydra.sweeper.n_trials=5", *pruner)
     last = trials(storage, "default")[-1]

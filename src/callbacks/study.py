@@ -9,8 +9,9 @@ import lightning as L
 import optuna
 import sqlalchemy
 from optuna.exceptions import OptunaError
+from optuna.storages import RDBStorage
 
-from src.studies.study_storage import TrialPlace, connect
+from src.studies.study_storage import TrialPlace, connect, disconnect
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ class StudyReport(L.Callback):
     def __init__(self, folder: str, pruner: optuna.pruners.BasePruner | None = None) -> None:
         self.folder, self.pruner = Path(folder), pruner
         self._study: optuna.Study | None = None
+        self._database: RDBStorage | None = None
         self._id = -1
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -35,10 +37,18 @@ class StudyReport(L.Callback):
         del pl_module
         place = TrialPlace.read(self.folder) if trainer.is_global_zero else None
         if place is not None:
+            self._database = connect(place.storage)
             self._study = optuna.load_study(
-                study_name=place.study, storage=connect(place.storage), pruner=self.pruner or optuna.pruners.NopPruner()
+                study_name=place.study, storage=self._database, pruner=self.pruner or optuna.pruners.NopPruner()
             )
             self._id = self._study._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, place.trial)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Close the study's database."""
+        del trainer, pl_module, stage
+        if self._database is not None:
+            disconnect(self._database)
+        self._study = self._database = None
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Report the epoch; if it is hopeless, let all processes stop after it."""

@@ -27,7 +27,7 @@ from optuna.storages import fail_stale_trials
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from src.errors import UserError
-from src.studies.study_storage import connect, database_errors, put_back, shown
+from src.studies.study_storage import connect, database_errors, disconnect, put_back, shown
 
 log = logging.getLogger(__name__)
 
@@ -75,14 +75,25 @@ class Search:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.url, self.name, self.terms, self.total, self.grace = url, name, terms, total, grace
         self.storage = connect(url, grace, patience)
-        with database_errors(url):
-            try:
-                optuna.create_study(storage=self.storage, study_name=name, direction="maximize")
-                begun = True
-            except DuplicatedStudyError:
-                begun = False
-            self.study = optuna.load_study(study_name=name, storage=self.storage, sampler=sampler(begun))
-            self._agree(begun)
+        try:
+            with database_errors(url):
+                self._open(sampler)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the database."""
+        disconnect(self.storage)
+
+    def _open(self, sampler: Callable[[bool], optuna.samplers.BaseSampler]) -> None:
+        try:
+            optuna.create_study(storage=self.storage, study_name=self.name, direction="maximize")
+            begun = True
+        except DuplicatedStudyError:
+            begun = False
+        self.study = optuna.load_study(study_name=self.name, storage=self.storage, sampler=sampler(begun))
+        self._agree(begun)
 
     def _agree(self, begun: bool) -> None:
         """Write the terms into a new study; refuse one that was begun with others."""
@@ -181,6 +192,7 @@ class Search:
                         self.storage.record_heartbeat(trial._trial_id)
                     except (StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
                         log.warning("No sign of life could be given for trial %d: %s", trial.number, error)
+            self.storage.remove_session()  # this thread's own
 
         thread = threading.Thread(target=beat, daemon=True)
         thread.start()

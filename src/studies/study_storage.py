@@ -84,6 +84,12 @@ def connect(url: str, grace: int | None = None, patience: int = 60) -> RDBStorag
         raise _unusable(url, str(error).splitlines()[0]) from error
 
 
+def disconnect(storage: RDBStorage) -> None:
+    """Close a study's database, as far as this thread has opened it."""
+    storage.remove_session()
+    storage.engine.dispose()
+
+
 def _lock_at_once(engine: sqlalchemy.Engine) -> None:
     """Let SQLite lock the file before a transaction reads.
 

@@ -8,6 +8,7 @@ import math
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -59,15 +60,16 @@ def run_study(sweeper: StudySweeper, arguments: Sequence[str]) -> None:
             if is_new:
                 shutil.rmtree(sweeper.folder, ignore_errors=True)
             raise
-        log.info("Study %s: %d of %d trials to do", search.name, search.missing(), search.total)
-        try:
-            _work(sweeper, search, fixed)
-        except KeyboardInterrupt as error:
-            raise KeyboardInterrupt(
-                f"The study {search.name} has {len(search.ended())} of {search.total} trials; the same command goes on "
-                "with it, beginning with what was interrupted."
-            ) from error
-        conclude(search, sweeper.folder, lambda params: command(params, fixed, sweeper.folder / "best"))
+        with closing(search):
+            log.info("Study %s: %d of %d trials to do", search.name, search.missing(), search.total)
+            try:
+                _work(sweeper, search, fixed)
+            except KeyboardInterrupt as error:
+                raise KeyboardInterrupt(
+                    f"The study {search.name} has {len(search.ended())} of {search.total} trials; the same command "
+                    "goes on with it, beginning with what was interrupted."
+                ) from error
+            conclude(search, sweeper.folder, lambda params: command(params, fixed, sweeper.folder / "best"))
 
 
 def open_study(sweeper: StudySweeper, space: Mapping[str, BaseDistribution]) -> Search:
