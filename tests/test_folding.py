@@ -99,6 +99,20 @@ class Before(Twice):
         return torch.as_tensor(self.convolution(self.norm(image)))
 
 
+class Hooked(Twice):
+    """A copy of it would look for what the network itself has noted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[torch.Tensor] = []
+        seen = self.seen
+        self.norm.register_forward_hook(lambda *given: seen.append(given[-1]))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        self.norm(self.convolution(image))
+        return self.seen.pop()
+
+
 class Statistics(Twice):
     """The batch norm goes by the image that it sees."""
 
@@ -110,7 +124,7 @@ class Statistics(Twice):
         return torch.as_tensor(self.norm(self.convolution(image)))
 
 
-@pytest.mark.parametrize("make", [Twice, Shared, Before, nn.Identity])
+@pytest.mark.parametrize("make", [Twice, Shared, Before, Hooked, nn.Identity])
 def test_what_cannot_be_folded_stays(make: Callable[[], nn.Module]) -> None:
     network = wrapped(make())
     assert fold_batch_norms(network, CHIP) is network

@@ -48,10 +48,14 @@ def fold_batch_norms(network: Network, chip_size: tuple[int, int]) -> Network:
     if not pairs:
         return network
     shared = {id(tensor): tensor for tensor in (*architecture.parameters(), *architecture.buffers())}
-    folded = copy.deepcopy(architecture, shared)
-    for convolution, norm in pairs:
-        _fold(folded, convolution, norm)
-    if (folded(image) - before).abs().max() > CLOSE * before.std():
+    try:
+        folded = copy.deepcopy(architecture, shared)
+        for convolution, norm in pairs:
+            _fold(folded, convolution, norm)
+        change = (folded(image) - before).abs().max()
+    except Exception:  # noqa: BLE001  whatever a network provokes whose parts know of each other
+        return network
+    if not change <= CLOSE * before.std():
         return network
     answering = copy.copy(network)
     answering._modules = {**network._modules, "architecture": folded}  # setattr would change both
