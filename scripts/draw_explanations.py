@@ -126,9 +126,9 @@ def draw_split(axes: Axes, chips: list[Window], split: Split) -> None:
             axes.add_patch(Rectangle(corner, chip.width - 4, chip.height - 4, facecolor=color, edgecolor="white"))
 
 
-def main() -> None:
+def main(folder: Path = IMAGES) -> None:
     """Write all of them as SVG."""
-    IMAGES.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     style = {
         "svg.fonttype": "none",
         "svg.hashsalt": "specdeepmap",
@@ -140,9 +140,9 @@ def main() -> None:
     }
     with rc_context(style):  # type: ignore[arg-type]  # its names are literals to matplotlib's stubs
         for name, draw in (("windows", windows), ("scores", scores), ("splits", splits)):
-            path = IMAGES / f"{name}.svg"
+            path = folder / f"{name}.svg"
             draw().savefig(path, facecolor=CARD, metadata={"Date": None})
-            print(path.relative_to(ROOT))
+            print(path)
 
 
 if __name__ == "__main__":

@@ -46,9 +46,8 @@ Show = Callable[[str, int | None], AbstractContextManager[Callable[[int], None]]
 """Is told what is under way and how many pixels there are, None where nobody counts them; gives what takes the
 pixels that are done: the first time those that were done before, then those since its last call."""
 
-CACHE_MEGABYTES = 128
-"""Decoded blocks that GDAL keeps: enough for the tiles that neighbouring windows share, of some scenes those of rows of
-windows too."""
+CACHE_MEGABYTES = 64
+"""Decoded blocks that GDAL keeps: enough for the tiles that neighbouring windows share."""
 
 
 @contextmanager

@@ -143,9 +143,8 @@ class CrossEntropyDice(nn.Module):
 
 def _shares(weight: Sequence[float] | None) -> torch.Tensor:
     """What a pixel of each class index counts in a mean, up to IGNORE, which counts nothing."""
-    shares = (
-        torch.ones(IGNORE + 1) if weight is None else F.pad(torch.tensor(list(weight)), (0, IGNORE + 1 - len(weight)))
-    )
+    given = _as_tensor(weight)
+    shares = torch.ones(IGNORE + 1) if given is None else F.pad(given, (0, IGNORE + 1 - len(given)))
     shares[IGNORE] = 0
     return shares
 

@@ -46,8 +46,8 @@ class Network(nn.Module):
             valid: B × H × W or B × 1 × H × W, False for pixels without a measurement: they become 0.
         """
         valid = valid if valid.ndim == 4 else valid[:, None]
-        # In a copy of its own, and without a mask that changes nothing: 7 instead of 47 ns per pixel of 13 bands on one
-        # core, where a whole U-Net with resnet18 takes 1100 in bfloat16.
+        # In a copy of its own, and without a mask that changes nothing: 6 instead of 9 ns per pixel of 13 bands on one
+        # core (with the mask far more), where a whole U-Net with resnet18 takes 1100 in bfloat16.
         normalized = image.to(torch.float32, copy=True).div_(self.scale).sub_(self.mean).div_(self.std)
         if self._all_used and _is_known_to_be_full(valid):
             return normalized

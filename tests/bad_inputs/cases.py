@@ -315,6 +315,15 @@ CASES: tuple[Case, ...] = (
         setup=text("recipes/experiment/tab.yaml", "# @package _global_\ntrainer:\n\tmax_epochs: 1\n"),
         words="tab.yaml, line 3|spaces",
     ),
+    train(
+        "a recipe that runs code",
+        "--config-dir=recipes",
+        "experiment=code",
+        setup=text(
+            "recipes/experiment/code.yaml", "# @package _global_\nlr: !!python/object/apply:os.system [touch ran]\n"
+        ),
+        words="code.yaml|python/object",
+    ),
     # Paths
     prepare("umlauts, brackets, quotes and spaces", "image=Szene (1) für Oma's Garten.tif", setup=renamed, words=None),
     predict("the same in a list", "image=[Szene (1) für Oma's Garten.tif]", setup=renamed, words=None),
