@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
+from src.ahead import ahead
 from src.bands import Band, match_bands
 from src.chips import LabelledChip, read_labelled
+from src.cores import cores
 from src.datafolder import read_data_folder
+from src.datamodules.batches import torch_type
 from src.errors import UserError
 from src.labels import IGNORE, ClassTable
 from src.models.architectures import accepted_sizes
@@ -31,7 +33,8 @@ from src.tables import Part, Sample
 
 READERS = 2
 """Threads that read chips while the network computes: one decodes while the other waits for the disk."""
-
+GPU_READERS = 8
+"""The same where a GPU computes, at most: the cores have nothing else to do."""
 
 Export = Callable[[LabelledChip, npt.NDArray[np.uint8]], None]
 """Takes a chip and its predicted class values, H × W, 0 where there is no measurement."""
@@ -69,17 +72,20 @@ def evaluate(
     network = fold_batch_norms(place(network, device).eval(), spec.chip_size)
     counter = ScoreCounter(spec.classes, per_chip=True)
     sizes: dict[tuple[int, int], tuple[int, int]] = {}
-    for chips in batches(read_ahead(samples, spec, batch_size), batch_size):
-        target = torch.from_numpy(np.stack([chip.target for chip in chips])).to(device)
-        size = chips[0].info.width, chips[0].info.height
-        if size not in sizes:
-            sizes[size] = padded_size(network, spec, size)
-        prediction, confidence = classify(network, chips, sizes[size], device)
-        counter.add(target, prediction, confidence)
-        if export is not None:
-            for chip, values in zip(chips, spec.classes.decode(prediction.cpu().numpy()), strict=True):
-                export(chip, values)
-        advance(len(chips))
+    readers = READERS if device.type == "cpu" else min(GPU_READERS, cores())
+    chips = read_ahead(samples, spec, max(2 * readers, batch_size), readers)
+    stacks = ahead(lambda batch: _stacked(batch, device.type == "cuda"), batches(chips, batch_size), depth=1)
+    with closing(chips), closing(stacks):
+        for stack in stacks:
+            size = stack.chips[0].info.width, stack.chips[0].info.height
+            if size not in sizes:
+                sizes[size] = padded_size(network, spec, size)
+            prediction, confidence = classify(network, stack, sizes[size], device)
+            counter.add(stack.target.to(device, non_blocking=True), prediction, confidence)
+            if export is not None:
+                for chip, values in zip(stack.chips, spec.classes.decode(prediction.cpu().numpy()), strict=True):
+                    export(chip, values)
+            advance(len(stack.chips))
     evaluation = counter.result()
     if not evaluation.pooled.matrix.any():
         raise UserError(
@@ -115,15 +121,31 @@ def evaluate_folder(
     return evaluate(network, spec, data.samples(split), device=choose_device(accelerator), batch_size=batch_size)
 
 
+class Stack(NamedTuple):
+    """Chips of one size, one after the other in memory.
+
+    Attributes:
+        chips: The chips.
+        image: B × C × H × W.
+        valid: B × H × W.
+        target: B × H × W.
+    """
+
+    chips: Sequence[LabelledChip]
+    image: torch.Tensor
+    valid: torch.Tensor
+    target: torch.Tensor
+
+
 @torch.inference_mode()
 def classify(
-    network: Network, chips: Sequence[LabelledChip], size: tuple[int, int], device: torch.device
+    network: Network, stack: Stack, size: tuple[int, int], device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Run chips of one size through a network.
 
     Args:
         network: In eval mode on the device.
-        chips: All of one size.
+        stack: The chips.
         size: Width and height to pad them to, below and right, with pixels that are no measurements.
         device: Where to compute.
 
@@ -134,21 +156,20 @@ def classify(
     Raises:
         UserError: The device's memory does not take as many chips.
     """
-    height, width = chips[0].valid.shape
+    _, image, valid, _ = stack
+    height, width = valid.shape[1:]
     missing = (0, size[0] - width, 0, size[1] - height)
-    valid = torch.from_numpy(np.stack([chip.valid for chip in chips]))
-    image = _stacked([chip.image for chip in chips])
     try:
         with autocast(device):
             padded = (F.pad(image, missing), F.pad(valid, missing)) if any(missing) else (image, valid)
-            logits = network(*(part.to(device) for part in padded))
+            logits = network(*(part.to(device, non_blocking=True) for part in padded))
         confidence, prediction = logits[..., :height, :width].float().softmax(1).max(1)
     except torch.OutOfMemoryError as error:
         raise UserError(
-            f"{len(chips)} chips at once are too many for the memory of {device}; expected a batch that fits. "
-            f"Lower batch_size to {max(1, len(chips) // 2)}."
+            f"{len(stack.chips)} chips at once are too many for the memory of {device}; expected a batch that fits. "
+            f"Lower batch_size to {max(1, len(stack.chips) // 2)}."
         ) from error
-    return torch.where(valid.to(device), prediction.to(torch.uint8), IGNORE), confidence
+    return torch.where(valid.to(device, non_blocking=True), prediction.to(torch.uint8), IGNORE), confidence
 
 
 def padded_size(network: Network, spec: NetworkSpec, size: tuple[int, int]) -> tuple[int, int]:
@@ -176,19 +197,11 @@ def read_chip(sample: Sample, spec: NetworkSpec) -> LabelledChip:
     return read_labelled(sample, spec.bands, spec.normalization.used, spec.nodata, spec.classes, spec.nodata_is_data)
 
 
-def read_ahead(samples: Iterable[Sample], spec: NetworkSpec, depth: int) -> Iterator[LabelledChip]:
+def read_ahead(
+    samples: Iterable[Sample], spec: NetworkSpec, depth: int, readers: int = READERS
+) -> Generator[LabelledChip, None, None]:
     """Yield chips in order while threads read the next ``depth`` ones."""
-    with ThreadPoolExecutor(READERS, thread_name_prefix="chips") as pool:
-        pending: deque[Future[LabelledChip]] = deque()
-        try:
-            for sample in samples:
-                pending.append(pool.submit(read_chip, sample, spec))
-                if len(pending) > depth:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    return ahead(lambda sample: read_chip(sample, spec), samples, depth, readers)
 
 
 def batches(chips: Iterable[LabelledChip], size: int) -> Iterator[list[LabelledChip]]:
@@ -260,10 +273,20 @@ def chip_exporter(folder: Path, samples: Sequence[Sample], classes: ClassTable, 
     return export
 
 
-def _stacked(images: Sequence[npt.NDArray[Any]]) -> torch.Tensor:
-    """Stack images; float64 becomes float32, since no sensor has its digits and no network takes them."""
-    stack = np.stack(images)
-    return torch.from_numpy(stack.astype(np.float32) if stack.dtype == np.float64 else stack)
+def _stacked(chips: Sequence[LabelledChip], pinned: bool) -> Stack:
+    """Put chips one after the other, in memory that a GPU can read by itself if ``pinned``.
+
+    float64 becomes float32, since no sensor has its digits and no network takes them.
+    """
+
+    def put(arrays: Sequence[npt.NDArray[Any]]) -> torch.Tensor:
+        dtype = np.dtype(np.float32) if arrays[0].dtype == np.float64 else arrays[0].dtype
+        stack = torch.empty((len(arrays), *arrays[0].shape), dtype=torch_type(dtype), pin_memory=pinned)
+        np.stack(arrays, out=stack.numpy(), casting="same_kind")
+        return stack
+
+    parts = zip(*((chip.image, chip.valid, chip.target) for chip in chips), strict=True)
+    return Stack(chips, *map(put, parts))
 
 
 def _really_differ(value: int, name: str, other: str) -> bool:

@@ -13,8 +13,9 @@ from PIL import Image
 from scripts.make_scene import make_scene
 from src.datafolder import read_data_folder
 from src.datamodules import base
-from src.datamodules.base import Cached, SegmentationData, choose_workers
-from src.datamodules.batches import Batch, EpochBatches, collate, sampling_shares
+from src.datamodules.base import SegmentationData, choose_workers
+from src.datamodules.batches import Batch, Chip, EpochBatches, collate, sampling_shares
+from src.datamodules.cache import Cached, OnDevice
 from src.datamodules.chips import ChipData
 from src.datamodules.scenes import SceneData
 from src.datamodules.torchgeo import MaskCodes, TorchGeoData
@@ -138,6 +139,29 @@ def test_chips_are_kept_in_memory_when_they_fit(folder: Path, monkeypatch: pytes
     data.setup()
     assert not isinstance(data._sources["train"], Cached)
     assert data.train_dataloader().num_workers == 1
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32", "int16", "float32", "float64"])
+def test_batches_put_together_on_the_device_are_those_put_together_elsewhere(dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    chips = [
+        Chip(
+            f"{number}.tif",
+            rng.integers(0, 200, (3, 8, 9)).astype(dtype) * (300 if dtype != "uint8" else 1),
+            rng.random((8, 9)) < 0.9,
+            rng.choice(np.array([0, 1, IGNORE], np.uint8), (8, 9)),
+        )
+        for number in range(5)
+    ]
+    there = OnDevice(chips, torch.device("cpu"))
+    assert len(there) == 5
+    for chosen in ([0], [4, 1, 1], [2, 3, 0, 1, 4]):
+        expected, found = collate([chips[index] for index in chosen]), there.__getitems__(chosen)
+        assert found.names == expected.names
+        assert found.labelled == expected.labelled
+        assert found.image.dtype == expected.image.dtype
+        for one, other in zip(found[:3], expected[:3], strict=True):
+            assert np.array_equal(one.numpy(), other.numpy())
 
 
 def test_workers_read_in_processes_that_were_not_forked(folder: Path) -> None:

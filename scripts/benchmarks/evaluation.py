@@ -16,26 +16,29 @@ from src.preparation.prepare import prepare
 from src.preparation.settings import Preparation
 
 CHIP = 224
-BATCH = 8
-BATCHES = 6
-"""Enough that the first one, which nothing can be read ahead of, is no large part."""
+BATCHES = {"cpu": (8, 6), "cuda": (32, 20)}
+"""Chips in a batch and batches: enough that the first one, which nothing can be read ahead of, is no large part."""
+SCENES = {"cpu": (8, 10), "cuda": (29, 30)}
+"""Chips of the scene down and across, of which 80 % are scored at most."""
 GOAL = 0.9
 
 
 def measure(options: Options) -> list[Row]:
     """Compare ours with the bare forward pass in batches of the same size."""
-    files = repeated_scene(options.folder, 8 * CHIP, 10 * CHIP)
+    device = choose_device()
+    down, across = SCENES.get(device.type, SCENES["cpu"])
+    batch, batches = BATCHES.get(device.type, BATCHES["cpu"])
+    files = repeated_scene(options.folder, down * CHIP, across * CHIP)
     folder = options.folder / "chips"
     prepare(Preparation(str(files.image), str(files.label), (CHIP, CHIP), (CHIP, CHIP)), folder)
-    chips = read_data_folder(folder).samples("train")[: BATCH * BATCHES]
-    device = choose_device()
+    chips = read_data_folder(folder).samples("train")[: batch * batches]
     spec = untrained_spec("unet", "resnet18", CHIP)
     network = build_network(spec)
     architecture = place(copy.deepcopy(network.architecture), device).eval()
-    bare = bare_forward(architecture, random_batch((BATCH, CHIP, CHIP), device), BATCHES)
+    bare = bare_forward(architecture, random_batch((batch, CHIP, CHIP), device), batches)
 
     def ours() -> float:
-        evaluate(network, spec, chips, device=device, batch_size=BATCH)
+        evaluate(network, spec, chips, device=device, batch_size=batch)
         return len(chips) * CHIP**2 / 1e6
 
     turns = take_turns({"ours": ours, "bare": bare}, options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from scripts.benchmarks.networks import bare_forward, fastest_batch, synchronize
 from scripts.benchmarks.rows import Row, compared
 from scripts.benchmarks.scenes import repeated_scene
 from scripts.make_scene import SceneFiles
+from src.cores import cores
 from src.mapping.scene_map import MapOptions, Mapper, map_scene
 from src.models.checkpoint import save_network
 from src.models.network import Network, build_network
@@ -25,12 +27,14 @@ from src.models.precision import choose_device, place
 CHIP = 224
 MARGIN = 45
 """20 % of a tile on each side."""
-SIDE = 3072
-"""Large enough for the search for the fastest window to pay."""
+SIDES = {"cpu": 3072, "cuda": 12288}
+"""Of the scene, in pixels: large enough for the search for the fastest window to pay."""
 AROUND = 512
 """Pixels around the tiles that one forward pass over the scene sees too."""
-TILES = 5
+TILES = {"cpu": 5, "cuda": 12}
 """Tiles down and across in a turn of the tile-by-tile way."""
+BARE_MEGAPIXELS = {"cpu": 2, "cuda": 400}
+"""What goes through the network in a turn of the bare forward pass."""
 GOAL, GOAL_OTHERS = 0.9, 6.0
 
 Floats = npt.NDArray[np.float32]
@@ -38,8 +42,9 @@ Floats = npt.NDArray[np.float32]
 
 def measure(options: Options) -> list[Row]:
     """Compare ours with both, in speed and in agreement with one forward pass over the whole scene."""
-    files = repeated_scene(options.folder, SIDE, SIDE)
     device = choose_device()
+    side, bare_pixels, count = (of.get(device.type, of["cpu"]) for of in (SIDES, BARE_MEGAPIXELS, TILES))
+    files = repeated_scene(options.folder, side, side)
     spec = untrained_spec("unet", "resnet18", CHIP)
     torch.manual_seed(0)
     network = build_network(spec)
@@ -50,7 +55,7 @@ def measure(options: Options) -> list[Row]:
     mapper = Mapper(checkpoint, network, spec, device, MapOptions())
     architecture = place(copy.deepcopy(network.architecture), device)
     batch = fastest_batch(architecture, device)
-    bare = bare_forward(architecture, batch, max(1, round(2e6 / (len(batch) * batch.shape[-1] ** 2))))
+    bare = bare_forward(architecture, batch, max(1, round(bare_pixels * 1e6 / (len(batch) * batch.shape[-1] ** 2))))
     made = options.folder / "made"
     output = made / "map.tif"
     computed: list[float] = []
@@ -58,17 +63,18 @@ def measure(options: Options) -> list[Row]:
     def ours() -> float:
         shutil.rmtree(made, ignore_errors=True)  # a finished map is left as it is
         found = map_scene(mapper, str(files.image), output)
-        computed.append(found.plan.computed_pixels / SIDE**2)
-        return SIDE**2 / 1e6
+        computed.append(found.plan.computed_pixels / side**2)
+        return side**2 / 1e6
 
-    tiles = np.zeros((TILES * (CHIP - 2 * MARGIN),) * 2, np.uint8)
-    turns = take_turns(
-        {"ours": ours, "bare": bare, "others": lambda: map_tile_by_tile(plain, files.image, tiles)}, options
-    )
+    tiles = np.zeros((count * (CHIP - 2 * MARGIN),) * 2, np.uint8)
+    runs = {"ours": ours, "bare": bare, "others": lambda: map_tile_by_tile(plain, files.image, tiles)}
+    if device.type != "cpu":  # where reading, and not computing, may be what takes longest
+        runs["reading"] = lambda: read_only(files.image, side, batch.shape[-1])
+    turns = take_turns(runs, options)
     with_halo = [Turn(t.amount * computed[-1], t.seconds, t.cpu_seconds, t.peak_mb) for t in turns["ours"]]
     best = f"bare forward, {len(batch)} × {batch.shape[-1]}² px"
     step = "predict unet/resnet18"
-    return [
+    rows = [
         compared(f"{step}, halo counted", (with_halo, turns["bare"]), best, unit="Mpx/s", goal=GOAL),
         compared(
             step,
@@ -80,13 +86,31 @@ def measure(options: Options) -> list[Row]:
         ),
         _agreement(plain, files, output, tiles),
     ]
+    if "reading" in turns:
+        meaning = f"reading the scene once, {cores()} threads"
+        rows.insert(1, compared(step, (turns["ours"], turns["reading"]), meaning, unit="Mpx/s"))
+    return rows
+
+
+def read_only(image: Path, side: int, window: int) -> float:
+    """Read a square scene in windows that share nothing, with a thread per core, and do nothing with it."""
+    corners = [(row, column) for row in range(0, side, window) for column in range(0, side, window)]
+
+    def read(thread: int) -> None:
+        with rasterio.open(image) as dataset:
+            for row, column in corners[thread :: cores()]:
+                dataset.read(window=Window(column, row, min(window, side - column), min(window, side - row)))
+
+    with ThreadPoolExecutor(cores()) as pool:
+        list(pool.map(read, range(cores())))
+    return side**2 / 1e6
 
 
 @torch.inference_mode()
 def map_tile_by_tile(network: Network, image: Path, tiles: npt.NDArray[np.uint8]) -> float:
     """Map the scene's middle with tiles that overlap by 20 % on each side, one after the other; fills ``tiles``."""
     device, kept = network.scale.device, CHIP - 2 * MARGIN
-    first = (SIDE - len(tiles)) // 2
+    first = _first(image, tiles)
     valid = torch.ones(1, CHIP, CHIP, dtype=torch.bool, device=device)
     with rasterio.open(image) as dataset:
         for row in range(0, len(tiles), kept):
@@ -99,10 +123,17 @@ def map_tile_by_tile(network: Network, image: Path, tiles: npt.NDArray[np.uint8]
     return tiles.size / 1e6
 
 
+def _first(image: Path, tiles: npt.NDArray[np.uint8]) -> int:
+    """Return the first row and column of the tiles, which lie in the middle of a square scene."""
+    with rasterio.open(image) as dataset:
+        side: int = dataset.width
+    return (side - len(tiles)) // 2
+
+
 @torch.inference_mode()
 def _agreement(network: Network, files: SceneFiles, output: Path, tiles: npt.NDArray[np.uint8]) -> Row:
     """Compare both maps with one float32 forward pass over the whole scene, in the part that both have."""
-    first, side = (SIDE - len(tiles)) // 2, len(tiles) + 2 * AROUND
+    first, side = _first(files.image, tiles), len(tiles) + 2 * AROUND
     start = (first - AROUND) // 32 * 32  # as in a pass over all of it, whose coarsest cells are 32 px across
     with rasterio.open(files.image) as dataset:
         numbers = torch.from_numpy(dataset.read(window=Window(start, start, side, side)))[None]

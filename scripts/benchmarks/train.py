@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import time
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,25 @@ from src.preparation.settings import Preparation
 from src.training import NetworkChoice, choose_trainer_options, make_network
 
 CHIP = 224
-BATCHES = {"cpu": 4}
-BATCH = 8
-"""Chips in a batch, and on all other devices."""
-STEPS = 2
-"""Batches in a turn."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """How much a turn does: enough that what happens once in an epoch is no large part of it.
+
+    Attributes:
+        batch: Chips in a batch.
+        steps: Batches in a turn.
+        chips: Chips of the scene down and across, of which 80 % are for training: a batch more than is used.
+    """
+
+    batch: int
+    steps: int
+    chips: tuple[int, int]
+
+
+LOADS = {"cpu": Load(4, 2, (5, 6)), "cuda": Load(32, 20, (29, 30))}
+OTHER_LOAD = Load(8, 10, (11, 12))
 NETWORKS = (("unet", "resnet18", False), ("unet", "resnet18", True), ("segformer", "tu-convnext_tiny", False))
 """Architecture, encoder, and whether the encoder is frozen."""
 GOAL = 0.95
@@ -51,9 +66,10 @@ class Interleaved(L.Callback):
 
     def on_train_batch_end(self, *given: Any) -> None:
         """End our turn with the last batch."""
-        if given[-1] == STEPS - 1:
+        load = load_of(self._device)
+        if given[-1] == load.steps - 1:
             synchronize(self._device)
-            self.turns["ours"].append(self._clock.stop(STEPS * batch_size(self._device)))
+            self.turns["ours"].append(self._clock.stop(load.steps * load.batch))
 
     def on_train_epoch_end(self, trainer: L.Trainer, *_: Any) -> None:
         """Let the others take their turns, and end when there were enough."""
@@ -64,25 +80,29 @@ class Interleaved(L.Callback):
 
 def measure(options: Options) -> list[Row]:
     """Compare ours, the bare loop, and what people run today."""
-    # 30 chips, of which 80 % are for training: at least one batch more than is used.
-    files = repeated_scene(options.folder, 5 * CHIP, 6 * CHIP)
+    device = choose_device()
+    down, across = load_of(device).chips
+    files = repeated_scene(options.folder, down * CHIP, across * CHIP)
     folder = options.folder / "chips"
     prepare(Preparation(str(files.image), str(files.label), (CHIP, CHIP), (CHIP, CHIP)), folder)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    return [row for network in NETWORKS for row in _rows(network, folder, options)]
+    kept = (False,) if device.type == "cpu" else (False, True)  # a CPU has nothing to wait for
+    return [row for network in NETWORKS for cache in kept for row in _rows(network, folder, cache, device, options)]
 
 
-def _rows(network: tuple[str, str, bool], folder: Path, options: Options) -> list[Row]:
+def _rows(
+    network: tuple[str, str, bool], folder: Path, cache: bool, device: torch.device, options: Options
+) -> list[Row]:
     architecture, encoder, frozen = network
-    device = choose_device()
-    data = ChipData(folder, batch_size(device), cache=False)
+    load = load_of(device)
+    data = ChipData(folder, load.batch, cache=cache)
     segmenter = _segmenter(data, architecture, encoder, frozen)
     meanwhile = Interleaved({"bare": _bare(segmenter, device), "others": _as_today(segmenter, device)}, device, options)
     trainer = L.Trainer(
         **choose_trainer_options("auto", "auto" if device.type == "cpu" else 1, "auto"),
         max_epochs=options.rounds + 1,
-        limit_train_batches=STEPS,
+        limit_train_batches=load.steps,
         limit_val_batches=0,
         callbacks=[meanwhile],
         logger=False,
@@ -94,7 +114,7 @@ def _rows(network: tuple[str, str, bool], folder: Path, options: Options) -> lis
     )
     trainer.fit(segmenter, datamodule=data)
     counted = {name: turns[1:] for name, turns in meanwhile.turns.items()}
-    step = f"train {architecture}/{encoder}" + (", encoder frozen" if frozen else "")
+    step = f"train {architecture}/{encoder}" + ", encoder frozen" * frozen + ", chips in memory" * cache
     wanted = 4.0 if device.type == "cuda" else 2.0 if prefers_bf16(device) else None
     return [
         compared(step, (counted["ours"], counted["bare"]), "bare loop, batch in memory", unit="chips/s", goal=GOAL),
@@ -109,9 +129,9 @@ def _rows(network: tuple[str, str, bool], folder: Path, options: Options) -> lis
     ]
 
 
-def batch_size(device: torch.device) -> int:
-    """Return how many chips a batch has."""
-    return BATCHES.get(device.type, BATCH)
+def load_of(device: torch.device) -> Load:
+    """Return how much a turn does on a device."""
+    return LOADS.get(device.type, OTHER_LOAD)
 
 
 def _segmenter(data: ChipData, architecture: str, encoder: str, frozen: bool) -> Segmenter:
@@ -129,8 +149,9 @@ def _bare(segmenter: Segmenter, device: torch.device) -> Run:
     layout = training_layout(device, precision)
     architecture = copy.deepcopy(segmenter.network.architecture).to(device).to(memory_format=layout)
     optimizer = torch.optim.AdamW(architecture.parameters(), lr=0.001, fused=True)
-    image = random_batch((batch_size(device), CHIP, CHIP), device).contiguous(memory_format=layout)
-    return bare_training(architecture, image, _target(device), optimizer, STEPS, partial(autocast, device))
+    load = load_of(device)
+    image = random_batch((load.batch, CHIP, CHIP), device).contiguous(memory_format=layout)
+    return bare_training(architecture, image, _target(device), optimizer, load.steps, partial(autocast, device))
 
 
 def _as_today(segmenter: Segmenter, device: torch.device) -> Run:
@@ -138,9 +159,11 @@ def _as_today(segmenter: Segmenter, device: torch.device) -> Run:
     network = copy.deepcopy(segmenter.network.architecture)
     architecture = network.to(device).to(memory_format=torch.contiguous_format)
     optimizer = torch.optim.Adam(architecture.parameters(), lr=0.001)
-    image = random_batch((batch_size(device), CHIP, CHIP), device).contiguous()
-    return bare_training(architecture, image, _target(device), optimizer, STEPS)
+    load = load_of(device)
+    image = random_batch((load.batch, CHIP, CHIP), device).contiguous()
+    return bare_training(architecture, image, _target(device), optimizer, load.steps)
 
 
 def _target(device: torch.device) -> torch.Tensor:
-    return torch.randint(0, 5, (batch_size(device), CHIP, CHIP), generator=torch.Generator().manual_seed(0)).to(device)
+    shape = load_of(device).batch, CHIP, CHIP
+    return torch.randint(0, 5, shape, generator=torch.Generator().manual_seed(0)).to(device)

@@ -6,24 +6,23 @@ import logging
 import multiprocessing
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 import lightning as L
 import numpy as np
 import numpy.typing as npt
 import psutil
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from src.bands import Band, Normalization
 from src.cores import cores
 from src.datamodules.batches import Chip, EpochBatches, collate, native, sampling_shares
+from src.datamodules.cache import Cached, ChipSource, OnDevice, on_gpu_if_it_fits, read_all
 from src.errors import UserError
 from src.labels import IGNORE, ClassTable
-from src.progress import progress
 
 log = logging.getLogger(__name__)
 
@@ -63,38 +62,6 @@ class DataDescription:
     classes: ClassTable
     counts: tuple[int, ...]
     weights: tuple[float, ...]
-
-
-class ChipSource(Protocol):
-    """A sequence of chips of one size."""
-
-    def __len__(self) -> int:
-        """Count the chips."""
-
-    def __getitem__(self, index: int) -> Chip:
-        """Read one chip."""
-
-
-class Cached(Dataset[Chip]):
-    """Chips in memory."""
-
-    def __init__(self, chips: Iterable[Chip]) -> None:
-        self.chips = list(chips)
-
-    def __len__(self) -> int:
-        return len(self.chips)
-
-    def __getitem__(self, index: int) -> Chip:
-        return self.chips[index]
-
-
-def read_all(source: ChipSource, stage: str) -> Iterator[Chip]:
-    """Read every chip, with as many threads as there are cores and a progress bar; in order."""
-    count = len(source)
-    with ThreadPoolExecutor(cores()) as pool, progress(f"Reading {stage} chips", count, "chips") as advance:
-        for chip in pool.map(source.__getitem__, range(count)):
-            advance(1)
-            yield chip
 
 
 class ResumableLoader(DataLoader[Chip]):
@@ -234,12 +201,15 @@ class SegmentationData(L.LightningDataModule, ABC):
         return False
 
     def _loader(self, stage: Stage, seed: int | None) -> DataLoader[Chip]:
-        source = self._sources[stage]
+        source: ChipSource | OnDevice = self._sources[stage]
         trainer = self.trainer
         processes, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
         here = trainer.num_devices if trainer else 1  # processes that share this machine
         on_gpu = trainer is not None and trainer.strategy.root_device.type == "cuda"
         workers = 0 if isinstance(source, Cached) else choose_workers(self.workers, here, on_gpu)
+        if trainer is not None and on_gpu and isinstance(source, Cached):
+            source = on_gpu_if_it_fits(source, trainer.strategy.root_device)
+        there = isinstance(source, OnDevice)
         if here > 1 and not on_gpu:
             torch.set_num_threads(computing_threads(here))
         fresh = self.fresh and stage == "train"
@@ -247,12 +217,16 @@ class SegmentationData(L.LightningDataModule, ABC):
         return (ResumableLoader if stage == "train" else DataLoader)(
             source,  # type: ignore[arg-type]  # a sequence of chips is a data set, whatever its class
             batch_sampler=EpochBatches(len(source), self.batch_size, seed, rank, processes, fresh, shares),
-            collate_fn=collate,
+            collate_fn=_as_it_is if there else collate,
             num_workers=workers,
             multiprocessing_context=worker_context(type(source).__module__) if workers else None,
             persistent_workers=bool(workers),
-            pin_memory=on_gpu,
+            pin_memory=on_gpu and not there,
         )
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
 def choose_workers(wanted: int | Literal["auto"], processes: int, on_gpu: bool) -> int:

@@ -70,6 +70,12 @@ def native(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return image.astype(np.float32) if image.dtype == np.float64 else image
 
 
+def torch_type(dtype: np.dtype[Any]) -> torch.dtype:
+    """Return PyTorch's name of a NumPy type."""
+    found: torch.dtype = getattr(torch, dtype.name)
+    return found
+
+
 def sampling_shares(counts: npt.NDArray[np.int64], power: float) -> npt.NDArray[np.float64]:
     """Return how often to draw each chip so that rare classes are seen more often.
 

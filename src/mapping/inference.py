@@ -43,7 +43,9 @@ class Predictor:
         self._turns = _TURNS if average_turns else _TURNS[:1]
 
     @torch.inference_mode()
-    def __call__(self, image: npt.NDArray[Any] | torch.Tensor, fed: npt.NDArray[np.bool_]) -> torch.Tensor:
+    def __call__(
+        self, image: npt.NDArray[Any] | torch.Tensor, fed: npt.NDArray[np.bool_] | torch.Tensor
+    ) -> torch.Tensor:
         """Return class probabilities B × n × H × W, float32, on the device.
 
         Args:

@@ -18,11 +18,10 @@ import torch
 from src.errors import UserError
 from src.mapping.inference import Predictor
 from src.mapping.plan import MapPlan
-from src.mapping.scene_reader import open_scene
+from src.mapping.scene_reader import open_scene, scene_decoding
 from src.mapping.strip_store import StripStore
 from src.mapping.strips import Probabilities, map_layers, map_strips
 from src.models.checkpoint import load_network
-from src.raster.read import block_cache
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class StripJob:
         device: ``cpu``, ``cuda`` or ``mps``.
         average_turns: Average over flips and rotations.
         probabilities: How to store probabilities; None not to.
-        cache_megabytes: For GDAL's blocks.
+        processes: How many share the machine.
     """
 
     checkpoint: Path
@@ -47,7 +46,7 @@ class StripJob:
     device: str
     average_turns: bool
     probabilities: Probabilities | None
-    cache_megabytes: int
+    processes: int
 
 
 def check_processes(count: int, device: torch.device) -> None:
@@ -117,7 +116,7 @@ def _work(job: StripJob, strips: list[int], rank: int, threads: int, news: Any) 
         network, spec = load_network(job.checkpoint)
         layers = map_layers(spec.classes, job.probabilities)
         with (
-            block_cache(job.cache_megabytes),
+            scene_decoding(job.device, job.processes),
             open_scene(job.image, spec, job.folder) as reader,
             StripStore(job.folder, layers, job.plan.height, job.plan.width) as store,
         ):

@@ -28,7 +28,7 @@ from src.mapping.map_scores import row_blocks
 from src.mapping.plan import MapPlan
 from src.mapping.polygons import map_polygons, write_polygons
 from src.mapping.processes import StripJob, map_in_processes
-from src.mapping.scene_reader import SceneReader, open_scene
+from src.mapping.scene_reader import SceneReader, open_scene, scene_decoding
 from src.mapping.strip_store import StripStore, finished_strips, read_plan, start_store
 from src.mapping.strips import CLASSES, PROBABILITIES, UNCERTAINTY, Probabilities, map_layers, map_strips
 from src.mapping.styles import polygon_style, raster_style, share_style
@@ -36,7 +36,7 @@ from src.mapping.window_choice import WindowRequest, choose_plan
 from src.models.checkpoint import find_checkpoint, load_network
 from src.models.network import Network
 from src.models.precision import choose_device, precision_name
-from src.raster.read import RasterInfo, block_cache
+from src.raster.read import RasterInfo
 from src.spec import NetworkSpec, git_revision, software_versions
 from src.vector import sieve
 
@@ -45,9 +45,6 @@ log = logging.getLogger(__name__)
 Show = Callable[[str, int | None], AbstractContextManager[Callable[[int], None]]]
 """Is told what is under way and how many pixels there are, None where nobody counts them; gives what takes the
 pixels that are done: the first time those that were done before, then those since its last call."""
-
-CACHE_MEGABYTES = 64
-"""Decoded blocks that GDAL keeps: enough for the tiles that neighbouring windows share."""
 
 
 @contextmanager
@@ -179,7 +176,7 @@ def map_scene(mapper: Mapper, image: str | Path, output: str | Path, show: Show 
     image, output = str(image), Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     folder = output.with_name(f".{output.name}.partial")
-    with _only_run(output), block_cache(CACHE_MEGABYTES), open_scene(image, mapper.spec, folder) as reader:
+    with _only_run(output), scene_decoding(mapper.device.type), open_scene(image, mapper.spec, folder) as reader:
         record = MapRecord(record_path(output), {**_fingerprint(mapper, reader.info), "made": mapper.options.files})
         if (before := record.finished()) is not None:
             log.info("Map      is there already, made by the same checkpoint with the same settings: left as it is")
@@ -274,7 +271,7 @@ def _map_strips(
             mapper.device.type,
             options.average_turns,
             options.probabilities,
-            CACHE_MEGABYTES,
+            options.processes,
         )
         map_in_processes(job, todo, options.processes, advance)
         return

@@ -12,11 +12,17 @@ import numpy as np
 import numpy.typing as npt
 
 from src.bands import match_bands
+from src.cores import cores
 from src.grid import Window
 from src.mapping.kept_rows import MEMORY_BYTES, KeptRows, Patch, blank
-from src.raster.read import RasterInfo, info_of, is_striped, open_raster, read_valid, read_window
+from src.raster.read import RasterInfo, block_cache, info_of, is_striped, open_raster, read_valid, read_window
 from src.spec import NetworkSpec
 
+CACHE_MEGABYTES = 64
+"""Decoded blocks that GDAL keeps: enough for the tiles that neighbouring windows share."""
+GPU_CACHE_MEGABYTES = 512
+"""The same where a GPU computes: enough for those that neighbouring rows of windows share, up to some 15 000 columns of
+13 bands."""
 ROWS, ROW_BYTES = 64, 32_000_000
 """Rows that are read from edge to edge at a time, and how many bytes of them at most."""
 STRIP_BYTES = 160_000_000
@@ -77,15 +83,24 @@ class SceneReader:
 
     def read(self, window: Window) -> Patch:
         """Read a window; outside the scene it is 0 and neither valid nor fed."""
-        if not self.striped:
-            return self._read(window)
-        kept = self._rows(window.height)
         patch = blank(len(self._bands), window.height, window.width, self.dtype)
+        self.read_into(patch, window)
+        return patch
+
+    def read_into(self, patch: Patch, window: Window) -> None:
+        """Read a window into memory that is there, whatever is in it; see :meth:`read`."""
+        if not self.striped:
+            self._read(patch, window)
+            return
+        for array in patch:
+            array[...] = 0
+        kept = self._rows(window.height)
         for number in range(window.row // kept.rows, -(-min(window.row_stop, self.info.height) // kept.rows)):
             if number not in kept:
-                kept.add(number, self._read(Window(number * kept.rows, 0, kept.rows, self.info.width)))
+                block = blank(len(self._bands), kept.rows, self.info.width, self.dtype)
+                self._read(block, Window(number * kept.rows, 0, kept.rows, self.info.width))
+                kept.add(number, block)
             kept.put_into(patch, window, number)
-        return patch
 
     def scratch_bytes(self, height: int) -> int:
         """Return how much room on the disk the rows take that windows of a height share; 0 where memory holds them."""
@@ -110,14 +125,18 @@ class SceneReader:
             self._kept = KeptRows(len(self._bands), self.dtype, self.info.width, self.block_rows, blocks, self._scratch)
         return self._kept
 
-    def _read(self, window: Window) -> Patch:
-        image = read_window(self._dataset, window, 0, self._bands)
+    def _read(self, patch: Patch, window: Window) -> None:
+        same = self.info.dtype == self.dtype.name
+        image = read_window(self._dataset, window, 0, self._bands, patch.image if same else None)
+        if not same:
+            patch.image[...] = image
         if not self._spec.nodata_is_data:
-            valid = read_valid(self._dataset, window, image, self._nodata, self._spec.normalization.used)
-            return Patch(image.astype(self.dtype, copy=False), valid, valid)
-        inside = np.zeros(image.shape[1:], bool)
-        inside[: self.info.height - window.row, : self.info.width - window.column] = True
-        return Patch(image.astype(self.dtype, copy=False), self._any_measured(image, window) & inside, inside)
+            patch.valid[...] = read_valid(self._dataset, window, image, self._nodata, self._spec.normalization.used)
+            patch.fed[...] = patch.valid
+            return
+        patch.fed[...] = False
+        patch.fed[: self.info.height - window.row, : self.info.width - window.column] = True
+        patch.valid[...] = self._any_measured(image, window) & patch.fed
 
     def _any_measured(self, image: npt.NDArray[Any], window: Window) -> npt.NDArray[np.bool_]:
         """A network that takes nodata for data has learned bands that are nodata everywhere: one band must do."""
@@ -128,6 +147,22 @@ class SceneReader:
             if valid.all():
                 break
         return valid
+
+
+@contextmanager
+def scene_decoding(device: str, processes: int = 1) -> Iterator[None]:
+    """Decode, within the context, as fast as a device needs it, and keep as many blocks as that takes.
+
+    On a CPU the cores compute, and one thread reads. A GPU waits for whoever decodes: all cores do, and the tiles that
+    rows of windows share are decoded once.
+
+    Args:
+        device: ``cpu``, ``cuda`` or ``mps``.
+        processes: How many share the cores.
+    """
+    on_cpu = device == "cpu"
+    with block_cache(CACHE_MEGABYTES if on_cpu else GPU_CACHE_MEGABYTES, 1 if on_cpu else max(1, cores() // processes)):
+        yield
 
 
 @contextmanager

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from src.ahead import ahead
+from src.datamodules.batches import torch_type
 from src.grid import Span
 from src.labels import UNCLASSIFIED, ClassTable
 from src.mapping.cog import Layer
 from src.mapping.inference import Predictor
+from src.mapping.kept_rows import Patch
 from src.mapping.plan import MapPlan
 from src.mapping.scene_reader import SceneReader
 from src.mapping.stitching import Stitcher
@@ -34,13 +36,10 @@ STEPS = 250
 NO_PROBABILITY = {"uint8": 255.0, "float16": -1.0}
 """Marks pixels without a measurement in the probabilities and the uncertainty."""
 
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
-
 
 @dataclass(frozen=True)
 class Batch:
-    """Neighbouring windows of one row of windows.
+    """Neighbouring windows of one row of windows, in memory that a GPU can read by itself where there is one.
 
     Attributes:
         row: Index of their row.
@@ -48,13 +47,15 @@ class Batch:
         image: B × C × H × W.
         valid: B × H × W; see :class:`~src.mapping.scene_reader.Patch`.
         fed: B × H × W.
+        measured: Which windows have a measurement.
     """
 
     row: int
     columns: range
-    image: npt.NDArray[Any]
-    valid: npt.NDArray[np.bool_]
-    fed: npt.NDArray[np.bool_]
+    image: torch.Tensor
+    valid: torch.Tensor
+    fed: torch.Tensor
+    measured: list[int]
 
 
 def map_layers(classes: ClassTable, probabilities: Probabilities | None) -> list[Layer]:
@@ -102,22 +103,24 @@ def map_strips(
     stitcher = Stitcher(rows, columns, len(classes), predictor.device)
     finish = Finisher(classes, probabilities, predictor.device)
     schedule = _schedule(strips, stitcher)
-    ahead = _ahead(lambda job: _read_batch(reader, plan, *job), _jobs(schedule, len(columns), plan.batch), depth=2)
-    # Closed at once, also after an error: else a thread would go on reading a scene that is closed under it.
-    with BackgroundWriter(store) as writer, closing(ahead) as batches:
+    pinned = predictor.device.type == "cuda"
+    jobs = _jobs(schedule, len(columns), plan.batch)
+    coming = ahead(lambda job: _read_batch(reader, plan, *job, pinned=pinned), jobs, depth=2)
+    with BackgroundWriter(store) as writer, closing(coming) as batches:
         for batch in batches:
             wanted, fresh = schedule[batch.row]
             if fresh and batch.columns.start == 0:
                 stitcher.reset()
+            valid = batch.valid.to(predictor.device, non_blocking=True)
             values = _predict(predictor, batch)
             for position, column in enumerate(batch.columns):
                 done = stitcher.add(batch.row, column, values[position])
                 if not wanted:
                     continue
                 down, across = stitcher.block(batch.row, column)
-                valid = _part(batch.valid[position], rows[batch.row], columns[column])
-                writer.write(down.start, across.start, finish(done, valid))
-                advance(valid.size)
+                part = _part(valid[position], rows[batch.row], columns[column])
+                writer.write(down.start, across.start, finish(done, part))
+                advance(part.numel())
             if wanted and batch.columns.stop == len(columns):
                 writer.finish(batch.row)
 
@@ -143,20 +146,21 @@ def _jobs(rows: Iterable[int], columns: int, batch: int) -> Iterator[tuple[int, 
             yield row, range(first, min(first + batch, columns))
 
 
-def _read_batch(reader: SceneReader, plan: MapPlan, row: int, columns: range) -> Batch:
-    image = np.empty((len(columns), *reader.shape(plan.window)), reader.dtype)
-    valid, fed = np.empty((2, len(columns), *plan.window), bool)
+def _read_batch(reader: SceneReader, plan: MapPlan, row: int, columns: range, pinned: bool) -> Batch:
+    # PyTorch gives pinned memory out again once the device has read it, so that hardly any is ever made.
+    image = torch.empty((len(columns), *reader.shape(plan.window)), dtype=torch_type(reader.dtype), pin_memory=pinned)
+    masks = torch.empty((2, len(columns), *plan.window), dtype=torch.bool, pin_memory=pinned)
     for position, column in enumerate(columns):
-        patch = reader.read(plan.at(plan.rows[row], plan.columns[column]))
-        image[position], valid[position], fed[position] = patch.image, patch.valid, patch.fed
-    return Batch(row, columns, image, valid, fed)
+        window = plan.at(plan.rows[row], plan.columns[column])
+        reader.read_into(Patch(image[position].numpy(), *masks[:, position].numpy()), window)
+    measured = np.flatnonzero(masks[0].numpy().any(axis=(1, 2))).tolist()
+    return Batch(row, columns, image, masks[0], masks[1], measured)
 
 
 def _predict(predictor: Predictor, batch: Batch) -> list[torch.Tensor | None]:
     """Return the probabilities of each window, None for one without a measurement, which is not computed."""
-    chosen = np.flatnonzero(batch.valid.any(axis=(1, 2)))
     values: list[torch.Tensor | None] = [None] * len(batch.columns)
-    if len(chosen):
+    if chosen := batch.measured:
         whole = len(chosen) == len(values)
         image, fed = (batch.image, batch.fed) if whole else (batch.image[chosen], batch.fed[chosen])
         for position, value in zip(chosen, predictor(image, fed), strict=True):
@@ -164,7 +168,7 @@ def _predict(predictor: Predictor, batch: Batch) -> list[torch.Tensor | None]:
     return values
 
 
-def _part(valid: npt.NDArray[np.bool_], row: Span, column: Span) -> npt.NDArray[np.bool_]:
+def _part(valid: torch.Tensor, row: Span, column: Span) -> torch.Tensor:
     """Cut what a window finishes out of its mask."""
     return valid[
         row.first - row.start : row.final - row.start, column.first - column.start : column.final - column.start
@@ -179,29 +183,27 @@ class Finisher:
         self._probabilities = probabilities
 
     @torch.inference_mode()
-    def __call__(self, done: torch.Tensor, valid: npt.NDArray[np.bool_]) -> dict[str, npt.NDArray[Any]]:
-        """Return a block per layer, H × W or H × W × bands.
+    def __call__(self, done: torch.Tensor, valid: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return a block per layer, H × W or H × W × bands, on the device.
 
         Args:
             done: n × H × W probabilities.
             valid: H × W, False for pixels without a measurement.
         """
-        mask = torch.from_numpy(np.ascontiguousarray(valid)).to(done.device)
-        classes = torch.where(mask, self._values[most_likely(done, 0)], UNCLASSIFIED)
-        blocks = {CLASSES: classes.cpu().numpy()}
+        blocks = {CLASSES: torch.where(valid, self._values[most_likely(done, 0)], UNCLASSIFIED)}
         if self._probabilities is not None:
-            blocks[PROBABILITIES] = self._stored(done.permute(1, 2, 0), mask[..., None])
-            blocks[UNCERTAINTY] = self._stored(normalized_entropy(done), mask)
+            blocks[PROBABILITIES] = self._stored(done.permute(1, 2, 0), valid[..., None])
+            blocks[UNCERTAINTY] = self._stored(normalized_entropy(done), valid)
         return blocks
 
-    def _stored(self, shares: torch.Tensor, mask: torch.Tensor) -> npt.NDArray[Any]:
+    def _stored(self, shares: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         assert self._probabilities is not None
         nodata = NO_PROBABILITY[self._probabilities]
         if self._probabilities == "uint8":
             stored = torch.where(mask, (shares * STEPS).round(), nodata).to(torch.uint8)
         else:
             stored = torch.where(mask, shares.half().float(), nodata)
-        return stored.contiguous().cpu().numpy()
+        return stored.contiguous()
 
 
 def normalized_entropy(probabilities: torch.Tensor) -> torch.Tensor:
@@ -225,12 +227,15 @@ class BackgroundWriter:
         self._pending: deque[Future[None]] = deque()
         self._stopped = False
 
-    def write(self, row: int, column: int, blocks: dict[str, npt.NDArray[Any]]) -> None:
-        """Write a block of every layer with its upper left pixel at (row, column)."""
+    def write(self, row: int, column: int, blocks: dict[str, torch.Tensor]) -> None:
+        """Write a block of every layer with its upper left pixel at (row, column).
+
+        They are fetched from their device by the thread that writes: nobody else has to wait for it.
+        """
 
         def job() -> None:
             for layer, block in blocks.items():
-                self._store.write(layer, row, column, block)
+                self._store.write(layer, row, column, block.cpu().numpy())
 
         self._submit(job)
 
@@ -262,18 +267,3 @@ class BackgroundWriter:
                 self._pending.popleft().result()
         finally:
             self._pool.shutdown(cancel_futures=True)
-
-
-def _ahead(read: Callable[[_Item], _Result], items: Iterable[_Item], depth: int) -> Generator[_Result, None, None]:
-    """Yield ``read(item)`` in order; a thread reads the next ``depth`` meanwhile."""
-    with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
-        pending: deque[Future[_Result]] = deque()
-        try:
-            for item in items:
-                pending.append(pool.submit(read, item))
-                if len(pending) > depth:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)

@@ -12,6 +12,7 @@ from itertools import chain
 import psutil
 import torch
 
+from src.datamodules.batches import torch_type
 from src.errors import UserError
 from src.grid import Blend, window_count
 from src.mapping.inference import Predictor
@@ -166,7 +167,7 @@ def _measure_memory(
     """Note how many seconds the whole scene would take; return by how many bytes the peak of memory has grown."""
     before = _peak_bytes()
     count = 1 if predictor.device.type == "cpu" else plan.batch  # CPUs gain nothing by larger batches
-    image = torch.zeros((count, len(spec.bands), *plan.window), dtype=_torch_type(reader))
+    image = torch.zeros((count, len(spec.bands), *plan.window), dtype=torch_type(reader.dtype))
     fed = torch.ones((count, *plan.window), dtype=torch.bool).numpy()
     try:
         times = [_seconds(predictor, image, fed) for _ in range(RUNS)]
@@ -191,11 +192,6 @@ def _too_large(growth: float, plan: MapPlan, larger: MapPlan) -> bool:
 
 def _peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _torch_type(reader: SceneReader) -> torch.dtype:
-    dtype: torch.dtype = getattr(torch, reader.dtype.name)
-    return dtype
 
 
 def _check_accepted(size: Size, predictor: Predictor, spec: NetworkSpec) -> None:

@@ -149,9 +149,14 @@ def reading(path: str | Path, kind: str = "a whole file that GDAL reads") -> Ite
 
 
 @contextmanager
-def block_cache(megabytes: int) -> Iterator[None]:
-    """Bound the decoded blocks that GDAL keeps; its default, a twentieth of the memory, would fill with a scene."""
-    with rasterio.Env(GDAL_CACHEMAX=megabytes):
+def block_cache(megabytes: int, threads: int = 1) -> Iterator[None]:
+    """Bound the decoded blocks that GDAL keeps; its default, a twentieth of the memory, would fill with a scene.
+
+    Args:
+        megabytes: Of decoded blocks.
+        threads: How many decode the blocks of a GeoTIFF that is opened meanwhile.
+    """
+    with rasterio.Env(GDAL_CACHEMAX=megabytes, GDAL_NUM_THREADS=threads):
         yield
 
 
@@ -239,6 +244,7 @@ def read_window(
     window: Window,
     fill: float,
     bands: Sequence[int] | None = None,
+    out: npt.NDArray[Any] | None = None,
 ) -> npt.NDArray[Any]:
     """Read a window; what lies outside the raster is filled.
 
@@ -247,6 +253,7 @@ def read_window(
         window: In pixels of the raster; may reach over any edge.
         fill: Value outside the raster.
         bands: 0-based band numbers (alpha bands do not count); None for all.
+        out: Memory of that shape and type to read into; None for new.
 
     Returns:
         C × H × W in the raster's own data type.
@@ -255,20 +262,22 @@ def read_window(
     indexes = measurement_indexes(dataset)
     indexes = [indexes[b] for b in bands] if bands is not None else indexes
     dtype = np.result_type(*(dataset.dtypes[i - 1] for i in indexes))
+    image = np.empty((len(indexes), window.height, window.width), dtype) if out is None else out
     if inside == window:
-        return _read(dataset, indexes, inside, dtype)
-    image = np.full((len(indexes), window.height, window.width), fill, dtype)
+        return _read(dataset, indexes, inside, image)
+    image[...] = fill
     if inside.pixels:
         row, column = inside.row - window.row, inside.column - window.column
-        image[:, row : row + inside.height, column : column + inside.width] = _read(dataset, indexes, inside, dtype)
+        part = np.empty((len(indexes), inside.height, inside.width), dtype)
+        image[:, row : row + inside.height, column : column + inside.width] = _read(dataset, indexes, inside, part)
     return image
 
 
 def _read(
-    dataset: rasterio.DatasetReader, indexes: list[int], window: Window, dtype: np.dtype[Any]
+    dataset: rasterio.DatasetReader, indexes: list[int], window: Window, out: npt.NDArray[Any]
 ) -> npt.NDArray[Any]:
     part = RasterioWindow(window.column, window.row, window.width, window.height)
-    image: npt.NDArray[Any] = dataset.read(indexes, window=part, out_dtype=dtype)
+    image: npt.NDArray[Any] = dataset.read(indexes, window=part, out=out)
     return image
 
 
