@@ -2,6 +2,7 @@
 
     python scripts/benchmark.py --source scenes       the test areas: three seeds of everything
     … --folds                                           areas inside the training areas: what is chosen is chosen there
+    … --ablation                                        the same with three seeds, on a GPU where there is one
     … --scene havel --run ours --seed 42
     … --data                                            the scenes only, where the recorded experiments look for them
 
@@ -29,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script finds o
 
 from scripts.accuracy.classical import CLASSIFIERS, classify
 from scripts.accuracy.networks import ABLATION, DEFAULT, OURS, SPECDEEPMAP, Recipe, Took, train_and_map
-from scripts.accuracy.results import mean_iou, write_results
+from scripts.accuracy.results import ABLATION_FOLDER, mean_iou, write_results
 from scripts.accuracy.scenes import SCENES, TEST, Area, BenchmarkScene, lay_out
 from src.atomic import write_text
 from src.spec import git_revision
@@ -50,11 +51,13 @@ class Run:
     area: str
     name: str
     seed: int
+    accelerator: str = "cpu"
 
     @property
     def path(self) -> Path:
-        """Where its result lies."""
-        return RESULTS / self.scene.experiment / self.area / f"{self.name}-{self.seed}.json"
+        """Where its result lies; those of the CPU are kept apart."""
+        folder = RESULTS if self.accelerator == "cpu" else RESULTS / ABLATION_FOLDER
+        return folder / self.scene.experiment / self.area / f"{self.name}-{self.seed}.json"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -65,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--run", action="append", choices=NAMES, help="only this one (may be given again)")
     parser.add_argument("--seed", action="append", type=int, help=f"instead of {', '.join(map(str, SEEDS))}")
     parser.add_argument("--folds", action="store_true", help="areas to choose by; all levers, the first seed")
+    parser.add_argument("--ablation", action="store_true", help="--folds with all seeds and the device that is there")
     parser.add_argument("--fold", action="append", help="only this one of them (may be given again)")
     parser.add_argument("--write", action="store_true", help="run nothing, only write down what there is")
     parser.add_argument("--data", action="store_true", help="run nothing, only put the scenes into data/benchmark")
@@ -76,6 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for path in lay_out(SCENES[name], given.source, DATA):
                 print(path)
         return
+    given.folds = given.folds or given.ablation
     if not given.write:
         for run in planned(given):
             if not run.path.is_file():
@@ -85,11 +90,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def planned(given: argparse.Namespace) -> list[Run]:
     """List the runs, seed by seed, so that one of everything is there early."""
-    seeds = given.seed or (SEEDS[:1] if given.folds else SEEDS)
+    seeds = given.seed or (SEEDS[:1] if given.folds and not given.ablation else SEEDS)
+    accelerator = "auto" if given.ablation else "cpu"
     names = given.run or (NAMES if given.folds else (*CLASSIFIERS, *RECIPES))
     scenes = [SCENES[name] for name in given.scene or SCENES]
     return [
-        Run(scene, area, name, seed)
+        Run(scene, area, name, seed, accelerator)
         for seed in seeds
         for scene in scenes
         for name in names
@@ -143,7 +149,8 @@ def _classified(run: Run, area: Area) -> tuple[npt.NDArray[np.uint8], Took]:
 
 
 def _trained(run: Run, area: Area) -> tuple[npt.NDArray[np.uint8], Took]:
-    return train_and_map(run.scene, area, run.area, _recipe(run.name), run.seed, DATA)
+    here = DATA / run.scene.experiment / run.area
+    return train_and_map(run.scene, area, here, _recipe(run.name), run.seed, run.accelerator)
 
 
 if __name__ == "__main__":

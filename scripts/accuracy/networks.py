@@ -6,6 +6,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,26 +108,8 @@ ABLATION = {
 """One lever each, beside OURS."""
 
 
-def train_and_map(
-    scene: BenchmarkScene, area: Area, place: str, recipe: Recipe, seed: int, folder: Path
-) -> tuple[npt.NDArray[np.uint8], Took]:
-    """Prepare an area's chips, train on them, and map its held-out scene.
-
-    Args:
-        scene: What to train on.
-        area: Of it.
-        place: The area's name; its chips are made once and used again.
-        recipe: How to train.
-        seed: Of the training.
-        folder: Where chips and runs go; the run is removed again.
-
-    Returns:
-        The map, H × W class values, and what training took (not preparation and mapping).
-
-    Raises:
-        subprocess.CalledProcessError: A command failed.
-    """
-    here = folder / scene.experiment / place
+def prepare_chips(scene: BenchmarkScene, area: Area, here: Path) -> Path:
+    """Make an area's chips in a folder, where they are not there yet; return their folder."""
     chips = here / "chips"
     if not chips.is_dir():
         parts = write_like(here / "parts.tif", area.parts, area.image)
@@ -134,15 +117,37 @@ def train_and_map(
             *("prepare.py", f"experiment={scene.experiment}", f"image={area.image}", f"label={area.label}"),
             *(f"split.raster={parts}", f"data_dir={chips}", f"hydra.run.dir={here / 'prepare'}"),
         )
-    run = here / f"run-{seed}"
-    shutil.rmtree(run, ignore_errors=True)
+    return chips
+
+
+def train_and_map(
+    scene: BenchmarkScene, area: Area, here: Path, recipe: Recipe, seed: int, accelerator: str = "cpu"
+) -> tuple[npt.NDArray[np.uint8], Took]:
+    """Prepare an area's chips, train on them, and map its held-out scene.
+
+    Args:
+        scene: What to train on.
+        area: Of it.
+        here: The area's folder; its chips are made once and used again, the run is removed.
+        recipe: How to train.
+        seed: Of the training.
+        accelerator: Where to train and map.
+
+    Returns:
+        The map, H × W class values, and what training took (not preparation and mapping).
+
+    Raises:
+        subprocess.CalledProcessError: A command failed.
+    """
+    chips = prepare_chips(scene, area, here)
+    run = Path(tempfile.mkdtemp(prefix="run-", dir=here))
     took = _command(
-        *("train.py", f"experiment={scene.experiment}", f"data_dir={chips}", f"seed={seed}", "accelerator=cpu"),
-        *(f"hydra.run.dir={run}", *recipe.overrides),
+        *("train.py", f"experiment={scene.experiment}", f"data_dir={chips}", f"seed={seed}"),
+        *(f"accelerator={accelerator}", f"hydra.run.dir={run}", *recipe.overrides),
     )
     _command(
         *("predict.py", f"checkpoint={run}", f"image={area.held_image}", f"output={run / 'map.tif'}"),
-        *("accelerator=cpu", f"hydra.run.dir={run / 'predict'}"),
+        *(f"accelerator={accelerator}", f"hydra.run.dir={run / 'predict'}"),
     )
     found = read(run / "map.tif")[0]
     shutil.rmtree(run)

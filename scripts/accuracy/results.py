@@ -25,6 +25,8 @@ TITLES = (
     | {name: recipe.title for name, recipe in ABLATION.items()}
 )
 """What every run is called, in the order of the tables."""
+ABLATION_FOLDER = "ablation"
+"""Of results on the device that was there, beside those of the CPU."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +68,17 @@ def write_results(logs: Path, document: Path) -> str:
 
     Args:
         logs: Folder of the runs' JSON files.
-        document: Has ``<!-- begin: what -->`` and ``<!-- end -->`` around each table, for what = test and folds.
+        document: Has ``<!-- begin: what -->`` and ``<!-- end -->`` around each table, for what = test, folds and
+            ablation.
     """
     found: dict[str, list[Result]] = defaultdict(list)
+    levers: dict[str, list[Result]] = defaultdict(list)
     for path in sorted(logs.rglob("*.json")):
         row = json.loads(path.read_text(encoding="utf-8"))
-        found[row["scene"]].append(Result.from_dict(row))
+        apart = path.relative_to(logs).parts[0] == ABLATION_FOLDER
+        (levers if apart else found)[row["scene"]].append(Result.from_dict(row))
     tables = {
+        "ablation": "\n".join(_ablation_table(SCENES[name], levers[name]) for name in SCENES if levers[name]),
         "test": "\n".join(_test_tables(SCENES[name], found[name]) for name in SCENES if found[name]),
         "folds": "\n".join(_fold_table(SCENES[name], found[name]) for name in SCENES if found[name]),
     }
@@ -136,12 +142,39 @@ def _fold_table(scene: BenchmarkScene, results: Sequence[Result]) -> str:
     return "\n".join([f"### {scene.title}, inside the training area\n", *head, *lines, "", ""])
 
 
+def _ablation_table(scene: BenchmarkScene, results: Sequence[Result]) -> str:
+    """Lay out each lever's score on the same folds, its spread over seeds, and by how much it differs from its base.
+
+    The base is the recipe that the lever changes: ``default`` for levers of that name, else ``ours``.
+    """
+    scores: dict[str, dict[int, float]] = defaultdict(dict)
+    folds = sorted({result.area for result in results})
+    for name in TITLES:
+        for seed in sorted({result.seed for result in results}):
+            runs = [result for result in results if (result.run, result.seed) == (name, seed)]
+            if sorted(run.area for run in runs) == folds:  # a pool of fewer folds is another figure
+                scores[name][seed] = mean_iou(np.sum(_matrices(runs), axis=0))
+    lines = []
+    for name, of_seed in scores.items():
+        base = scores.get("default" if name.startswith("default") else "ours", {})
+        both = [of_seed[seed] - base[seed] for seed in of_seed if seed in base]
+        difference = "" if name in {"default", "ours"} or not both else _spread(both, sign=True)
+        each = ", ".join(f"{score:.3f}" for score in of_seed.values())
+        lines.append(f"| {TITLES[name]} | {_spread(of_seed.values())} | {difference} | {each} |")
+    head = [
+        "| | mean IoU, pooled | beside its base, seed by seed | each seed |",
+        "|---|---|---|---|",
+    ]
+    named = ", ".join(folds)
+    return "\n".join([f"### {scene.title}: {named}\n", *head, *lines, "", ""])
+
+
 def _matrices(runs: Sequence[Result]) -> list[Matrix]:
     return [run.matrix for run in runs]
 
 
-def _spread(numbers: Iterable[float]) -> str:
+def _spread(numbers: Iterable[float], sign: bool = False) -> str:
     """Write mean ± standard deviation of at least two numbers."""
     values = list(numbers)
-    mean = f"{np.mean(values):.3f}"
+    mean = f"{np.mean(values):{'+' if sign else ''}.3f}"
     return mean if len(values) < 2 else f"{mean} ± {np.std(values, ddof=1):.3f}"
