@@ -18,7 +18,7 @@ from src.bands import Band, match_bands
 from src.chips import LabelledChip, read_labelled
 from src.cores import cores
 from src.datafolder import read_data_folder
-from src.datamodules.batches import torch_type
+from src.datamodules.batches import room
 from src.errors import UserError
 from src.labels import IGNORE, ClassTable
 from src.models.architectures import accepted_sizes
@@ -281,7 +281,7 @@ def _stacked(chips: Sequence[LabelledChip], pinned: bool) -> Stack:
 
     def put(arrays: Sequence[npt.NDArray[Any]]) -> torch.Tensor:
         dtype = np.dtype(np.float32) if arrays[0].dtype == np.float64 else arrays[0].dtype
-        stack = torch.empty((len(arrays), *arrays[0].shape), dtype=torch_type(dtype), pin_memory=pinned)
+        stack = room((len(arrays), *arrays[0].shape), dtype, pinned)
         np.stack(arrays, out=stack.numpy(), casting="same_kind")
         return stack
 

@@ -76,6 +76,23 @@ def torch_type(dtype: np.dtype[Any]) -> torch.dtype:
     return found
 
 
+def room(shape: tuple[int, ...], dtype: np.dtype[Any], pinned: bool) -> torch.Tensor:
+    """Return memory for numbers that are about to be read.
+
+    Args:
+        shape: Of the tensor.
+        dtype: Of its numbers.
+        pinned: Whether a GPU is to fetch it by itself. PyTorch gives such memory out again once the GPU has read it, so
+            that hardly any is ever made.
+
+    Raises:
+        MemoryError: There is not as much.
+    """
+    if pinned:
+        return torch.empty(shape, dtype=torch_type(dtype), pin_memory=True)
+    return torch.from_numpy(np.empty(shape, dtype))
+
+
 def sampling_shares(counts: npt.NDArray[np.int64], power: float) -> npt.NDArray[np.float64]:
     """Return how often to draw each chip so that rare classes are seen more often.
 

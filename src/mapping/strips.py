@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from src.ahead import ahead
-from src.datamodules.batches import torch_type
+from src.datamodules.batches import room
 from src.grid import Span
 from src.labels import UNCLASSIFIED, ClassTable
 from src.mapping.cog import Layer
@@ -147,9 +147,8 @@ def _jobs(rows: Iterable[int], columns: int, batch: int) -> Iterator[tuple[int, 
 
 
 def _read_batch(reader: SceneReader, plan: MapPlan, row: int, columns: range, pinned: bool) -> Batch:
-    # PyTorch gives pinned memory out again once the device has read it, so that hardly any is ever made.
-    image = torch.empty((len(columns), *reader.shape(plan.window)), dtype=torch_type(reader.dtype), pin_memory=pinned)
-    masks = torch.empty((2, len(columns), *plan.window), dtype=torch.bool, pin_memory=pinned)
+    image = room((len(columns), *reader.shape(plan.window)), reader.dtype, pinned)
+    masks = room((2, len(columns), *plan.window), np.dtype(bool), pinned)
     for position, column in enumerate(columns):
         window = plan.at(plan.rows[row], plan.columns[column])
         reader.read_into(Patch(image[position].numpy(), *masks[:, position].numpy()), window)

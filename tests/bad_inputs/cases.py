@@ -17,6 +17,19 @@ import rasterio
 import torch
 from rasterio.transform import from_origin
 
+from tests.bad_inputs.outcomes import (
+    Outcome,
+    blank_map,
+    mapped,
+    no_blank_chip,
+    one_class,
+    other_weights,
+    same_chips,
+    same_map,
+    same_weights,
+    statistics,
+)
+
 Setup = Callable[[Path], Any]
 
 CUT = ("image=i.tif", "label=l.tif", "data_dir=d", "chip.size=16", "chip.step=16")
@@ -42,6 +55,7 @@ class Case:
         arguments: Its arguments.
         setup: Puts the odd thing into the folder, which already has ``i.tif``, ``l.tif``, ``d/`` and ``good.ckpt``.
         words: What the one line on stderr has to say; None if the command has to work.
+        left: What it has to leave behind then.
     """
 
     name: str
@@ -49,6 +63,12 @@ class Case:
     arguments: tuple[str, ...]
     setup: Setup = lambda _: None
     words: tuple[str, ...] | None = None
+    left: Outcome | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a case that asserts nothing, or both."""
+        if (self.words is None) == (self.left is None):
+            raise ValueError(f"{self.name}: give either what the error says or what the command leaves behind")
 
 
 def write(path: Path, values: npt.NDArray[Any], **profile: Any) -> None:
@@ -148,40 +168,48 @@ def blank_labels(folder: Path) -> None:
             chip.write(np.zeros((1, chip.height, chip.width), np.uint8))
 
 
+def copied(folder: Path) -> None:
+    shutil.copy(folder / "i.tif", folder / "Szene (1) für Oma's Garten.tif")
+
+
 def renamed(folder: Path) -> None:
     (folder / "i.tif").rename(folder / "Szene (1) für Oma's Garten.tif")
 
 
-def prepare(name: str, *arguments: str, setup: Setup = lambda _: None, words: str | None) -> Case:
+def prepare(name: str, *arguments: str, setup: Setup = lambda _: None, **end: Any) -> Case:
     given = {argument.split("=")[0] for argument in arguments}
     cut = [argument for argument in CUT if argument.split("=")[0] not in given]
-    return Case(name, "prepare", (*cut, *arguments, "data_dir=new"), setup, _words(words))
+    return Case(name, "prepare", (*cut, *arguments, "data_dir=new"), setup, **_end(**end))
 
 
-def train(name: str, *arguments: str, setup: Setup = lambda _: None, words: str | None) -> Case:
-    return Case(name, "train", ("data_dir=d", *TINY, *arguments), setup, _words(words))
+def train(name: str, *arguments: str, setup: Setup = lambda _: None, **end: Any) -> Case:
+    return Case(name, "train", ("data_dir=d", *TINY, *arguments), setup, **_end(**end))
 
 
 def predict(
-    name: str, *arguments: str, setup: Setup = lambda _: None, words: str | None, ckpt: str = "good.ckpt"
+    name: str,
+    *arguments: str,
+    setup: Setup = lambda _: None,
+    ckpt: str = "good.ckpt",
+    **end: Any,
 ) -> Case:
     given = {argument.split("=")[0] for argument in arguments}
     common = [a for a in (f"checkpoint={ckpt}", "image=i.tif", "output=m.tif") if a.split("=")[0] not in given]
-    return Case(name, "predict", (*common, *arguments), setup, _words(words))
+    return Case(name, "predict", (*common, *arguments), setup, **_end(**end))
 
 
-def evaluate(name: str, *arguments: str, setup: Setup = lambda _: None, words: str | None) -> Case:
-    return Case(name, "eval", ("checkpoint=good.ckpt", "output_dir=o", *arguments), setup, _words(words))
+def evaluate(name: str, *arguments: str, setup: Setup = lambda _: None, **end: Any) -> Case:
+    return Case(name, "eval", ("checkpoint=good.ckpt", "output_dir=o", *arguments), setup, **_end(**end))
 
 
-def export(name: str, *arguments: str, setup: Setup = lambda _: None, words: str | None) -> Case:
+def export(name: str, *arguments: str, setup: Setup = lambda _: None, **end: Any) -> Case:
     given = {argument.split("=")[0] for argument in arguments}
     common = [a for a in ("checkpoint=good.ckpt", "output=m.onnx") if a.split("=")[0] not in given]
-    return Case(name, "export", (*common, *arguments), setup, _words(words))
+    return Case(name, "export", (*common, *arguments), setup, **_end(**end))
 
 
-def _words(text: str | None) -> tuple[str, ...] | None:
-    return None if text is None else tuple(text.split("|"))
+def _end(*, words: str | None = None, left: Outcome | None = None) -> dict[str, Any]:
+    return {"words": None if words is None else tuple(words.split("|")), "left": left}
 
 
 def halved(folder: Path) -> None:
@@ -266,9 +294,9 @@ CASES: tuple[Case, ...] = (
     prepare("negative labels", setup=put("l.tif", -ONE.astype("int16")), words="l.tif|-1|nodata"),
     prepare("labels between classes", setup=put("l.tif", 1.5 * ONE), words="l.tif|1.5|whole numbers"),
     prepare("infinite labels", setup=put("l.tif", np.inf * ONE), words="l.tif|inf|whole numbers"),
-    prepare("whole labels as floats", setup=put("l.tif", label().astype("float32")), words=None),
+    prepare("whole labels as floats", setup=put("l.tif", label().astype("float32")), left=same_chips),
     prepare("labels that are all 0", setup=put("l.tif", 0 * label()), words="chips|label"),
-    prepare("labels of one class", setup=put("l.tif", 0 * label() + 7), words=None),
+    prepare("labels of one class", setup=put("l.tif", 0 * label() + 7), left=one_class(7)),
     prepare("labels elsewhere", setup=put("l.tif", label(), **AWAY), words="overlap"),
     prepare("image and label swapped", "image=l.tif", "label=i.tif", words="4 bands|one"),
     prepare(
@@ -276,22 +304,47 @@ CASES: tuple[Case, ...] = (
         setup=put("i.tif", np.nan * image(dtype="float32")),
         words="i.tif|measurement|nodata",
     ),
-    prepare("NaN and infinities here and there", setup=speckled("i.tif"), words=None),
     prepare(
-        "a band of one number", setup=put("i.tif", image() * np.array([0, 1, 1, 1])[:, None, None] + 5), words=None
+        "an image that is all infinite",
+        setup=put("i.tif", np.inf * image(dtype="float32")),
+        words="i.tif|measurement|nodata",
+    ),
+    prepare("NaN and infinities here and there", setup=speckled("i.tif"), left=statistics(4)),
+    prepare(
+        "a band of one number",
+        setup=put("i.tif", image() * np.array([0, 1, 1, 1])[:, None, None] + 5),
+        left=statistics(4),
     ),
     prepare(
         "half a scene of nodata",
         setup=put("i.tif", image() * (np.arange(WIDTH) > WIDTH // 2), nodata=0),
-        words=None,
+        left=no_blank_chip,
     ),
     prepare("a scene of one pixel", setup=put("i.tif", image(height=1, width=1)), words="chip"),
+    prepare(
+        "one row",
+        setup=lambda folder: (
+            put("i.tif", image(height=1, width=100_000))(folder),
+            put("l.tif", label(height=1, width=100_000))(folder),
+        ),
+        words="chip.min_coverage|chip.size",
+    ),
+    prepare(
+        "one row in chips of one row",
+        "chip.size=[1000,1]",
+        "chip.step=[1000,1]",
+        setup=lambda folder: (
+            put("i.tif", image(height=1, width=100_000))(folder),
+            put("l.tif", label(height=1, width=100_000))(folder),
+        ),
+        left=statistics(4),
+    ),
     prepare(
         "labels whose CRS is another",
         setup=put("l.tif", label(), crs="EPSG:4326", transform=from_origin(400, 58, 1e-4, 1e-4)),
         words="overlap",
     ),
-    prepare("300 bands", setup=put("i.tif", image(bands=300)), words=None),
+    prepare("300 bands", setup=put("i.tif", image(bands=300)), left=statistics(300)),
     # Values of keys
     prepare("a share that is no number", "split.train=nan", words="split.train=nan|percentages"),
     prepare("shares over 100", "split.train=95", words="at most 100"),
@@ -325,8 +378,10 @@ CASES: tuple[Case, ...] = (
         words="code.yaml|python/object",
     ),
     # Paths
-    prepare("umlauts, brackets, quotes and spaces", "image=Szene (1) für Oma's Garten.tif", setup=renamed, words=None),
-    predict("the same in a list", "image=[Szene (1) für Oma's Garten.tif]", setup=renamed, words=None),
+    prepare(
+        "umlauts, brackets, quotes and spaces", "image=Szene (1) für Oma's Garten.tif", setup=renamed, left=same_chips
+    ),
+    predict("the same in a list", "image=[Szene (1) für Oma's Garten.tif]", setup=copied, left=same_map("i.tif")),
     # Data folders
     train("no data folder", "data_dir=no", words="no is no data folder"),
     train("an empty list", setup=edited(TRAIN, lambda _: EMPTY), words="train_files.csv|lacks the column"),
@@ -334,17 +389,19 @@ CASES: tuple[Case, ...] = (
     train("a folder that is only tested on", setup=only_tested, words="train_files.csv|no chip|split.train above 0"),
     train("a missing column", setup=edited(TRAIN, lambda t: t.replace(b"mask", b"maske")), words="'mask'"),
     train("semicolons", setup=edited(TRAIN, lambda t: t.replace(b",", b";")), words="image;mask"),
-    train("rows twice", setup=edited(TRAIN, lambda t: t + t.partition(b"\n")[2]), words=None),
+    train("rows twice", setup=edited(TRAIN, lambda t: t + t.partition(b"\n")[2]), left=other_weights),
     train("a chip in both lists", setup=shared_chip, words="train_files.csv|validation_files.csv"),
-    train("a chip without a measurement", setup=chip(lambda v: 0 * v, nodata=0), words=None),
+    train("a chip without a measurement", setup=chip(lambda v: 0 * v, nodata=0), left=other_weights),
     train("a chip of another size", setup=chip(lambda v: v[:, :9, :9]), words="9 × 9|16 × 16"),
     train("a chip with a band too few", setup=chip(lambda v: v[:3]), words="3 bands|4"),
     train("a label of another size", setup=chip(lambda v: v[:, :9], "labels"), words="9 pixels|same size"),
     train("a label of an unknown class", setup=chip(lambda v: 0 * v + 77, "labels"), words="77|1, 2, 3"),
     train("a chip that is half a file", setup=halved_chip, words="whole"),
     train("image and label swapped", setup=edited(TRAIN, swapped_columns), words="bands"),
-    train("BOM and CRLF", setup=edited(TRAIN, lambda t: b"\xef\xbb\xbf" + t.replace(b"\n", b"\r\n")), words=None),
-    train("Windows paths", setup=edited(TRAIN, lambda t: t.replace(b"/", b"\\")), words=None),
+    train(
+        "BOM and CRLF", setup=edited(TRAIN, lambda t: b"\xef\xbb\xbf" + t.replace(b"\n", b"\r\n")), left=same_weights
+    ),
+    train("Windows paths", setup=edited(TRAIN, lambda t: t.replace(b"/", b"\\")), left=same_weights),
     train("an absolute path", setup=edited(TRAIN, lambda _: HEADER + b"/etc/passwd,/etc/passwd\n"), words="outside"),
     train("a way out", setup=edited(TRAIN, lambda _: HEADER + b"../i.tif,../l.tif\n"), words="outside"),
     train("a zero byte in a path", setup=edited(TRAIN, lambda t: t + b"images/\0,labels/a.tif\n"), words="no path"),
@@ -355,7 +412,7 @@ CASES: tuple[Case, ...] = (
     train(
         "a config that names code",
         setup=described(config=CODE),
-        words=None,
+        left=same_weights,
     ),
     train("no labelled pixel", setup=blank_labels, words="labelled pixel|prepare.py"),
     train(
@@ -398,15 +455,17 @@ CASES: tuple[Case, ...] = (
     predict("a newer checkpoint", setup=spec(format=9), ckpt="bad.ckpt", words="format 9|update"),
     # Maps
     predict("too few bands", setup=put("i.tif", image(bands=3)), words="3 bands|expects 4"),
-    predict("one pixel", setup=put("i.tif", image(height=1, width=1)), words=None),
-    predict("one row", setup=put("i.tif", image(height=1, width=100_000)), words=None),
-    predict("one column", setup=put("i.tif", image(height=3001, width=1)), words=None),
-    predict("NaN and infinities here and there", setup=speckled("i.tif"), words=None),
+    predict("one pixel", setup=put("i.tif", image(height=1, width=1)), left=mapped),
+    predict("one row", setup=put("i.tif", image(height=1, width=100_000)), left=mapped),
+    predict("one column", setup=put("i.tif", image(height=3001, width=1)), left=mapped),
+    predict("NaN and infinities here and there", setup=speckled("i.tif"), left=mapped),
     predict("more bands than were trained on", setup=put("i.tif", image(bands=300)), words="300 bands|expects 4"),
     predict("an output folder that is a file", "output=l.tif/m.tif", words="l.tif"),
-    predict("all nodata", setup=put("i.tif", 0 * image(), nodata=0), words=None),
-    predict("all nodata, against labels", "label=l.tif", setup=put("i.tif", 0 * image(), nodata=0), words=None),
-    predict("no CRS", setup=put("i.tif", image(), crs=None), words=None),
+    predict("all NaN", setup=put("i.tif", np.nan * image(dtype="float32")), left=blank_map),
+    predict("all infinite", setup=put("i.tif", -np.inf * image(dtype="float32")), left=blank_map),
+    predict("all nodata", setup=put("i.tif", 0 * image(), nodata=0), left=blank_map),
+    predict("all nodata, against labels", "label=l.tif", setup=put("i.tif", 0 * image(), nodata=0), left=blank_map),
+    predict("no CRS", "image=j.tif", setup=put("j.tif", image(), crs=None), left=same_map("i.tif")),
     predict("labels of other classes", "label=l.tif", setup=put("l.tif", 0 * label() + 9), words="l.tif|1, 2, 3"),
     predict("fractions for labels", "label=l.tif", setup=put("l.tif", 1.5 * ONE), words="l.tif|1.5"),
     predict("half a label to score against", "label=l.tif", setup=cut_off("l.tif", 0.5), words="l.tif|whole file"),

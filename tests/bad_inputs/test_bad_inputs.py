@@ -36,6 +36,8 @@ def test_an_odd_input_works_or_ends_in_one_line(case: Case, good: Path, tmp_path
     if case.words is None:
         assert result.code == 0, result.out + result.err
         assert result.lines == []
+        assert case.left is not None
+        case.left(folder)
         return
     line = result.error
     assert line.startswith(f"{case.task}.py: error: ")
