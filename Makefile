@@ -78,7 +78,7 @@ format: install ## Let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test-faults: install ## Kill every command twenty times (half an hour)
+test-faults: install ## Kill prepare, train, predict and sweeps 20 times each
 	FAULTS_KILLS=$(KILLS) FAULTS_SEED=$(SEED) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults -s
 
 test-lowest: install ## The tests with the oldest versions allowed (6 GB)

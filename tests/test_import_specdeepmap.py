@@ -19,6 +19,7 @@ from scripts.import_specdeepmap import main
 from src.errors import UserError
 from src.models.checkpoint import load_network
 from src.models.specdeepmap import import_checkpoint
+from src.score_files import format_scores
 from src.tasks.eval import score
 from src.tasks.schema import EvalConfig
 
@@ -204,7 +205,9 @@ def test_the_source_is_not_overwritten(tmp_path: Path) -> None:
 def test_specdeepmaps_own_checkpoint_scores_as_in_specdeepmap(tmp_path: Path) -> None:
     main([str(next(REAL.glob("*.ckpt"))), str(tmp_path / "ours.ckpt")])
     settings = EvalConfig(checkpoint=str(tmp_path / "ours.ckpt"), data_dir=str(REAL), accelerator="cpu")
-    means = score(settings, tmp_path / "out").evaluation.chip_means
+    evaluation = score(settings, tmp_path / "out").evaluation
+    assert "as the mean over chips, as SpecDeepMap's tester scores: 0.2817" in "\n".join(format_scores(evaluation))
+    means = evaluation.chip_means
     assert means is not None
     assert means.mean_iou == pytest.approx(0.2817, abs=5e-5)
     assert means.iou[:5] == pytest.approx([0.130, 0.371, 0.479, 0.429, 0.0], abs=5e-4)

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from src.augmentation import Augmentation
+from src.callbacks import checkpoints
 from src.callbacks.average import AverageWeights, average_weights
 from src.callbacks.checkpoints import BestCheckpoints, WholeCheckpoints
 from src.callbacks.unfreeze import Unfreeze
@@ -217,6 +218,33 @@ def test_a_run_killed_within_an_epoch_goes_on_from_there(
     for stage in ("train", "val"):
         assert whole.outcome(stage).chips == resumed.outcome(stage).chips
         np.testing.assert_array_equal(whole.outcome(stage).scores.matrix, resumed.outcome(stage).scores.matrix)
+
+
+class Minutes(L.Callback):
+    """A clock on which every batch takes a minute; notes what a kill at each step would lose."""
+
+    def __init__(self, last: Path) -> None:
+        self.now, self.last, self.lost = 0.0, last, list[int]()
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        saved = torch.load(self.last, weights_only=True)["global_step"] if self.last.is_file() else 0
+        self.lost.append(trainer.global_step + 1 - saved)  # with the batch that is under way
+        self.now += 60
+
+
+@pytest.mark.parametrize(("every", "expected"), [(1, 1), (2, 2), (2.5, 3), (None, 6)])
+def test_a_kill_loses_no_more_than_the_minutes_between_checkpoints(
+    folder: Path, tmp_path: Path, every: float | None, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Minutes(tmp_path / "checkpoints/last.ckpt")
+    monkeypatch.setattr(checkpoints, "time", clock)
+    run = trainer(tmp_path, 2, clock, every_n_minutes=every, plugins=[WholeCheckpoints()])
+    run.fit(segmenter(folder, "justo_unet_simple"), ChipData(folder, batch_size=1))
+    assert run.global_step == 12  # six batches in an epoch, whose end is always saved
+    assert max(clock.lost) == expected
 
 
 @pytest.mark.parametrize(("machines", "here", "expected"), [(1, 1, 2), (4, 1, 2), (1, 2, 1), (4, 2, 1)])
