@@ -7,8 +7,10 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+import rasterio
 import segmentation_models_pytorch as smp
 import torch
 from torch import nn
@@ -22,6 +24,8 @@ from src.models.specdeepmap import import_checkpoint
 from src.score_files import format_scores
 from src.tasks.eval import score
 from src.tasks.schema import EvalConfig
+from tests import rasters
+from tests.commands import run
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "specdeepmap_enmap"
 BANDS, MEAN, STD = 3, [0.1, 0.2, 0.3], [0.5, 2.0, 4.0]
@@ -106,6 +110,26 @@ def test_the_converted_network_gives_the_same_logits(tmp_path: Path, architectur
     assert spec.classes.values == (5, 9, 200)
     assert spec.chip_size == (32, 64)
     assert spec.nodata_is_data
+
+
+def test_predict_maps_with_it_what_its_own_network_answers(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    theirs = random_network(Justo(4))
+    main([str(foreign(tmp_path / "theirs.ckpt", theirs, "JustoUNetSimple")), str(tmp_path / "ours.ckpt")])
+    image = np.random.default_rng(0).integers(0, 10_000, (BANDS, 64, 32)).astype(np.int16)
+    image[:2, 20:30] = -32768  # nodata in two bands: SpecDeepMap feeds it as it is
+    image[:, 40:50] = -32768  # in all of them: no class
+    rasters.write(tmp_path / "scene.tif", image, nodata=-32768)
+    result = run("predict", "checkpoint=ours.ckpt", "image=scene.tif", "output=map.tif", "overlap=0", cwd=tmp_path)
+    assert result.code == 0, result.err
+    with torch.inference_mode():
+        prepared = transforms.Normalize(MEAN, STD)(torch.from_numpy(image)[None].float() / 10_000)
+        chosen = theirs(prepared)[0, 1:].argmax(0).numpy()
+    expected = np.array([5, 9, 200])[chosen]
+    expected[40:50] = 0
+    with rasterio.open(tmp_path / "map.tif") as dataset:
+        assert (dataset.read(1) == expected).mean() > 0.999  # ties are decided by the last digit
+    assert len(np.unique(expected)) > 2
 
 
 def test_what_is_kept_and_dropped_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
