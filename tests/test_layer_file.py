@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as Xml
@@ -13,9 +14,12 @@ from xml.etree import ElementTree as Xml
 import numpy as np
 import pyogrio.raw
 import pytest
+import rasterio
 import shapely
+from PIL import Image
 from rasterio.crs import CRS
 
+from scripts.make_scene import make_scene
 from src.bands import Band
 from src.class_map import ClassMap, ClassRule
 from src.labels import ClassTable
@@ -23,7 +27,9 @@ from src.mapping.ground_truth import LabelOptions, ground_truth_style
 from src.mapping.layer_file import ShownLayer, scene_layer, write_layer_file
 from src.mapping.styles import polygon_style, raster_style
 from src.raster.write import write_geotiff
+from tests.commands import run
 
+ROOT = Path(__file__).resolve().parents[1]
 UTM33 = str(CRS.from_epsg(32633).to_wkt())
 CLASSES = ClassTable.build([1, 5], {1: 'wood & "moor"', 5: "water"}, {1: "#006400", 5: "#1e5adc"})
 BANDS = (Band("nir", 842), Band("red", 665), Band("green", 560), Band("blue", 490))
@@ -136,25 +142,36 @@ os._exit(0)
 """
 
 
-def test_qgis_opens_the_file_and_paints_the_classes(tmp_path: Path) -> None:
+@pytest.fixture
+def qgis(tmp_path: Path) -> Callable[..., Any]:
+    """What runs a script with QGIS's Python and returns the JSON of its last line."""
     python = shutil.which("python3", path="/usr/bin")
     if (
         python is None
         or subprocess.run([python, "-c", "import qgis.core"], capture_output=True, check=False).returncode
     ):
         pytest.skip("needs QGIS in the system's Python (Debian: apt-get install python3-qgis)")
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    environment = {"QT_QPA_PLATFORM": "offscreen", "HOME": str(home), "XDG_RUNTIME_DIR": str(home)}
+
+    def look(script: Path, *arguments: str) -> Any:
+        result = subprocess.run(
+            [python, str(script), *arguments],
+            env={"PATH": os.environ["PATH"], "LANG": "C.UTF-8"} | environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+        return json.loads(result.stdout.splitlines()[-1])
+
+    return look
+
+
+def test_qgis_opens_the_file_and_paints_the_classes(tmp_path: Path, qgis: Callable[..., Any]) -> None:
     (tmp_path / "look.py").write_text(QGIS)
-    environment = {"QT_QPA_PLATFORM": "offscreen", "HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path)}
-    result = subprocess.run(
-        [python, "look.py", str(make(tmp_path))],
-        cwd=tmp_path,
-        env={"PATH": os.environ["PATH"], "LANG": "C.UTF-8"} | environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    seen = json.loads(result.stdout.splitlines()[-1])
+    seen = qgis(tmp_path / "look.py", str(make(tmp_path)))
     assert seen["layers"] == [
         ["Map", True, "EPSG:32633", "QgsPalettedRasterRenderer"],
         ["Labels", True, "EPSG:32633", "QgsCategorizedSymbolRenderer"],
@@ -162,3 +179,33 @@ def test_qgis_opens_the_file_and_paints_the_classes(tmp_path: Path) -> None:
     ]
     assert seen["classes"] == [[1, 'wood & "moor"', "#006400"], [5, "water", "#1e5adc"]]
     assert seen["pixels"] == [["#1e5adc", "#006400"]] * 2
+
+
+def test_qgis_paints_all_that_predict_leaves(tmp_path: Path, qgis: Callable[..., Any]) -> None:
+    scene = make_scene(tmp_path / "scene", width=96, height=64, bands=4, noise=0.02)
+    files = f"image={scene.image}", f"label={scene.label}"
+    for task, arguments in (
+        ("prepare", (*files, "data_dir=d", "chip.size=16", "chip.step=16")),
+        ("train", ("data_dir=d", "model=compact_unet", "trainer.max_epochs=15", "output_dir=run", "accelerator=cpu")),
+        ("predict", (*files, "checkpoint=run", "output=m.tif", "probabilities=true", "vector=true", "accelerator=cpu")),
+    ):
+        result = run(task, *arguments, cwd=tmp_path)
+        assert result.code == 0, result.err
+    rows = qgis(ROOT / "scripts/qgis_sheet.py", str(tmp_path / "m.qlr"), str(tmp_path / "sheet.png"))
+    assert [row[:4] for row in rows] == [
+        ["Map", True, "EPSG:32633", "QgsPalettedRasterRenderer"],
+        ["Polygons", True, "EPSG:32633", "QgsCategorizedSymbolRenderer"],
+        ["Probabilities", True, "EPSG:32633", "QgsSingleBandPseudoColorRenderer"],
+        ["Uncertainty", True, "EPSG:32633", "QgsSingleBandPseudoColorRenderer"],
+        ["Labels", True, "EPSG:32633", "QgsPalettedRasterRenderer"],
+        ["Scene", True, "EPSG:32633", "QgsMultiBandColorRenderer"],
+    ]
+    with rasterio.open(tmp_path / "m.tif") as dataset:
+        classes = len(np.unique(dataset.read()))
+    colors = {name: count for name, _, _, _, count in rows}
+    assert classes > 1
+    assert colors["Map"] >= classes
+    assert min(colors["Polygons"], colors["Labels"]) > 1
+    assert min(colors["Uncertainty"], colors["Probabilities"], colors["Scene"]) > 20
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size == (3 * 384, 2 * 322)
