@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -322,3 +323,17 @@ def test_the_drawings_are_those_of_the_script(tmp_path: Path) -> None:
     # Which of two equally good splits is found hangs on the order in which a processor adds.
     assert set(drawn["splits.svg"]) == set(stand["splits.svg"])
     assert len(drawn["splits.svg"]) == len(stand["splits.svg"])
+
+
+@pytest.mark.parametrize(
+    "path", sorted(ROOT.glob("configs/**/experiment/*.yaml")), ids=lambda path: str(path.relative_to(ROOT / "configs"))
+)
+def test_an_experiment_opens_with_its_command_how_long_it_takes_and_its_score(path: Path) -> None:
+    lines = itertools.takewhile(lambda line: line.startswith("#"), path.read_text().splitlines())
+    header = " ".join(line.lstrip("# ") for line in lines)
+    group = path.relative_to(ROOT / "configs").parts[0]
+    task = "train" if group == "experiment" else group
+    assert re.search(rf"python {task}\.py experiment={path.stem}\b", header)
+    assert re.search(r"\d (s|min|minutes)\b", header)
+    if task in ("train", "predict"):
+        assert re.search(r"mean IoU (of )?0\.\d{3}|no score of theirs", header)
