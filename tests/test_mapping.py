@@ -90,15 +90,30 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 }
 
 
-def test_the_file_s_layout_changes_nothing(tmp_path: Path) -> None:
+def test_the_file_s_layout_and_who_decodes_it_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image = (noise(150, 140) * 9000).astype(np.uint16)
     mapper = make_trained(tmp_path, window=64, probabilities="uint8")
     maps = []
+    threads: list[Any] = []
+    real = scene_reader.scene_decoding
+
+    def as_for_a_gpu(_: str) -> Any:
+        monkeypatch.setattr(scene_reader, "cores", lambda: 4)
+        return real("cuda")
+
+    def noting(*given: Any) -> Any:
+        threads.append(rasterio.env.getenv().get("GDAL_NUM_THREADS"))
+        return scene_reader.open_scene(*given)
+
+    monkeypatch.setattr(scene_map, "open_scene", noting)
     for name, layout in LAYOUTS.items():
         path = write_raster(tmp_path / f"{name}.tif", image, **layout)
-        found = map_scene(mapper, str(path), tmp_path / "map.tif")
-        maps.append([file.read_bytes() for file in found.files])
+        for decoding in (real, as_for_a_gpu):
+            monkeypatch.setattr(scene_map, "scene_decoding", decoding)
+            output = tmp_path / decoding.__name__ / name / "map.tif"
+            maps.append([file.read_bytes() for file in map_scene(mapper, str(path), output).files])
     assert all(other == maps[0] for other in maps[1:])
+    assert threads == [None, 4] * len(LAYOUTS)
 
 
 @pytest.mark.parametrize("in_memory", [True, False])

@@ -154,9 +154,10 @@ def block_cache(megabytes: int, threads: int = 1) -> Iterator[None]:
 
     Args:
         megabytes: Of decoded blocks.
-        threads: How many decode the blocks of a GeoTIFF that is opened meanwhile.
+        threads: How many decode the blocks of a GeoTIFF that is opened meanwhile; 1 leaves it to the environment.
     """
-    with rasterio.Env(GDAL_CACHEMAX=megabytes, GDAL_NUM_THREADS=threads):
+    options = {"GDAL_NUM_THREADS": threads} if threads > 1 else {}  # else what the environment says
+    with rasterio.Env(GDAL_CACHEMAX=megabytes, **options):
         yield
 
 
