@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -50,14 +50,8 @@ class OnDevice(Dataset[Chip]):
         """Copy chips of one size and data type."""
         self._names = [chip.name for chip in chips]
         self._labelled = [int(np.count_nonzero(chip.target != IGNORE)) for chip in chips]
-        self._parts = [
-            torch.cat([torch.from_numpy(part)[None].to(device) for part in parts])
-            for parts in (
-                [_opaque(native(chip.image)) for chip in chips],
-                [c.valid for c in chips],
-                [c.target for c in chips],
-            )
-        ]
+        parts = (lambda chip: _opaque(native(chip.image))), (lambda chip: chip.valid), (lambda chip: chip.target)
+        self._parts = [_copied(chips, part, device) for part in parts]
         self._dtype = torch_type(native(chips[0].image).dtype)
 
     def __len__(self) -> int:
@@ -68,6 +62,15 @@ class OnDevice(Dataset[Chip]):
         image, valid, target = (part[torch.tensor(indices).to(part.device)] for part in self._parts)
         labelled = sum(self._labelled[index] for index in indices)
         return Batch(image.view(self._dtype), valid, target, labelled, [self._names[index] for index in indices])
+
+
+def _copied(chips: Sequence[Chip], part: Callable[[Chip], npt.NDArray[Any]], device: torch.device) -> torch.Tensor:
+    """Return a part of all chips on a device, where it is never there twice."""
+    first = torch.from_numpy(part(chips[0]))
+    whole = torch.empty((len(chips), *first.shape), dtype=first.dtype, device=device)
+    for place, chip in zip(whole, chips, strict=True):
+        place.copy_(torch.from_numpy(part(chip)))
+    return whole
 
 
 def _opaque(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
