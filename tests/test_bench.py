@@ -78,7 +78,8 @@ def test_the_peak_is_that_of_one_turn() -> None:
 
 def test_the_table_names_what_is_held_against_what() -> None:
     limit = Row("train", 4.8, 5.0, "chips/s", "limit", "bare loop", 0.96, goal=0.95, peak_mb=812.4)
-    others = Row("predict", 1.5, 0.2, "Mpx/s", "others", "224 px tiles", 7.5, goal=6)
+    step, meaning = "predict unet/resnet18, halo counted", "224 px tiles, one by one, float32"
+    others = Row(step, 0.927, 0.2, "Mpx/s", "others", meaning, 7.5, 12.34, 6, cpu_seconds=0.265, peak_mb=4321.0)
     console = Console(width=140)
     with console.capture() as captured:
         print_table([limit, others], console)
@@ -88,6 +89,7 @@ def test_the_table_names_what_is_held_against_what() -> None:
     assert "812" in first
     assert "7.5 ×" in second
     assert "≥ 6 ×" in second
+    assert "4321" in second  # nothing is cut off where a terminal is narrow
 
 
 @pytest.mark.parametrize("step", STEPS)

@@ -13,10 +13,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyogrio.raw
 import pytest
-
-from scripts.make_scene import make_scene
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -24,21 +21,14 @@ TASK = re.compile(r"(?:python|torchrun[^`|]*?) (?:prepare|train|eval|predict|exp
 SCRIPT = re.compile(r"python scripts/(\w+)\.py")
 
 COMPOSED = {
-    r"trainer=gpu|accelerator=gpu": "needs a GPU",
-    r"\bdevices=\d|num_nodes=": "needs several GPUs or machines; tests/test_train.py has two CPU processes",
-    r"submitit_slurm|partition=": "needs SLURM",
-    r"submitit_local|launcher=joblib": "starts processes; run in tests/test_sweep.py",
-    r"postgresql:": "needs a database; run in tests/test_study_postgres.py",
-    r"weights=(imagenet|sentinel2|torchgeo|file)": "needs published weights; run in tests/test_pretrained.py",
-    r"experiment=demo": "needs the demo's scene; run by make demo and make sweep",
-    r"experiment=(havel|indian_pines|enmap_potsdam)": "needs the benchmark's scenes; run by scripts/benchmark.py",
-    r"experiment=fine_tune": "needs published weights; its parts are run in tests/test_pretrained.py",
-    r"datamodule=torchgeo": "needs a data set of torchgeo's; run in tests/test_datamodules.py",
-    r"tu-convnext_tiny|resnet50": "too large for a test",
-    r"trainer=ddp": "starts processes; run in tests/test_train.py",
-    r"imported\.ckpt": "needs a checkpoint of SpecDeepMap's; run in tests/test_import_specdeepmap.py",
+    r"trainer=ddp": "tests/test_train.py::test_two_processes_learn_from_the_same_batches_what_one_does",
+    r"predict\.py.* devices=4": "tests/test_mapping.py::test_two_processes_give_the_same_bytes_as_one",
+    r"submitit_local": "tests/test_sweep.py::test_submitit_runs_a_grid_in_processes_of_its_own",
+    r"submitit_slurm": "tests/test_sweep.py::test_the_batch_script_for_slurm_asks_for_what_was_given_and_runs",
+    r"postgresql:": "tests/test_study_postgres.py::"
+    "test_processes_share_a_study_in_postgresql_and_the_trial_of_a_killed_one_is_not_lost",
 }
-"""Commands that are only composed (``--cfg job``), by what in them asks for it, and why."""
+"""Commands that need devices, a cluster or a database are composed only (``--cfg job``), and where such ones run."""
 
 SCRIPTS = {
     "bench": "make bench",
@@ -69,11 +59,21 @@ SMALL = {
     "predict": ["accelerator=cpu", "window=64"],
     "export": ["chips=1"],
 }
-"""What makes a command quick; nothing of it changes which code runs."""
-LIGHT = ["model.encoder_depth=3", "model.decoder_channels=[32,16,8]"]
-"""The same for U-Nets: a shallow one has less to compute, to save and to export."""
-TRIAL = ["hydra.sweeper.n_trials=1", "encoder=resnet18"]
-"""The same for a study."""
+"""What makes a command quick; nothing of it changes which code runs, but that a CPU takes a GPU's place."""
+SMALLER = {
+    r"train\.py(?!.*(model=(?!unet\b)|encoder_depth|experiment=|weights=|datamodule=torchgeo))": [
+        "model.encoder_depth=3",
+        "model.decoder_channels=[32,16,8]",
+    ],
+    r"hparams_search=": ["hydra.sweeper.n_trials=1", "encoder=resnet18"],
+    r"datamodule=scenes|L8Biome": ["datamodule.size=32"],
+}
+"""The same for some: shallow U-Nets have less to compute, to save and to export."""
+DATA = {
+    r"train\.py(?!.*(data_dir=|datamodule=|experiment=|--)).*LANDSAT": "data_dir=data/landsat",
+    r"train\.py(?!.*(data_dir=|datamodule=|experiment=|--))": "data_dir=data/mine",
+}
+"""What a command is told where the document leaves to the reader which data it is for."""
 
 
 @dataclass(frozen=True)
@@ -94,24 +94,28 @@ class Command:
 
     @property
     def composed_only(self) -> bool:
-        """Whether it is on the list of those that cannot be run here, or only asks."""
-        asks = {"--help", "--info", "--cfg", "-h"} & set(self.arguments)
-        return bool(asks) or any(re.search(pattern, self.line) for pattern in COMPOSED)
+        """Whether it needs what is not here."""
+        return any(re.search(pattern, self.line) for pattern in COMPOSED)
+
+    @property
+    def asks(self) -> bool:
+        """Whether it only asks something."""
+        return bool({"--help", "--info", "--cfg", "-h"} & set(self.arguments))
 
     def call(self) -> list[str]:
         """Return the arguments with which the test calls it."""
+        if self.asks:
+            return self.arguments
+        data = next(([words] for pattern, words in DATA.items() if re.search(pattern, self.line)), [])
         if self.composed_only:
-            shown = [] if {"--help", "--cfg", "--info"} & set(self.arguments) else ["--cfg", "job"]
-            return [*(_first_of(argument) for argument in self.arguments if argument != "-m"), *shown]
+            return [*(_first_of(a) for a in self.arguments if a != "-m"), *data, "--cfg", "job"]
         # Of a grid the first two runs: all values of its last key, the first of the others.
         swept = [
             a for a in self.arguments if _first_of(a) != a and "glob(" not in a and "hparams_search=" not in self.line
         ]
-        arguments = [_first_of(a) if a in swept[:-1] else a for a in self.arguments]
-        smaller = [*SMALL[self.task], *(TRIAL if "hparams_search=" in self.line else [])]
-        smaller += ["datamodule.size=32"] if "datamodule=scenes" in self.line else []
-        if self.task == "train" and not re.search(r"encoder_depth|model=(?!unet\b)|experiment=", self.line):
-            smaller += LIGHT
+        arguments = [*(_first_of(a) if a in swept[:-1] else a for a in self.arguments), *data]
+        smaller = [*SMALL[self.task], *data]
+        smaller += [a for pattern, more in SMALLER.items() if re.search(pattern, self.line) for a in more]
         keys = {argument.split("=")[0] for argument in smaller}
         return [*(argument for argument in arguments if argument.split("=")[0] not in keys), *smaller]
 
@@ -143,19 +147,7 @@ def commands() -> list[Command]:
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the files that the documents speak of."""
     folder = tmp_path_factory.mktemp("desk")
-    scene = make_scene(folder, name="scene", width=256, height=224, bands=13, seed=1, polygons=True)
-    assert scene.polygons is not None
-    scene.image.rename(folder / "scene.tif")
-    scene.label.rename(folder / "labels.tif")
-    meta, _, geometry, values = pyogrio.raw.read(scene.polygons)
-    kind = {"crs": meta["crs"], "geometry_type": meta["geometry_type"]}
-    pyogrio.raw.write(folder / "fields.gpkg", geometry, values, fields=["crop"], **kind)
-    enmap = make_scene(folder, name="enmap", width=160, height=128, bands=30, seed=2)
-    enmap.image.rename(folder / "enmap.tif")
-    enmap.label.rename(folder / "enmap_labels.tif")
-    (folder / "scenes").mkdir()
-    for name in ("one", "two"):
-        make_scene(folder / "scenes", name=name, width=64, height=64, bands=13, seed=3).label.unlink()
+    _python(["-m", "tests.desk", str(folder)], folder)
     return folder
 
 
@@ -163,6 +155,7 @@ FIRST = {
     "prepare": [
         "image=scene.tif label=labels.tif data_dir=data/mine",
         "image=enmap.tif label=enmap_labels.tif data_dir=data/enmap",
+        "image=data/landsat.tif label=data/landsat_labels.tif data_dir=data/landsat",
     ],
     "train": [
         "data_dir=data/mine hydra.run.dir=logs/train/mine",
@@ -180,6 +173,13 @@ def outcomes(desk: Path) -> dict[str, tuple[int, str]]:
     """Run all commands, those that others build on first; the exit code and last words of each, by line."""
     needed = [Command(f"python {task}.py {line}") for task, lines in FIRST.items() for line in lines]
     printed = commands()
+    texts = (path.read_text(encoding="utf-8") for path in DOCUMENTS)
+    line = next(
+        found[1]
+        for text in texts
+        if (found := re.search(r"^python scripts/import_specdeepmap\.py (.*)", text, re.MULTILINE))
+    )
+    _python([str(ROOT / "scripts/import_specdeepmap.py"), *shlex.split(line)], desk)
     # What differs in the order of its arguments only is run once.
     calls = {_key(command): command for task in FIRST for command in needed + printed if command.task == task}
     answers = dict(zip(calls, _run(list(calls.values()), desk), strict=True))
@@ -189,26 +189,40 @@ def outcomes(desk: Path) -> dict[str, tuple[int, str]]:
     return {command.line: answers[_key(command)] for command in printed}
 
 
+def environment(folder: Path) -> dict[str, str]:
+    """Return what tells a command that a folder is its home and holds what a download would leave."""
+    return {
+        "SPECDEEPMAP_ROOT": str(folder),
+        "HF_HOME": str(folder / "caches" / "huggingface"),
+        "TORCH_HOME": str(folder / "caches" / "torch"),
+        "HF_HUB_OFFLINE": "1",
+    }
+
+
 def _key(command: Command) -> tuple[str, ...]:
     return command.task, *sorted(command.call())
 
 
 def _run(commands: list[Command], folder: Path) -> list[tuple[int, str]]:
-    logs = f"paths.logs={folder / 'logs'}"
-    calls = [(c.task, c.call() if "--help" in c.arguments else [*c.call(), logs]) for c in commands]
+    calls = json.dumps([(command.task, command.call()) for command in commands])
+    answers: list[tuple[int, str]] = json.loads(_python(["-m", "tests.command_runner"], folder, calls).splitlines()[-1])
+    return answers
+
+
+def _python(arguments: list[str], folder: Path, given: str = "") -> str:
+    """Run a module or script of the project in a folder that is its home, and return what it printed."""
     result = subprocess.run(
-        [sys.executable, str(ROOT / "tests/command_runner.py")],
-        input=json.dumps(calls),
+        [sys.executable, *arguments],
+        input=given,
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg"},
+        env=os.environ | environment(folder) | {"PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg"},
         capture_output=True,
         text=True,
         timeout=1200,
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    answers: list[tuple[int, str]] = json.loads(result.stdout.splitlines()[-1])
-    return answers
+    return result.stdout
 
 
 @pytest.mark.parametrize("command", commands(), ids=lambda command: command.line)
@@ -217,11 +231,15 @@ def test_a_printed_command_works(command: Command, outcomes: dict[str, tuple[int
     assert code == 0, f"{command.call()}: {words}"
 
 
-def test_most_printed_commands_are_run_for_real() -> None:
+def test_printed_commands_are_run_for_real_but_those_that_need_a_cluster() -> None:
     whole = commands()
-    assert sum(not command.composed_only for command in whole) >= 20
-    for pattern in COMPOSED:
-        assert any(re.search(pattern, command.line) for command in whole), f"no document has {pattern} any more"
+    composed = [command for command in whole if command.composed_only]
+    assert len(whole) >= 80
+    assert len(composed) <= len(whole) * 0.15
+    for pattern, place in COMPOSED.items():
+        assert any(re.search(pattern, command.line) for command in composed), f"no document has {pattern} any more"
+        path, name = place.split("::")
+        assert f"def {name}(" in (ROOT / path).read_text(encoding="utf-8")
 
 
 def test_the_commands_left_behind_what_the_documents_say(desk: Path, outcomes: dict[str, tuple[int, str]]) -> None:

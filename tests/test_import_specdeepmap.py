@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import rasterio
 import segmentation_models_pytorch as smp
 import torch
 from torch import nn
 from torchvision import transforms
-from torchvision.transforms import v2
 
 from scripts.import_specdeepmap import main
 from src.errors import UserError
@@ -26,58 +24,9 @@ from src.tasks.eval import score
 from src.tasks.schema import EvalConfig
 from tests import rasters
 from tests.commands import run
+from tests.specdeepmap import BANDS, MEAN, STD, Justo, foreign
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "specdeepmap_enmap"
-BANDS, MEAN, STD = 3, [0.1, 0.2, 0.3], [0.5, 2.0, 4.0]
-
-
-class Justo(nn.Module):
-    """The published network in SpecDeepMap's layer names, to compare with."""
-
-    def __init__(self, outputs: int) -> None:
-        super().__init__()
-        sizes = {"enc_{}1": (BANDS, 6), "enc_{}2": (6, 12), "dec_{}1": (12, 6), "dec_{}2": (6, outputs)}
-        for name, (first, last) in sizes.items():
-            self.add_module(name.format("conv"), nn.Conv2d(first, last, 3, padding=1))
-            self.add_module(name.format("bn"), nn.BatchNorm2d(last))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        parts = dict(self.named_children())
-        for stage in ("enc_{}1", "enc_{}2"):
-            x = torch.relu(parts[stage.format("bn")](parts[stage.format("conv")](x)))
-            x = nn.functional.max_pool2d(x, 2)
-        for stage in ("dec_{}1", "dec_{}2"):
-            x = nn.functional.interpolate(x, scale_factor=2)
-            x = parts[stage.format("bn")](parts[stage.format("conv")](x))
-            x = torch.relu(x) if "1" in stage else x
-        return x
-
-
-def foreign(path: Path, network: nn.Module, architecture: str, **changes: Any) -> Path:
-    """Write what SpecDeepMap's trainer writes, with the objects that it leaves in it."""
-    chips = pd.DataFrame({"image": ["images/a.tif"], "mask": ["labels/a.tif"]})
-    flips = v2.Compose([v2.RandomRotation(45), v2.RandomHorizontalFlip(p=0.5)])
-    parameters = {
-        "architecture": architecture,
-        "backbone": None,
-        "in_channels": BANDS,
-        "classes": 4,
-        "class_values": [5, 9, 200],
-        "forward_mapping": {0: 0, 5: 1, 9: 2, 200: 3},
-        "reverse_mapping": {0: 0, 1: 5, 2: 9, 3: 200},
-        "img_x": 32,
-        "img_y": 64,
-        "scaler": 10_000,
-        "preprocess": transforms.Compose([transforms.Normalize(mean=MEAN, std=STD)]),
-        "remove_background_class": "Yes",
-        "lr": 0.001,
-        "transform": flips,
-        "train_data": chips,
-    }
-    state = {f"model.{key}": value for key, value in network.state_dict().items()}
-    content = {"state_dict": state, "hyper_parameters": parameters | changes, "epoch": 49, "optimizer_states": []}
-    torch.save(content, path)
-    return path
 
 
 def random_network(network: nn.Module) -> nn.Module:
