@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -104,10 +105,12 @@ def compared(
 
 def print_table(rows: Sequence[Row], console: Console) -> None:
     """Print the rows as a table."""
-    table = Table(pad_edge=False, header_style="bold", row_styles=("", "on grey15"))
+    table = Table(
+        box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold", row_styles=("", "on grey15")
+    )
     table.add_column("step", min_width=24)
     table.add_column("held against", min_width=24)
-    for heading in ("ours", "theirs", "share", "by CPU", "goal", "", "s", "CPU s", "peak MB"):
+    for heading in ("ours", "theirs", "share", "by CPU", "goal", "", "CPU s", "peak MB"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(*_cells(row))
@@ -120,12 +123,11 @@ def _cells(row: Row) -> list[str]:
         row.step,
         row.meaning,
         f"{_number(row.ours)} {row.unit}",
-        f"{_number(row.theirs)} {row.unit}",
+        _number(row.theirs),
         _share(row.share, row.against),
         _share(row.cpu_share, row.against),
         "" if row.goal is None else "≥ " + _share(row.goal, row.against),
         met,
-        "" if row.seconds is None else _number(row.seconds),
         "" if row.cpu_seconds is None else _number(row.cpu_seconds),
         "" if row.peak_mb is None else f"{row.peak_mb:.0f}",
     ]
