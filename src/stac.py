@@ -56,7 +56,7 @@ def model_item(model: Path, network: Network, spec: NetworkSpec, free: bool, tor
     }
     return {
         "type": "Feature",
-        "stac_version": "1.0.0",
+        "stac_version": "1.1.0",
         "stac_extensions": [EXTENSION, _CLASSIFICATION],
         "id": model.stem,
         "geometry": None,

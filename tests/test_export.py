@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import json
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
+import pystac
 import pytest
 import rasterio
 import torch
+from pystac.stac_object import STACObjectType
+from pystac.validation.stac_validator import JsonSchemaSTACValidator
+from stac_model.schema import SCHEMA_URI, MLModelProperties
 
 from src.bands import Band, Normalization
 from src.errors import UserError
 from src.labels import ClassTable
 from src.mapping.scene_map import MapOptions, Mapper, map_scene
+from src.models import onnx_file
 from src.models.checkpoint import load_network, save_network
 from src.models.network import build_network
+from src.models.onnx_file import probabilities_of
 from src.raster.write import write_geotiff
 from src.spec import NetworkSpec
 from src.tasks.export import deepness_metadata, export
 from src.tasks.schema import ExportConfig
+from tests.chip_folder import make_chip_folder
 
 CLASSES = ClassTable.build([2, 7], {2: "bog & fen", 7: "water"})
 BANDS = (Band("red"), Band("nir"), Band("noise"))
@@ -69,6 +78,16 @@ def test_any_program_gets_pytorchs_probabilities_for_any_size(exported: Path, ch
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+def test_how_far_the_file_is_off_is_said(checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "src.tasks.export")
+    chips = make_chip_folder(tmp_path / "chips", size=16, names=[band.name for band in BANDS])
+    settings = ExportConfig(checkpoint=str(checkpoint), data_dir=str(chips), chips=3)
+    difference = export(settings, tmp_path / "model.onnx")
+    assert f"difference of a probability from PyTorch's {difference:.2g}, on 3 chips of {chips}" in caplog.text
+    assert "windows of any size" in caplog.text
+    assert 0 < difference < 1e-5
+
+
 def test_deepness_finds_what_it_reads(exported: Path) -> None:
     session = onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])
     (given,), (result,) = session.get_inputs(), session.get_outputs()
@@ -98,6 +117,79 @@ def test_the_item_describes_the_model(exported: Path) -> None:
     assert properties["mlm:total_parameters"] == sum(p.numel() for p in build_network(SPEC).parameters())
 
 
+def test_the_item_is_one_by_the_stac_standard_and_by_the_model_extensions_authors(exported: Path) -> None:
+    item = json.loads(exported.with_suffix(".json").read_text(encoding="utf-8"))
+    JsonSchemaSTACValidator().validate_core(item, STACObjectType.ITEM, item["stac_version"])  # its schemas are local
+    assert SCHEMA_URI in item["stac_extensions"]
+    read = pystac.Item.from_dict(item)
+    properties = MLModelProperties.model_validate(read.properties)
+    assert properties.tasks == {"semantic-segmentation"}
+    assert properties.input[0].input.dim_order == ["batch", "bands", "height", "width"]
+    assert properties.output[0].result.shape == [-1, 2, -1, -1]
+    written = json.loads(properties.model_dump_json(by_alias=True, exclude_none=True))
+    # What they would write says the same; nothing of ours is a key that they do not know.
+    assert {key for key in item["properties"] if key.startswith("mlm:")} <= set(written)
+
+
+def test_an_encoder_of_one_size_is_exported_for_that_size_and_maps(tmp_path: Path) -> None:
+    """CoAtNet's attention adds a bias to each pair of places in the chip."""
+    spec = dataclasses.replace(SPEC, architecture="unet", encoder="tu-coatnet_pico_rw_224", chip_size=(32, 32))
+    path, item = _exported(spec, tmp_path)
+    assert _shape(path) == [None, 3, 32, 32]
+    assert item["properties"]["mlm:input"][0]["input"]["shape"] == [-1, 3, 32, 32]
+    image = scene(50, 40)
+    write_geotiff(tmp_path / "scene.tif", image, crs=None, transform=(1, 0, 0, 0, -1, 0), nodata=-9999, bands=BANDS)
+    network, read = load_network(path)
+    mapper = Mapper(path, network, read, torch.device("cpu"), MapOptions())
+    map_scene(mapper, str(tmp_path / "scene.tif"), tmp_path / "map.tif")
+    with rasterio.open(tmp_path / "map.tif") as result:
+        assert (result.read(1) > 0).sum() == 50 * 40 - 16
+
+
+def test_a_vision_transformer_is_exported_for_any_size(tmp_path: Path) -> None:
+    """Its positions are interpolated inside the graph; export.py compares a chip of twice the size, too."""
+    spec = dataclasses.replace(SPEC, architecture="dpt", encoder="tu-vit_tiny_patch16_224", chip_size=(32, 32))
+    path, _ = _exported(spec, tmp_path)
+    assert _shape(path) == [None, 3, None, None]
+    images = np.random.default_rng(0).normal(600, 300, (1, 3, 64, 96)).astype(np.float32)
+    network, _ = load_network(tmp_path / "best.ckpt")
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(images), torch.ones(1, 64, 96, dtype=torch.bool)).softmax(1).numpy()
+    np.testing.assert_allclose(probabilities_of(path, images), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("trouble", ["refused", "other numbers"])
+def test_where_a_graph_for_any_size_is_none_it_is_one_for_the_chips_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    trace = onnx_file._traced
+
+    def traced(exported: onnx_file.Exported, example: torch.Tensor, free: bool) -> Any:
+        if free and trouble == "refused":
+            raise torch.onnx.errors.OnnxExporterError("cannot be solved")
+        if free:  # a size that the exporter has taken for a constant
+            exported.register_forward_pre_hook(lambda _, images: (images[0].clamp(max=1),))
+        return trace(exported, example, free)
+
+    monkeypatch.setattr(onnx_file, "_traced", traced)
+    path, item = _exported(SPEC, tmp_path)
+    assert _shape(path) == [None, 3, 16, 16]
+    assert item["properties"]["mlm:output"][0]["result"]["shape"] == [-1, 2, 16, 16]
+
+
+def _exported(spec: NetworkSpec, folder: Path) -> tuple[Path, dict[str, Any]]:
+    torch.manual_seed(0)
+    save_network(folder / "best.ckpt", build_network(spec), spec, {})
+    path = folder / "model.onnx"
+    assert export(ExportConfig(checkpoint=str(folder / "best.ckpt"), chips=1), path) < 1e-3
+    return path, json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+
+
+def _shape(path: Path) -> list[int | None]:
+    (given,) = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).get_inputs()
+    return [size if isinstance(size, int) else None for size in given.shape]
+
+
 def test_a_map_by_the_exported_network_is_the_same(exported: Path, checkpoint: Path, tmp_path: Path) -> None:
     write_geotiff(tmp_path / "scene.tif", scene(), crs=None, transform=(1, 0, 0, 0, -1, 0), nodata=-9999, bands=BANDS)
     maps = []
@@ -119,7 +211,7 @@ def test_an_export_that_computes_something_else_is_not_kept(
 ) -> None:
     torch.manual_seed(1)
     save_network(tmp_path / "other.ckpt", build_network(SPEC), SPEC, {})
-    monkeypatch.setattr("src.tasks.export.write_onnx", lambda path, *_: bool(shutil.copy(exported, path)))
+    monkeypatch.setattr("src.tasks.export.write_onnx", lambda path, *_, **__: shutil.copy(exported, path))
     with pytest.raises(UserError, match=r"off PyTorch's on 1 images of noise"):
         export(ExportConfig(checkpoint=str(tmp_path / "other.ckpt"), chips=1), tmp_path / "m.onnx")
     assert [path.name for path in tmp_path.iterdir()] == ["other.ckpt"]

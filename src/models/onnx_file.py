@@ -56,26 +56,27 @@ class Exported(nn.Module):
         return probabilities
 
 
-def write_onnx(path: Path, network: Network, spec: NetworkSpec, metadata: dict[str, Any]) -> bool:
-    """Write a network as ONNX, whole or not at all.
+def takes_other_sizes(network: Network, spec: NetworkSpec) -> bool:
+    """Tell whether a network takes more than the size of its training chips."""
+    width, height = spec.chip_size
+    return bool(accepted_sizes(network.architecture, len(spec.bands), [(2 * width, 2 * height)]))
 
-    Batch, height and width are free where the architecture allows; else the size is that of the training chips.
+
+def write_onnx(path: Path, network: Network, spec: NetworkSpec, metadata: dict[str, Any], *, free: bool) -> None:
+    """Write a network as ONNX, whole or not at all; the batch's size is free.
 
     Args:
         path: The file.
         network: The network, on the CPU in eval mode.
         spec: What it is.
         metadata: Written into the file as JSON, key by key, beside the spec.
-
-    Returns:
-        Whether height and width are free.
+        free: Whether height and width are free; else they are those of the training chips.
 
     Raises:
         UserError: The network has operations that ONNX lacks.
     """
     exported = Exported(network, spec).eval()
     width, height = spec.chip_size
-    free = bool(accepted_sizes(network.architecture, len(spec.bands), [(2 * width, 2 * height)]))
     example = torch.zeros(2, len(spec.bands), height, width)
     try:
         program = _traced(exported, example, free)
@@ -95,7 +96,6 @@ def write_onnx(path: Path, network: Network, spec: NetworkSpec, metadata: dict[s
     onnx.checker.check_model(model)
     with whole_file(path) as partial:
         onnx.save(model, partial)
-    return free
 
 
 def _traced(exported: Exported, example: torch.Tensor, free: bool) -> Any:

@@ -21,7 +21,7 @@ from src.errors import UserError
 from src.mapping.areas import pixel_metres
 from src.models.checkpoint import ONNX, find_checkpoint, load_network, read_checkpoint
 from src.models.network import Network
-from src.models.onnx_file import Exported, probabilities_of, write_onnx
+from src.models.onnx_file import Exported, probabilities_of, takes_other_sizes, write_onnx
 from src.spec import NetworkSpec
 from src.stac import model_item
 from src.tables import Part
@@ -61,8 +61,7 @@ def export(settings: ExportConfig, output: Path) -> float:
     config, versions = (_mapping(parameters.get(key)) for key in ("config", "versions"))
     images, resolution, origin = _images(settings, spec, config)
     with whole_file(output) as partial:
-        free = write_onnx(partial, network, spec, deepness_metadata(spec, resolution))
-        difference = compare(partial, network, spec, images)
+        free, difference = _write_and_compare(partial, network, spec, deepness_metadata(spec, resolution), images)
         if not difference <= MOST_DIFFERENT:
             raise UserError(
                 f"The ONNX file's probabilities are up to {difference:.2g} off PyTorch's on {origin}; expected at most "
@@ -99,6 +98,24 @@ def deepness_metadata(spec: NetworkSpec, resolution: float | None) -> dict[str, 
         "seg_small_segment": 1,
     }
     return metadata if resolution is None else metadata | {"resolution": round(100 * resolution, 4)}
+
+
+def _write_and_compare(
+    path: Path, network: Network, spec: NetworkSpec, metadata: dict[str, Any], images: list[npt.NDArray[np.float32]]
+) -> tuple[bool, float]:
+    """Write for any size if that computes the same, else for that of the chips; whether it is any, and how far off."""
+    larger = np.tile(images[0], (1, 2, 2))
+    if takes_other_sizes(network, spec):
+        try:
+            write_onnx(path, network, spec, metadata, free=True)
+        except UserError as error:  # what holds for one size may not be known for all
+            log.debug("%s", error)
+        else:
+            difference = compare(path, network, spec, [*images, larger])
+            if difference <= MOST_DIFFERENT:
+                return True, difference
+    write_onnx(path, network, spec, metadata, free=False)
+    return False, compare(path, network, spec, images)
 
 
 def compare(path: Path, network: Network, spec: NetworkSpec, images: list[npt.NDArray[np.float32]]) -> float:
