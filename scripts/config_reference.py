@@ -32,7 +32,18 @@ from src.tasks import schema  # noqa: E402
 
 PAGE = ROOT / "docs/reference/configuration.md"
 CONFIGS = ROOT / "configs"
-GROUPS = ("datamodule", "model", "weights", "augmentation", "loss", "optimizer", "trainer", "callbacks", "logger")
+GROUPS = (
+    "datamodule",
+    "model",
+    "weights",
+    "augmentation",
+    "loss",
+    "optimizer",
+    "trainer",
+    "callbacks",
+    "logger",
+    "paths",
+)
 DELTAS = ("experiment", "hparams_search")
 """Groups whose choices set keys of other groups."""
 SECTIONS: dict[str, tuple[type, ...]] = {

@@ -32,7 +32,7 @@ def test_every_choice_and_every_key_of_a_group_is_on_the_page(group: str) -> Non
 
 
 def test_there_is_no_group_that_the_page_forgets() -> None:
-    hidden = {"paths", "help", "hydra_logging", "job_logging", *config_reference.DELTAS}
+    hidden = {"help", "hydra_logging", "job_logging", *config_reference.DELTAS}
     assert {path.parent.name for path in CONFIGS.glob("*/*.yaml")} - hidden == set(GROUPS)
 
 
