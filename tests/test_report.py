@@ -445,6 +445,10 @@ def plain_report(title: str) -> Report:
     return Report("Test", title, "", (), (Section("Empty", ()),))
 
 
+A4 = 680
+"""Pixels of CSS between the margins of a page, 180 mm."""
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian: apt-get install chromium)")
 def test_chromium_shows_every_picture_without_a_word_and_no_page_is_wider_than_a_phone(tmp_path: Path) -> None:
     loaded = "[...document.images].every(i => i.complete && i.naturalWidth > 0) && document.images.length"
@@ -464,4 +468,13 @@ def test_chromium_shows_every_picture_without_a_word_and_no_page_is_wider_than_a
             assert browser.evaluate(paper) != light
             assert browser.evaluate(written)
             assert browser.evaluate("document.documentElement.scrollWidth") <= 360
+            browser.show(path, width=A4, dark=True, media="print")
+            assert browser.evaluate(paper) in (light, "rgba(0, 0, 0, 0)")  # paper is never dark
+            assert browser.evaluate("document.documentElement.scrollWidth") <= A4
+            assert browser.evaluate("[...document.querySelectorAll('nav')].every(n => !n.offsetHeight)")
+            assert browser.evaluate("[...document.images].every(i => i.offsetHeight && i.offsetHeight < 1000)")
+            hidden = "[...document.querySelectorAll('details > *')].filter(e => !e.offsetHeight).length"
+            assert browser.evaluate(hidden) == 0
+            browser.print(folder / "page.pdf")
+            assert (folder / "page.pdf").read_bytes().startswith(b"%PDF")
         assert not browser.complaints
