@@ -8,18 +8,28 @@ Needs Chromium (Debian: apt-get install chromium), which shows the reports as a 
 from __future__ import annotations
 
 import argparse
+import json
+import subprocess
 import sys
 import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageOps
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from scripts.open_tensorboard import free_port  # noqa: E402  the checkout has to be found first
 from tests.browser import CHROMIUM, Browser, chromium  # noqa: E402  the checkout has to be found first
 
 IMAGES = ROOT / "docs/images"
+CURVES = "%5E(train%7Cval)_(iou%7Closs)%24"
+"""Of the curves in TensorBoard those whose name fits ^(train|val)_(iou|loss)$."""
 WIDTH, MARGIN = 1280, 16
 """Of the browser's page in pixels, and of what is left around a section."""
 SHOTS = {
@@ -47,6 +57,35 @@ def shoot(browser: Browser, page: Path, heading: str, height: int, folder: Path)
     return shot.crop((0, 0, min(shot.width, filled + MARGIN), shot.height))
 
 
+@contextmanager
+def tensorboard(logs: Path) -> Iterator[str]:
+    """Serve the runs, and yield the address once it answers."""
+    port = free_port()
+    server = ["tensorboard.main", "--logdir", str(logs), "--host", "localhost", "--port", str(port)]
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen([sys.executable, "-m", *server], **quiet) as process:
+        try:
+            while process.poll() is None:
+                with suppress(OSError), urllib.request.urlopen(f"http://localhost:{port}/data/runs") as answer:
+                    if json.load(answer):
+                        break
+                time.sleep(1)
+            yield f"http://localhost:{port}/?darkMode=false&tagFilter={CURVES}#timeseries"
+        finally:
+            process.terminate()
+
+
+def shoot_tensorboard(browser: Browser, address: str, folder: Path) -> Image.Image:
+    """Show curves in TensorBoard, which draws them some seconds after its page has loaded."""
+    browser.show(address, width=WIDTH, height=1040)
+    time.sleep(10)
+    browser.evaluate("[...document.querySelectorAll('button')].find(b => b.innerText.endsWith('Settings')).click()")
+    time.sleep(5)
+    browser.screenshot(folder / "page.png")
+    with Image.open(folder / "page.png") as picture:
+        return picture.convert("RGB")
+
+
 def main() -> None:
     """Write all pictures as WebP."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -62,6 +101,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch, chromium(Path(scratch) / "profile") as browser:
         for name, (page, heading, height) in SHOTS.items():
             save(shoot(browser, given.logs / page, heading, height, Path(scratch)), name)
+        with tensorboard(given.logs / "train") as address:
+            save(shoot_tensorboard(browser, address, Path(scratch)), "tensorboard")
 
 
 def save(picture: Image.Image, name: str) -> None:

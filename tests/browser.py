@@ -33,14 +33,14 @@ class Browser:
         for domain in ("Page", "Runtime", "Log", "Network"):
             self._call(f"{domain}.enable", self._session)
 
-    def show(self, path: Path, width: int = 1280, height: int = 900, dark: bool = False, media: str = "") -> None:
-        """Open a file in a window of that size, or as on paper (``print``), and wait until everything is loaded."""
+    def show(self, path: Path | str, width: int = 1280, height: int = 900, dark: bool = False, media: str = "") -> None:
+        """Open a file or an address in a window of that size, or as on paper (``print``); wait until it is loaded."""
         features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self._call("Emulation.setEmulatedMedia", self._session, media=media, features=features)
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self._call("Emulation.setDeviceMetricsOverride", self._session, **size)
         self._loaded = False
-        self._call("Page.navigate", self._session, url=path.resolve().as_uri())
+        self._call("Page.navigate", self._session, url=path if isinstance(path, str) else path.resolve().as_uri())
         while not self._loaded:
             self._receive()
         self.evaluate("Promise.all([...document.images].map(i => i.decode().catch(() => 0))).then(() => 1)")

@@ -17,6 +17,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+AROUND = [ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")]
+"""Whose links and targets have to be there, too; their commands are a developer's."""
 TASK = re.compile(r"(?:python|torchrun[^`|]*?) (?:prepare|train|eval|predict|export)\.py [^`\n|]*")
 SCRIPT = re.compile(r"python scripts/(\w+)\.py")
 
@@ -284,7 +286,7 @@ def test_bash_completes_choices_and_keys() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for path in DOCUMENTS:
+    for path in DOCUMENTS + AROUND:
         for target in re.findall(r"\]\(([^)#]+)", path.read_text(encoding="utf-8")):
             if "://" not in target:
                 assert (path.parent / target).exists(), f"{path.name} links to {target}"
@@ -292,7 +294,7 @@ def test_links_lead_somewhere() -> None:
 
 def test_make_targets_that_documents_name_exist() -> None:
     targets = set(re.findall(r"^([a-z][\w-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-    for path in DOCUMENTS:
+    for path in DOCUMENTS + AROUND:
         for line in re.findall(r"`make ([\w-]+)`|^make ([\w-]+)", path.read_text(encoding="utf-8"), re.MULTILINE):
             assert (line[0] or line[1]) in targets, f"{path.name} names make {line}"
 
