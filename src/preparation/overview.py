@@ -29,6 +29,10 @@ _SIDE = 1000
 _MOST_SCENES = 6
 _MOST_OUTLINES = 4000
 _INK = "#1f2933"
+_NOTHING = "#d5d9de"
+"""Where nothing was measured."""
+_TINT = 0.3
+"""Share of a part's colour on the ground that its chips cover."""
 _NARROW = 20
 """Times that a scene is longer than wide from which on it is not drawn to scale: nobody would see it."""
 _NAME = 36
@@ -116,6 +120,10 @@ class Overview:
         )
         right.supxlabel("share of the part's labelled pixels, %", fontsize=9, color=_INK)
         self._draw_classes(right.add_subplot())
+        engine = figure.get_layout_engine()
+        assert engine is not None
+        engine.execute(figure)
+        figure.set_layout_engine(None)  # else everything is drawn once more, to be laid out
         figure.savefig(path, metadata={"Software": None})  # matplotlib's version would make the bytes differ
 
     def _legend(self) -> list[Patch]:
@@ -129,32 +137,21 @@ class Overview:
         thumbnail = self.thumbnails[scene]
         info = thumbnail.info
         extent = (0.0, float(info.width), float(info.height), 0.0)
-        axes.set_facecolor("#d5d9de")
+        axes.set_facecolor(_NOTHING)
         narrow = max(info.width, info.height) > _NARROW * min(info.width, info.height)
-        axes.imshow(thumbnail.picture(), extent=extent, interpolation="nearest")
+        picture = _opaque(thumbnail.picture())
         for part, color in enumerate(PART_COLORS):
             windows = [w for (s, w), p in zip(self.chips, self.parts, strict=True) if s == scene and p == part]
-            axes.imshow(self._tint(thumbnail, windows, color), extent=extent, interpolation="nearest")
+            _tint(picture, thumbnail.factor, windows, color)
             if len(self.chips) <= _MOST_OUTLINES:
                 outlines = [Rectangle((w.column, w.row), w.width, w.height) for w in windows]
                 axes.add_collection(PatchCollection(outlines, facecolor="none", edgecolor=color, linewidth=0.7))
+        axes.imshow(picture, extent=extent, interpolation="nearest")
         axes.set_xlim(0, max([info.width, *(w.column_stop for s, w in self.chips if s == scene)]))
         axes.set_ylim(max([info.height, *(w.row_stop for s, w in self.chips if s == scene)]), 0)
         axes.set_aspect("auto" if narrow else "equal")
         axes.set_title(f"{info.name}, {info.width} × {info.height} px", fontsize=9, color=_INK, parse_math=False)
         axes.tick_params(labelsize=7, colors="#616e7c")
-
-    @staticmethod
-    def _tint(thumbnail: Thumbnail, windows: Sequence[Window], color: str) -> npt.NDArray[np.float64]:
-        """Return a see-through picture of the ground that chips cover; where they overlap it is no darker."""
-        factor = thumbnail.factor
-        height, width = math.ceil(thumbnail.info.height / factor), math.ceil(thumbnail.info.width / factor)
-        tint = np.zeros((height, width, 4))
-        tint[..., :3] = to_rgb(color)
-        for window in windows:
-            rows = slice(round(window.row / factor), round(window.row_stop / factor))
-            tint[rows, round(window.column / factor) : round(window.column_stop / factor), 3] = 0.3
-        return tint
 
     def _draw_classes(self, axes: Axes) -> None:
         """Draw the share of each class in each part as three bars under each other."""
@@ -183,3 +180,26 @@ class Overview:
         axes.invert_yaxis()
         axes.margins(x=0.1)
         axes.spines[["top", "right", "left"]].set_visible(False)
+
+
+def _opaque(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Return H × W × 4 as H × W × 3, with a colour where it is transparent."""
+    nothing = np.array([round(255 * share) for share in to_rgb(_NOTHING)], np.uint8)
+    return np.where(picture[..., 3:] > 0, picture[..., :3], nothing)
+
+
+def _tint(picture: npt.NDArray[np.uint8], factor: int, windows: Sequence[Window], color: str) -> None:
+    """Mix a colour into the ground that chips cover; where they overlap it is no darker.
+
+    Args:
+        picture: H × W × 3, changed in place.
+        factor: Pixels of the scene per pixel of the picture.
+        windows: The chips, in the scene.
+        color: As ``#rrggbb``.
+    """
+    covered = np.zeros(picture.shape[:2], bool)
+    for window in windows:
+        rows = slice(round(window.row / factor), round(window.row_stop / factor))
+        covered[rows, round(window.column / factor) : round(window.column_stop / factor)] = True
+    mixed = (1 - _TINT) * picture[covered] + _TINT * 255 * np.array(to_rgb(color), np.float32)
+    picture[covered] = mixed.round().astype(np.uint8)
