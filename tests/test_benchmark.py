@@ -90,6 +90,26 @@ def test_results_go_between_the_marks_with_their_spread(tmp_path: Path) -> None:
     assert "| forest | 10 | 0.70 |" in text
 
 
+def test_levers_are_held_against_their_base_on_the_same_folds_with_the_same_seeds(tmp_path: Path) -> None:
+    hits = {"ours": {42: (8, 6), 43: (7, 7)}, "no-cutmix": {42: (9, 7), 43: (8, 8), 44: (5,)}, "logistic": {42: (4, 4)}}
+    for run, by_seed in hits.items():
+        for seed, right in by_seed.items():
+            for fold, number in enumerate(right):
+                matrix = np.zeros((5, 6), int)
+                matrix[0, 1], matrix[0, 0] = number, 10 - number  # of ten pixels the others are left empty
+                row = {"scene": "havel", "area": f"fold-{fold}", "run": run, "seed": seed, "matrix": matrix.tolist()}
+                path = tmp_path / f"{run}-{seed}-{fold}.json"
+                path.write_text(json.dumps(row | {"cpu_seconds": 9.0, "wall_seconds": 5.0}))
+    document = tmp_path / "results.md"
+    document.write_text("<!-- begin: folds -->\n<!-- end -->\n")
+    write_results(tmp_path, document)
+    text = document.read_text()
+    assert "| experiment=small_scene | 0.700 ± 0.000 |  | 0.700 ± 0.000 | 0: 0.750, 1: 0.650 | 2 | 9 |" in text
+    assert "| no CutMix | 0.800 ± 0.000 | +0.100 ± 0.000 | 0.800 ± 0.000 | 0: 0.850, 1: 0.750 | 2 | 9 |" in text
+    assert "| no CutMix | 0.500 |  | 0.500 | 0: 0.500 | 1 | 9 |" in text  # nothing to hold it against
+    assert "| logistic regression, single pixels | 0.400 |  | 0.400 | 0: 0.400, 1: 0.400 | 1 | 9 |" in text
+
+
 def test_a_run_that_has_a_result_is_not_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

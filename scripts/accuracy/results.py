@@ -77,10 +77,11 @@ def write_results(logs: Path, document: Path) -> str:
         row = json.loads(path.read_text(encoding="utf-8"))
         apart = path.relative_to(logs).parts[0] == ABLATION_FOLDER
         (levers if apart else found)[row["scene"]].append(Result.from_dict(row))
+    inside = "{}, inside the training area"
     tables = {
-        "ablation": "\n".join(_ablation_table(SCENES[name], levers[name]) for name in SCENES if levers[name]),
+        "ablation": "\n".join(_lever_table(scene.title, levers[name]) for name, scene in SCENES.items()),
         "test": "\n".join(_test_tables(SCENES[name], found[name]) for name in SCENES if found[name]),
-        "folds": "\n".join(_fold_table(SCENES[name], found[name]) for name in SCENES if found[name]),
+        "folds": "\n".join(_lever_table(inside.format(scene.title), found[name]) for name, scene in SCENES.items()),
     }
     text = document.read_text(encoding="utf-8")
     for what, table in tables.items():
@@ -119,54 +120,49 @@ def _test_tables(scene: BenchmarkScene, results: Sequence[Result]) -> str:
     return "\n".join([*lines, "", ""])
 
 
-def _fold_table(scene: BenchmarkScene, results: Sequence[Result]) -> str:
-    """Lay out each recipe's score inside the training area: pooled over the folds that it has, and each fold's."""
-    lines = []
+def _lever_table(heading: str, results: Sequence[Result]) -> str:
+    """Lay out each recipe's score inside the training area, pooled over folds: its spread over seeds, and its lead.
+
+    The base that it is held against is the recipe that the lever changes, on the same folds with the same seeds:
+    ``default`` for levers of that name, else ``ours``. Seeds that were run on other folds have a line of their own.
+    """
+    results, lines = [result for result in results if result.area != TEST], []
     for name, title in TITLES.items():
-        runs = [r for r in results if r.run == name and r.area != TEST]
-        by_seed = {seed: [r for r in runs if r.seed == seed] for seed in sorted({r.seed for r in runs})}
-        for seed, of_seed in by_seed.items():
-            folds = sorted(of_seed, key=lambda result: result.area)
-            pooled = np.sum(_matrices(folds), axis=0)
-            each = ", ".join(f"{r.area.removeprefix('fold-')}: {mean_iou(r.matrix):.3f}" for r in folds)
-            cpu = np.mean([r.cpu for r in folds])
-            lines.append(
-                f"| {title} | {mean_iou(pooled):.3f} | {overall_accuracy(pooled):.3f} | {each} | {seed} | {cpu:.0f} |"
+        base = "default" if name.startswith("default") else "ours"
+        by_folds: dict[tuple[str, ...], list[int]] = defaultdict(list)
+        for seed in sorted({r.seed for r in results if r.run == name}):
+            by_folds[tuple(sorted(r.area for r in _runs(results, name, seed)))].append(seed)
+        for folds, seeds in by_folds.items():
+            pooled = {seed: _pooled(results, name, seed, folds) for seed in seeds}
+            others = {seed: _pooled(results, base, seed, folds) for seed in seeds}
+            leads = [mean_iou(m) - mean_iou(o) for m, o in zip(pooled.values(), others.values(), strict=True) if o.size]
+            lead = "" if name in CLASSIFIERS or name == base or not leads else _spread(leads, sign=True)
+            each = [[r for seed in seeds for r in _runs(results, name, seed) if r.area == fold] for fold in folds]
+            of_folds = ", ".join(
+                f"{fold.removeprefix('fold-')}: {np.mean([mean_iou(r.matrix) for r in runs]):.3f}"
+                for fold, runs in zip(folds, each, strict=True)
             )
+            accuracy = _spread(overall_accuracy(matrix) for matrix in pooled.values())
+            cpu = np.mean([r.cpu for runs in each for r in runs])
+            score = _spread(map(mean_iou, pooled.values()))
+            lines.append(f"| {title} | {score} | {lead} | {accuracy} | {of_folds} | {len(seeds)} | {cpu:.0f} |")
     if not lines:
         return ""
     head = [
-        "| | mean IoU, pooled | overall accuracy | fold: mean IoU | seed | CPU s a fold |",
-        "|---|---|---|---|---|---|",
+        "| | mean IoU, pooled | beside its base | overall accuracy | fold: mean IoU | seeds | CPU s a fold |",
+        "|---|---|---|---|---|---|---|",
     ]
-    return "\n".join([f"### {scene.title}, inside the training area\n", *head, *lines, "", ""])
+    return "\n".join([f"### {heading}\n", *head, *lines, "", ""])
 
 
-def _ablation_table(scene: BenchmarkScene, results: Sequence[Result]) -> str:
-    """Lay out each lever's score on the same folds, its spread over seeds, and by how much it differs from its base.
+def _runs(results: Sequence[Result], name: str, seed: int) -> list[Result]:
+    return [r for r in results if (r.run, r.seed) == (name, seed)]
 
-    The base is the recipe that the lever changes: ``default`` for levers of that name, else ``ours``.
-    """
-    scores: dict[str, dict[int, float]] = defaultdict(dict)
-    folds = sorted({result.area for result in results})
-    for name in TITLES:
-        for seed in sorted({result.seed for result in results}):
-            runs = [result for result in results if (result.run, result.seed) == (name, seed)]
-            if sorted(run.area for run in runs) == folds:  # a pool of fewer folds is another figure
-                scores[name][seed] = mean_iou(np.sum(_matrices(runs), axis=0))
-    lines = []
-    for name, of_seed in scores.items():
-        base = scores.get("default" if name.startswith("default") else "ours", {})
-        both = [of_seed[seed] - base[seed] for seed in of_seed if seed in base]
-        difference = "" if name in {"default", "ours"} or not both else _spread(both, sign=True)
-        each = ", ".join(f"{score:.3f}" for score in of_seed.values())
-        lines.append(f"| {TITLES[name]} | {_spread(of_seed.values())} | {difference} | {each} |")
-    head = [
-        "| | mean IoU, pooled | beside its base, seed by seed | each seed |",
-        "|---|---|---|---|",
-    ]
-    named = ", ".join(folds)
-    return "\n".join([f"### {scene.title}: {named}\n", *head, *lines, "", ""])
+
+def _pooled(results: Sequence[Result], name: str, seed: int, folds: Sequence[str]) -> Matrix:
+    """Add the matrices of some folds; of nothing where one of them is missing."""
+    found = [r.matrix for r in _runs(results, name, seed) if r.area in folds]
+    return np.sum(found, axis=0) if len(found) == len(folds) else np.zeros((0, 0), np.int64)
 
 
 def _matrices(runs: Sequence[Result]) -> list[Matrix]:
