@@ -166,7 +166,7 @@ def schema_keys(kind: type) -> Iterator[Key]:
     """Yield the keys of a schema, those of schemas within it left out."""
     texts, prefix = described(kind.__doc__), PREFIXES.get(kind, "")
     for entry in dataclasses.fields(kind):
-        if entry.name == "paths" or entry.name in ("chip", "split"):
+        if entry.name == "paths" or (kind is schema.PrepareConfig and entry.name in ("chip", "split")):
             continue
         group = kind is schema.TrainConfig and entry.name in GROUPS
         made = entry.default if entry.default_factory is dataclasses.MISSING else entry.default_factory()
@@ -235,6 +235,7 @@ def _code(value: str) -> str:
 
 def _cell(entries: Sequence[tuple[str, Key]]) -> str:
     text = max((key.meaning for _, key in entries), key=len)
+    text = re.sub(r"\b([A-Z]+)_(?!\w)", r"\1", text)  # a reference of reStructuredText
     return re.sub(r"\bNone\b", "null", text.replace("``", "`")).replace("|", "\\|").rstrip(".")
 
 

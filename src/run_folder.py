@@ -21,7 +21,9 @@ from src.spec import git_revision, software_versions
 
 log = logging.getLogger(__name__)
 
-_OF_A_RUN = ("checkpoints", "tensorboard", "metrics.csv", "lr_finder.png", "report.html")
+EARLIER = "earlier"
+"""Folder within a run's that holds the run before it."""
+_OF_A_RUN = ("checkpoints", "tensorboard", "metrics.csv", "lr_finder.png", "report.html", "run.json")
 
 
 @dataclass(frozen=True)
@@ -34,15 +36,21 @@ class Trained:
 
 
 def clear(folder: Path) -> None:
-    """Remove what an earlier run left in the folder that a new one was given: its scores would be taken for ours."""
+    """Set aside what an earlier run left in the folder that a new one was given: its scores would be taken for ours.
+
+    It is moved into ``earlier/``, whose own contents of a run before that are removed.
+    """
     old = [folder / name for name in _OF_A_RUN if (folder / name).exists()]
-    if old:
-        log.info("%s: replacing what an earlier run left there", folder)
+    old += sorted(folder.glob("run_from_*.json"))  # of a run that was resumed
+    if not old:
+        return
+    aside = folder / EARLIER
+    log.info("%s: an earlier run was there; it is in %s now", folder, aside)
+    if aside.is_dir():
+        shutil.rmtree(aside)
+    aside.mkdir()
     for path in old:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        path.rename(aside / path.name)
 
 
 def describe(folder: Path, config: Mapping[str, Any], overrides: Sequence[str], epoch: int = 0) -> None:

@@ -38,6 +38,7 @@ def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["train.py", "trainer.max_epoch=3"], ["max_epoch is not a key", "did you mean", "max_epochs"]),
         (["eval.py", "experiment=dem"], ["experiment=dem", "did you mean demo?"]),
         (["train.py", "model=segformer"], ["data_dir is not given", "prepare.py"]),
+        (["train.py", "logger=null"], ["A group is given as null", "train.py --help", "logger.tensorboard=null"]),
         (["train.py", "lr=fast"], ["lr=fast", "a number"]),
         (["prepare.py", "chip.sise=3"], ["chip.sise is not a key", "size"]),
     ],

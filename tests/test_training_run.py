@@ -12,7 +12,7 @@ import torch
 from src.augmentation import Augmentation
 from src.datamodules.chips import ChipData
 from src.errors import UserError
-from src.models.checkpoint import load_network
+from src.models.checkpoint import find_checkpoint, load_network
 from src.models.losses import CrossEntropyDice
 from src.run_folder import Trained
 from src.training import NetworkChoice
@@ -48,6 +48,28 @@ def test_the_runs_folder_has_all_numbers_and_what_was_run(trained: Trained, fold
     assert config["data_dir"] == str(folder)
     assert config["loss"] == "CrossEntropyDice"
     assert config["epochs"] == 3
+
+
+def test_a_run_in_the_same_folder_sets_the_earlier_one_aside(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its checkpoint may be the better one; that of a run before it is removed."""
+    caplog.set_level("INFO", "src.run_folder")
+    runs = []
+    for seed in (1, 2, 3):
+        data = ChipData(folder, batch_size=3)
+        runs.append(train(data, tmp_path / "run", SMALL, Recipe(epochs=1, seed=seed), accelerator="cpu"))
+        (tmp_path / "run" / f"run_from_{seed:05d}.json").write_text("{}")  # as if it had been resumed
+    earlier = tmp_path / "run" / "earlier"
+    assert str(earlier) in caplog.text
+    assert sorted(path.name for path in earlier.iterdir()) == [
+        "checkpoints",
+        "metrics.csv",
+        "run.json",
+        "run_from_00002.json",
+    ]
+    assert (earlier / "checkpoints" / runs[1].best.name).is_file()
+    assert find_checkpoint(str(tmp_path / "run")) == runs[2].best
 
 
 def test_its_checkpoint_is_plain_data_with_the_recipe(trained: Trained) -> None:

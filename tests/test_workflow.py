@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import subprocess
@@ -155,6 +156,12 @@ def test_every_file_named_on_the_last_lines_exists(workflow: Workflow, task: str
     assert named, workflow.outputs[task]
     for name in named:
         assert (workflow.folder / name).exists(), name
+
+
+def test_a_report_names_the_whole_command(workflow: Workflow) -> None:
+    page = html.unescape((workflow.folder / "run" / "report.html").read_text(encoding="utf-8"))
+    assert f"hydra.run.dir={workflow.folder / 'run'}" in page
+    assert "hydra.mode" not in page
 
 
 def test_preparing_again_does_nothing(workflow: Workflow) -> None:

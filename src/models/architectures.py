@@ -89,7 +89,14 @@ def build(
         raise UserError(f"model.{DETAIL}={detail} is no number of channels; give 1 or more, or 0 for no such branch.")
     _check_options(architecture, encoder, options)
     if architecture in WITHOUT_ENCODER:
-        return WITHOUT_ENCODER[architecture](bands, classes, **options)
+        try:
+            return WITHOUT_ENCODER[architecture](bands, classes, **options)
+        except (ValueError, IndexError, TypeError, RuntimeError) as error:
+            given = ", ".join(f"model.{name}={value}" for name, value in options.items())
+            raise UserError(
+                f"model={architecture} cannot be built with {given}: {cause(error)}. Change model's keys; "
+                "docs/reference/configuration.md says what each of them takes."
+            ) from error
     check_encoder(encoder)
     arguments = encoder_arguments(encoder, architecture, chip_size) | options
     try:

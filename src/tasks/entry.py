@@ -59,6 +59,10 @@ def start(task: str, main: Callable[[], Any]) -> None:
         _leave(task, error)
     except yaml.MarkedYAMLError as error:
         _leave(task, UserError(_unreadable(error)))
+    except ValueError as error:
+        if "Config group override must be" not in str(error):
+            raise
+        _leave(task, UserError(_NO_CHOICE.format(task)))
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -90,6 +94,12 @@ def run(task: str, config: DictConfig) -> float | None:
             raise
         _forget(Path(HydraConfig.get().runtime.output_dir))
         _leave(task, error)
+
+
+_NO_CHOICE = (
+    "A group is given as null; expected the name of one of its choices, which python {0}.py --help lists (null may be "
+    "a key of a group, as in logger.tensorboard=null). Choose one, or leave the group out."
+)
 
 
 def search_before(folder: Path) -> None:

@@ -51,7 +51,8 @@ def add_report(path: Path, task: str, config: DictConfig, make: Callable[[Run], 
 def current_run(task: str, config: DictConfig) -> Run:
     """Describe the run that Hydra is in."""
     hydra = HydraConfig.get()
-    command = shlex.join(["python", f"{task}.py", *hydra.overrides.task])
+    given = (words for words in hydra.overrides.hydra if not words.startswith("hydra.mode="))
+    command = shlex.join(["python", f"{task}.py", *hydra.overrides.task, *given])
     return Run(
         command=command,
         config=OmegaConf.to_yaml(config, resolve=True).rstrip(),

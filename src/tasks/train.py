@@ -64,6 +64,10 @@ FILES = {
 """What a training leaves beside its checkpoints."""
 
 
+WATCHED = ("val_iou", "val_loss")
+"""What every epoch leaves for callbacks that watch a training."""
+
+
 def run(config: DictConfig) -> float:
     """Train, and return the best validation IoU, which a sweep maximises."""
     quiet_lightning()
@@ -212,6 +216,12 @@ def build_trainer(config: DictConfig, options: dict[str, Any], first_epoch: int 
 def _callbacks(config: DictConfig) -> dict[str, Any]:
     """Return the callbacks' nodes; a refit has nothing to stop by or to choose by, so it keeps its last epoch."""
     nodes = dict(config.callbacks.items())
+    stopping = nodes.get("early_stopping")
+    if stopping and stopping.get("monitor") not in WATCHED:
+        raise UserError(
+            f"callbacks.early_stopping.monitor={stopping.get('monitor')} is none of the numbers that a training can be "
+            f"stopped by; expected {' or '.join(WATCHED)}. Name one of them."
+        )
     if config.refit:
         nodes["early_stopping"] = None
         nodes["model_checkpoint"] = OmegaConf.merge(nodes["model_checkpoint"], {"save_top_k": 0})
@@ -293,7 +303,8 @@ def _finish(config: DictConfig, trainer: L.Trainer, segmenter: Segmenter) -> Tra
         if isinstance(logger, TensorBoardLogger):
             logger.log_hyperparams(_hyper_parameters(config), {"best_val_iou": trained.scores.mean_iou})
             logger.finalize("success")
-    log.info("scores on the validation chips, best epoch:")
+    which = "last epoch, which has learnt from them" if config.refit else "best epoch"
+    log.info("scores on the validation chips, %s:", which)
     for line in run_folder.class_table(trained.scores, segmenter.spec.classes):
         log.info("%s", line)
     log.info("last checkpoint: %s", trained.last)
