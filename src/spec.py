@@ -17,6 +17,9 @@ from src.labels import ClassTable
 FORMAT = 1
 """Version of dataset.json and of checkpoints; older ones keep loading, newer ones are refused."""
 
+NO_ENCODER = "none"
+"""What stands in an encoder's place where an architecture has none."""
+
 MAX_SIDE = 100_000
 """Pixels of a chip's side above which a description is taken to be damaged."""
 
@@ -149,6 +152,11 @@ class NetworkSpec:
     chip_size: tuple[int, int]
     overlap: float = 20.0
     nodata_is_data: bool = False
+
+    @property
+    def title(self) -> str:
+        """Architecture and encoder, as in ``unet/resnet18``; the architecture alone where it has no encoder."""
+        return self.architecture if self.encoder == NO_ENCODER else f"{self.architecture}/{self.encoder}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists, numbers and strings: loads with ``torch.load(weights_only=True)``."""

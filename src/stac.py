@@ -29,7 +29,7 @@ def model_item(model: Path, network: Network, spec: NetworkSpec, free: bool, tor
     Returns:
         The item as plain dicts and lists.
     """
-    name = f"{spec.architecture} with {spec.encoder}"
+    name = spec.title
     size = [-1, -1] if free else [spec.chip_size[1], spec.chip_size[0]]
     properties = {
         "datetime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),

@@ -200,6 +200,10 @@ def check_run(seed: int, trainer: Mapping[str, Any]) -> None:
     for key in ("limit_train_batches", "limit_val_batches"):
         if (limit := trainer[key]) is not None and not (isinstance(limit, int | float) and limit > 0):
             raise UserError(f"trainer.{key}={limit} leaves nothing; give a number above 0, or null for all.")
+    if not isinstance(trainer["max_time"], str | Mapping | None):
+        raise UserError(
+            f"trainer.max_time={trainer['max_time']} is no time; give days, hours, minutes and seconds: 00:00:05:00."
+        )
     if trainer["precision"] not in PRECISIONS:
         raise UserError(
             f"trainer.precision={trainer['precision']} is not known; choose one of: {', '.join(PRECISIONS)}."

@@ -452,7 +452,7 @@ def test_impossible_windows_are_refused(tmp_path: Path, wrong: dict[str, Any], w
 
 def test_a_window_that_the_network_cannot_take_names_those_it_can(tmp_path: Path) -> None:
     path = write_raster(tmp_path / "scene.tif", noise(60, 60))
-    with pytest.raises(UserError, match="window=47 is not taken by test/none; it takes 40 or 48 px"):
+    with pytest.raises(UserError, match="window=47 is not taken by test; it takes 40 or 48 px"):
         map_scene(make_mapper(tmp_path, Halving(), window=47), str(path), tmp_path / "map.tif")
 
 

@@ -296,6 +296,7 @@ def test_one_command_begins_a_run_goes_on_with_it_and_says_that_it_is_done(
         (["class_weights=[1]"], "expected 2 numbers"),
         (["class_weights=loud"], "class_weights=loud is not known"),
         (["normalize=loud"], "normalize=loud is not known"),
+        (["trainer.max_time=5"], "max_time=5 is no time; give days, hours, minutes and seconds"),
         (["trainer.precision=17"], "choose one of: auto, 32-true"),
         (["trainer.max_epochs=abc"], "trainer.max_epochs=abc is no number of epochs"),
         (["trainer.max_epochs=-1"], "trainer.max_epochs=-1 is no number of epochs"),

@@ -204,6 +204,6 @@ def _check_accepted(size: Size, predictor: Predictor, spec: NetworkSpec) -> None
     chip = " × ".join(map(str, spec.chip_size))
     options = " or ".join(str(side) for side, _ in sorted(near)) or f"none but the training chips' {chip}"
     raise UserError(
-        f"window={width} is not taken by {spec.architecture}/{spec.encoder}; it takes {options} px. Give window such a "
+        f"window={width} is not taken by {spec.title}; it takes {options} px. Give window such a "
         "number, or null for the fastest."
     )

@@ -18,8 +18,9 @@ from torch import nn
 from src.errors import UserError
 from src.models.compact import CompactUNet, JustoUNetSimple, PixelResNet
 from src.models.detail import DETAIL, add_detail
-from src.models.encoders import NO_ENCODER, TIMM, check_encoder, drop_unused, encoder_arguments
+from src.models.encoders import TIMM, check_encoder, drop_unused, encoder_arguments
 from src.models.whitening import ATTRIBUTE, whiten
+from src.spec import NO_ENCODER
 
 WITH_ENCODER: dict[str, Callable[..., nn.Module]] = {
     "unet": smp.Unet,

@@ -118,7 +118,7 @@ def load_network(path: str | Path) -> tuple[Network, NetworkSpec]:
         network.load_state_dict(state)
     except RuntimeError as error:
         raise UserError(
-            f"{path} describes {spec.architecture}/{spec.encoder}, but its weights are of another network; "
+            f"{path} describes {spec.title}, but its weights are of another network; "
             "give a checkpoint as train.py wrote it."
         ) from error
     if not all(value.isfinite().all() for value in network.state_dict().values()):

@@ -18,9 +18,6 @@ from src.errors import UserError
 TIMM = "tu-"
 """Prefix of encoders that come from timm."""
 
-NO_ENCODER = "none"
-"""Encoder of the architectures that have none to choose."""
-
 ANY_SIZE: dict[str, dict[str, Any]] = {
     # Position embeddings are resampled to whatever comes in.
     "vision_transformer": {"dynamic_img_size": True},

@@ -82,7 +82,7 @@ def write_onnx(path: Path, network: Network, spec: NetworkSpec, metadata: dict[s
         program = _traced(exported, example, free)
     except torch.onnx.errors.OnnxExporterError as error:
         raise UserError(
-            f"{spec.architecture}/{spec.encoder} has operations that ONNX lacks ({_first_line(error)}); expected a "
+            f"{spec.title} has operations that ONNX lacks ({_first_line(error)}); expected a "
             "network that can be exported. Train another architecture or encoder to have one."
         ) from error
     model = program.model_proto

@@ -116,8 +116,8 @@ def start_from(network: Network, spec: NetworkSpec, path: str) -> list[str]:
     before = read_spec(content, file)
     if (before.architecture, before.encoder) != (spec.architecture, spec.encoder):
         raise UserError(
-            f"init_from={file} is {before.architecture}/{before.encoder}, this network is {spec.architecture}/"
-            f"{spec.encoder}; add model={before.architecture} encoder={before.encoder}."
+            f"init_from={file} is {before.title}, this network is {spec.title}; "
+            f"add model={before.architecture} encoder={before.encoder}."
         )
     prefix = f"{PREFIX}architecture."
     given = {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}

@@ -18,7 +18,6 @@ from src.errors import UserError
 from src.labels import IGNORE
 from src.models.checkpoint import hyper_parameters
 from src.models.distributed import channels_last, freeze_unused, share_buffers, share_number
-from src.models.encoders import NO_ENCODER
 from src.models.network import Network, most_likely
 from src.models.optimization import Optimization
 from src.models.precision import training_layout
@@ -116,10 +115,9 @@ class Segmenter(L.LightningModule):
         """Say in one line what is trained, and on what."""
         count = sum(p.numel() for p in self.network.parameters())
         parameters = f"{count / 1e6:.1f} M" if count >= 1e5 else f"{count}"
-        name = self.spec.architecture + ("" if self.spec.encoder == NO_ENCODER else f" with {self.spec.encoder}")
         frozen = ", its encoder frozen" if self.encoder_frozen else ""
         where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
-        return f"{name}: {parameters} parameters{frozen}, on {where}, {precision}"
+        return f"{self.spec.title}: {parameters} parameters{frozen}, on {where}, {precision}"
 
     @property
     def encoder_frozen(self) -> bool:

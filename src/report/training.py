@@ -14,7 +14,6 @@ import torch
 
 from src.datamodules.batches import Batch
 from src.labels import IGNORE, ClassTable
-from src.models.encoders import NO_ENCODER
 from src.models.network import Network, most_likely
 from src.models.precision import autocast, place
 from src.quicklook import rgb_bands, stretch
@@ -66,7 +65,7 @@ def training_report(
     evaluation = Evaluation(spec.classes, scores)
     return Report(
         kind="Training",
-        title=f"Training of {spec.architecture}" + ("" if spec.encoder == NO_ENCODER else f" with {spec.encoder}"),
+        title=f"Training of {spec.title}",
         subtitle=f"{data} · {run.when}",
         lead=(_REFIT if refit else _course(history), *score_sentences(evaluation)),
         sections=(

@@ -69,7 +69,7 @@ class Scored:
         return evaluation_report(
             run,
             self.evaluation,
-            title=f"Scores on {len(self.chips.samples)} chips",
+            title=f"Scores on {len(self.chips.samples)} chip" + "s" * (len(self.chips.samples) != 1),
             data=self.chips.origin,
             spec=self.spec,
             checkpoint=self.checkpoint,
@@ -203,7 +203,7 @@ def _predictions(output: Path, wanted: bool) -> Iterator[Path | None]:
 
 
 def _describe(spec: NetworkSpec) -> str:
-    return f"{spec.architecture}/{spec.encoder}, {len(spec.bands)} bands, {len(spec.classes)} classes"
+    return f"{spec.title}, {len(spec.bands)} bands, {len(spec.classes)} classes"
 
 
 def _device_name(device: torch.device) -> str:

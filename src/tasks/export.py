@@ -71,7 +71,7 @@ def export(settings: ExportConfig, output: Path) -> float:
     version = str(versions.get("torch", torch.__version__))
     write_text(item, json.dumps(model_item(output, network, spec, free, version), indent=2, ensure_ascii=False) + "\n")
     size = "any size" if free else f"{spec.chip_size[0]} × {spec.chip_size[1]} px"
-    log.info("Network  %s/%s, windows of %s, %s", spec.architecture, spec.encoder, size, checkpoint)
+    log.info("Network  %s, windows of %s, %s", spec.title, size, checkpoint)
     log.info("Checked  largest difference of a probability from PyTorch's %.2g, on %s", difference, origin)
     log.info("%s  %.1f MB", output, output.stat().st_size / 1e6)
     log.info("%s", item)

@@ -94,8 +94,7 @@ def load_mapper(settings: PredictConfig) -> Mapper:
     check_processes(settings.devices, choose_device(settings.accelerator))
     mapper = Mapper.load(settings.checkpoint, options, settings.accelerator)
     spec, device = mapper.spec, mapper.device
-    name = f"{spec.architecture}/{spec.encoder}"
-    log.info("Network  %s, %d bands, %d classes, %s", name, len(spec.bands), len(spec.classes), mapper.checkpoint)
+    log.info("Network  %s, %d bands, %d classes, %s", spec.title, len(spec.bands), len(spec.classes), mapper.checkpoint)
     several = f"{settings.devices} processes, " if settings.devices > 1 else ""
     log.info("Device   %s%s, %s", several, device, precision_name(device, mapper.network))
     return mapper

@@ -205,7 +205,7 @@ class EvalConfig:
         data_dir: The data folder whose ``split`` is scored.
         csv: A list of chips instead: columns ``image`` and ``mask``, paths relative to it.
         split: ``train``, ``validation`` or ``test``.
-        output_dir: Where scores and pictures go; null for the run's folder.
+        output_dir: Where scores and pictures go; null for hydra.run.dir, ``logs/eval/<time>``.
         export_predictions: Write each chip's prediction as a GeoTIFF.
         mask_unclassified: Leave exported predictions empty where the label is.
         batch_size: Chips per batch.
@@ -234,7 +234,7 @@ class PredictConfig:
     Attributes:
         checkpoint: A ``.ckpt``, a run's folder (its best one), or an exported ``.onnx``.
         image: Scene: a path, a list of paths, a glob, or a folder of GeoTIFFs.
-        output: The map, a ``.tif``; with several scenes a folder. Null for the run's folder.
+        output: The map, a ``.tif``; with several scenes a folder. Null for hydra.run.dir, ``logs/predict/<time>``.
         overlap: Percent of the training chip's side that neighbouring windows share on each side.
         window: Side of a window in pixels; null for the fastest of those that were tried.
         blend: What happens where windows share pixels: ``cosine`` fades, ``crop`` puts a border in the middle.
@@ -315,7 +315,8 @@ class ExportConfig:
 
     Attributes:
         checkpoint: A ``.ckpt``, or a run's folder (its best one).
-        output: The ``.onnx`` to write, its STAC item beside it; null for ``model.onnx`` in the run's folder.
+        output: The ``.onnx`` to write, its STAC item beside it; null for ``model.onnx`` in hydra.run.dir,
+            ``logs/export/<time>``.
         data_dir: Chips to compare ONNX Runtime with PyTorch on; null for those that the checkpoint was trained
             on.
         chips: How many of them.
