@@ -96,6 +96,14 @@ def test_a_command_that_only_answers_imports_no_torch(task: str, asked: list[str
     assert not imported & HEAVY
 
 
+def test_whoever_reads_only_the_head_of_an_answer_gets_no_more(tmp_path: Path) -> None:
+    for asked in ("--info defaults-tree", "--cfg job"):
+        line = f"'{sys.executable}' '{ROOT / 'train.py'}' {asked} | head -1"
+        result = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert result.stdout
+        assert not result.stderr
+
+
 def test_preparing_imports_no_torch(tmp_path: Path) -> None:
     code = "import sys, src.tasks.prepare; print(*sys.modules)"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

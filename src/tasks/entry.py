@@ -6,6 +6,7 @@ import importlib
 import logging
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +34,8 @@ from src.tasks.wording import GO_ON, explain, is_out_of_memory, is_unknown
 log = logging.getLogger(__name__)
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+ASKING = {"--help", "-h", "--hydra-help", "--info", "-i", "--cfg", "-c"}
+"""Options with which a command only answers."""
 
 
 def start(task: str, main: Callable[[], Any]) -> None:
@@ -44,6 +47,8 @@ def start(task: str, main: Callable[[], Any]) -> None:
         main: The decorated function.
     """
     logging.setLogRecordFactory(ShownRecord)
+    if ASKING & {argument.split("=")[0] for argument in sys.argv[1:]} and hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # whoever reads only the head of an answer has what they wanted
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us instead of Hydra's own several lines
     os.environ.setdefault("SPECDEEPMAP_ROOT", str(CONFIGS.parent))
     # Launchers start other processes, which have to find src from wherever they are.
