@@ -70,6 +70,8 @@ def tensorboard(logs: Path) -> Iterator[str]:
                     if json.load(answer):
                         break
                 time.sleep(1)
+            else:
+                sys.exit(f"TensorBoard ended with {process.returncode}; make tensorboard shows why.")
             yield f"http://localhost:{port}/?darkMode=false&tagFilter={CURVES}#timeseries"
         finally:
             process.terminate()

@@ -1,4 +1,4 @@
-"""The folder of a training run: what it is cleared of, what describes it, and what stands at its end."""
+"""The folder of a training run: what is set aside, what describes it, and what stands at its end."""
 
 from __future__ import annotations
 
@@ -35,22 +35,34 @@ class Trained:
     last: Path
 
 
-def clear(folder: Path) -> None:
+def set_aside(folder: Path) -> None:
     """Set aside what an earlier run left in the folder that a new one was given: its scores would be taken for ours.
 
-    It is moved into ``earlier/``, whose own contents of a run before that are removed.
+    It is moved into ``earlier/``, in the place of a run before that. One that never got as far as a checkpoint is
+    removed instead: it must not take the place of one that did.
     """
     old = [folder / name for name in _OF_A_RUN if (folder / name).exists()]
     old += sorted(folder.glob("run_from_*.json"))  # of a run that was resumed
     if not old:
         return
     aside = folder / EARLIER
-    log.info("%s: an earlier run was there; it is in %s now", folder, aside)
-    if aside.is_dir():
-        shutil.rmtree(aside)
-    aside.mkdir()
+    trained = any((folder / "checkpoints").glob("*.ckpt"))
+    if trained:
+        log.info("%s: an earlier run was there; it is in %s now", folder, aside)
+        _remove(aside)
+        aside.mkdir()
     for path in old:
-        path.rename(aside / path.name)
+        if trained:
+            path.rename(aside / path.name)
+        else:
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def describe(folder: Path, config: Mapping[str, Any], overrides: Sequence[str], epoch: int = 0) -> None:

@@ -93,7 +93,7 @@ def train(
     segmenter = _segmenter(described, network, recipe, config)
     data.setup()
     decorrelate(segmenter.network, data)
-    run_folder.clear(folder)
+    run_folder.set_aside(folder)
     folder.mkdir(parents=True, exist_ok=True)
     run_folder.describe(folder, config, ())
     keeper = BestCheckpoints(str(folder / "checkpoints"))

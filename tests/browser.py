@@ -56,11 +56,6 @@ class Browser:
         answer = self._call("Page.captureScreenshot", self._session, captureBeyondViewport=True)
         path.write_bytes(base64.b64decode(answer["data"]))
 
-    def print(self, path: Path) -> None:
-        """Print the page as PDF."""
-        answer = self._call("Page.printToPDF", self._session, printBackground=False, preferCSSPageSize=True)
-        path.write_bytes(base64.b64decode(answer["data"]))
-
     def close(self) -> None:
         """End the browser."""
         self._send("Browser.close", None, {})

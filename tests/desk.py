@@ -26,6 +26,7 @@ from src.errors import UserError
 from src.models import imagenet, pretrained, satellite
 from src.raster.write import write_geotiff
 from tests.chip_folder import make_chip_folder
+from tests.l8biome import make_l8biome
 from tests.specdeepmap import Justo, foreign
 
 SENTINEL2 = tuple(WAVELENGTHS)
@@ -41,7 +42,7 @@ def lay_out(folder: Path) -> None:
     for name, (bands, classes) in CLASSES.items():
         _benchmark(folder / "data" / "benchmark" / name, bands, classes)
     _landsat(folder / "data" / "landsat.tif", folder / "data" / "landsat_labels.tif")
-    _l8biome(folder / "data" / "l8biome")
+    make_l8biome(folder / "data" / "l8biome")
     _landcoverai(folder / "data" / "landcoverai")
     _weight_files(folder)
     _caches()
@@ -56,7 +57,7 @@ def _name_bands(path: Path, wavelengths: Mapping[str, int | None]) -> None:
     with rasterio.open(path, "r+") as dataset:
         for number, (name, wavelength) in enumerate(wavelengths.items(), start=1):
             dataset.set_band_description(number, name)
-            dataset.update_tags(number, **({"wavelength": str(wavelength)} if wavelength else {"wavelength": ""}))
+            dataset.update_tags(number, wavelength=str(wavelength or ""))
 
 
 def _scenes(folder: Path) -> None:
@@ -107,20 +108,6 @@ def _landsat(image: Path, label: Path) -> None:
     _name_bands(made.image, dict.fromkeys(LANDSAT))
     made.image.rename(image)
     made.label.rename(label)
-
-
-def _l8biome(folder: Path) -> None:
-    """Landsat scenes and cloud masks under the names that torchgeo looks for; each place is a part of its own."""
-    rng = np.random.default_rng(0)
-    for number in range(5):
-        name = f"LC8042{number:03d}2013220LGN00"
-        (folder / name).mkdir(parents=True)
-        grid = {"crs": rasterio.CRS.from_epsg(32633).to_wkt()}
-        grid["transform"] = (30.0, 0.0, 500_000.0 + 3000 * number, 0.0, -30.0, 5_800_000.0)
-        image = rng.integers(1, 9000, (11, 48, 48)).astype(np.uint16)
-        mask = rng.choice(np.array([0, 64, 128, 192, 255], np.uint8), (1, 48, 48))
-        write_geotiff(folder / name / f"{name}.TIF", image, **grid)
-        write_geotiff(folder / name / f"{name}_fixedmask.TIF", mask, **grid)
 
 
 def _landcoverai(folder: Path) -> None:

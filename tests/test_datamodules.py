@@ -21,8 +21,8 @@ from src.datamodules.scenes import SceneData
 from src.datamodules.torchgeo import MaskCodes, TorchGeoData
 from src.errors import UserError
 from src.labels import IGNORE
-from src.raster.write import write_geotiff
-from tests.chip_folder import WKT, make_chip_folder
+from tests.chip_folder import make_chip_folder
+from tests.l8biome import make_l8biome
 
 
 @pytest.fixture(scope="module")
@@ -330,15 +330,7 @@ def test_a_pair_of_torchgeos_raster_datasets_trains_through_a_geosampler(scene: 
 
 def test_a_data_module_of_torchgeos_draws_with_its_own_samplers(tmp_path: Path) -> None:
     """L8Biome: images and masks on the map, as its files are named; each scene is a part of its own."""
-    rng = np.random.default_rng(0)
-    for number in range(5):
-        name = f"LC8042{number:03d}2013220LGN00"
-        place = (30.0, 0.0, 500_000.0 + 3000 * number, 0.0, -30.0, 5_800_000.0)
-        (tmp_path / name).mkdir()
-        image = rng.integers(1, 9000, (11, 48, 48)).astype(np.uint16)
-        mask = rng.choice(np.array([0, 64, 128, 192, 255], np.uint8), (48, 48))
-        write_geotiff(tmp_path / name / f"{name}.TIF", image, crs=WKT, transform=place)
-        write_geotiff(tmp_path / name / f"{name}_fixedmask.TIF", mask, crs=WKT, transform=place)
+    make_l8biome(tmp_path)
     data = TorchGeoData("L8BiomeDataModule", str(tmp_path), size=16, windows=8, batch_size=4)
     data.setup()
     described = data.describe()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from src import run_folder
 from src.augmentation import Augmentation
 from src.datamodules.chips import ChipData
 from src.errors import UserError
@@ -70,6 +72,11 @@ def test_a_run_in_the_same_folder_sets_the_earlier_one_aside(
     ]
     assert (earlier / "checkpoints" / runs[1].best.name).is_file()
     assert find_checkpoint(str(tmp_path / "run")) == runs[2].best
+    # What never got as far as a checkpoint takes nothing's place.
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    run_folder.set_aside(tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["earlier"]
+    assert (earlier / "checkpoints" / runs[1].best.name).is_file()
 
 
 def test_its_checkpoint_is_plain_data_with_the_recipe(trained: Trained) -> None:

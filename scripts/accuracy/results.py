@@ -133,18 +133,18 @@ def _lever_table(heading: str, results: Sequence[Result]) -> str:
         for seed in sorted({r.seed for r in results if r.run == name}):
             by_folds[tuple(sorted(r.area for r in _runs(results, name, seed)))].append(seed)
         for folds, seeds in by_folds.items():
-            pooled = {seed: _pooled(results, name, seed, folds) for seed in seeds}
-            others = {seed: _pooled(results, base, seed, folds) for seed in seeds}
-            leads = [mean_iou(m) - mean_iou(o) for m, o in zip(pooled.values(), others.values(), strict=True) if o.size]
+            pooled = [m for seed in seeds if (m := _pooled(results, name, seed, folds)) is not None]
+            others = [_pooled(results, base, seed, folds) for seed in seeds]
+            leads = [mean_iou(m) - mean_iou(o) for m, o in zip(pooled, others, strict=True) if o is not None]
             lead = "" if name in CLASSIFIERS or name == base or not leads else _spread(leads, sign=True)
             each = [[r for seed in seeds for r in _runs(results, name, seed) if r.area == fold] for fold in folds]
             of_folds = ", ".join(
                 f"{fold.removeprefix('fold-')}: {np.mean([mean_iou(r.matrix) for r in runs]):.3f}"
                 for fold, runs in zip(folds, each, strict=True)
             )
-            accuracy = _spread(overall_accuracy(matrix) for matrix in pooled.values())
+            accuracy = _spread(overall_accuracy(matrix) for matrix in pooled)
             cpu = np.mean([r.cpu for runs in each for r in runs])
-            score = _spread(map(mean_iou, pooled.values()))
+            score = _spread(map(mean_iou, pooled))
             lines.append(f"| {title} | {score} | {lead} | {accuracy} | {of_folds} | {len(seeds)} | {cpu:.0f} |")
     if not lines:
         return ""
@@ -159,10 +159,10 @@ def _runs(results: Sequence[Result], name: str, seed: int) -> list[Result]:
     return [r for r in results if (r.run, r.seed) == (name, seed)]
 
 
-def _pooled(results: Sequence[Result], name: str, seed: int, folds: Sequence[str]) -> Matrix:
-    """Add the matrices of some folds; of nothing where one of them is missing."""
+def _pooled(results: Sequence[Result], name: str, seed: int, folds: Sequence[str]) -> Matrix | None:
+    """Add the matrices of some folds; None where one of them is missing."""
     found = [r.matrix for r in _runs(results, name, seed) if r.area in folds]
-    return np.sum(found, axis=0) if len(found) == len(folds) else np.zeros((0, 0), np.int64)
+    return np.sum(found, axis=0) if len(found) == len(folds) else None
 
 
 def _matrices(runs: Sequence[Result]) -> list[Matrix]:

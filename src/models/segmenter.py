@@ -26,6 +26,8 @@ from src.scores import Scores, confusion_matrix
 from src.spec import NetworkSpec
 
 Stage = Literal["train", "val"]
+WATCHED = ("val_iou", "val_loss")
+"""What every validation leaves for callbacks that watch a training."""
 
 
 class Tally:
@@ -244,7 +246,7 @@ class Segmenter(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Tell the callbacks what they decide by."""
         outcome = self.outcome("val")
-        self.log_dict({"val_iou": outcome.scores.mean_iou, "val_loss": outcome.loss}, logger=False)
+        self.log_dict(dict(zip(WATCHED, (outcome.scores.mean_iou, outcome.loss), strict=True)), logger=False)
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch: one set of numbers, by the epoch's number."""

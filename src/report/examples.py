@@ -14,7 +14,7 @@ from src.quicklook import colorize
 from src.report.blocks import Block, Legend, Strip, Strips, Text
 from src.report.page import Section
 from src.report.pictures import AGREEMENT, difference, picture
-from src.report.wording import decimal, grouped, percent
+from src.report.wording import counted, decimal, percent
 from src.scores import Scores, confusion_matrix
 
 
@@ -124,7 +124,7 @@ def example_section(examples: Extremes) -> Section:
     classes = examples.classes
     legend = (*zip(classes.names, classes.colors, strict=True), *AGREEMENT)
     worst = examples.distinct_worst()
-    note = f"Chosen among {grouped(examples.seen)} chips by each one’s mean IoU. What has no label is left blank."
+    note = f"Chosen among {counted(examples.seen, 'chip')} by each one’s mean IoU. What has no label is left blank."
     blocks: list[Block] = [Text((note,)), Legend(legend)]
     for title, chosen in (("Best" if worst else "All", examples.best), ("Worst", worst)):
         if chosen:

@@ -15,6 +15,11 @@ def grouped(number: float) -> str:
     return f"{round(number):,}".replace(",", THIN)
 
 
+def counted(number: int, thing: str) -> str:
+    """A number of things: ``1 chip``, ``9 chips``."""
+    return f"{grouped(number)} {thing}" + ("" if number == 1 else "s")
+
+
 def decimal(score: float, digits: int = 3) -> str:
     """A score, or a dash where it has no meaning."""
     return f"{score:.{digits}f}" if np.isfinite(score) else "–"

@@ -29,7 +29,7 @@ from src.large_pages import use_large_pages
 from src.tasks import schema
 from src.tasks.command_line import arrange
 from src.tasks.sweeper import GridSweeper, StudySweeper
-from src.tasks.wording import GO_ON, explain, is_out_of_memory, is_unknown
+from src.tasks.wording import GO_ON, explain, is_hydras, is_out_of_memory, is_unknown
 
 log = logging.getLogger(__name__)
 
@@ -65,9 +65,9 @@ def start(task: str, main: Callable[[], Any]) -> None:
     except yaml.MarkedYAMLError as error:
         _leave(task, UserError(_unreadable(error)))
     except ValueError as error:
-        if "Config group override must be" not in str(error):
+        if not is_hydras(error):
             raise
-        _leave(task, UserError(_NO_CHOICE.format(task)))
+        _leave(task, error)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -99,12 +99,6 @@ def run(task: str, config: DictConfig) -> float | None:
             raise
         _forget(Path(HydraConfig.get().runtime.output_dir))
         _leave(task, error)
-
-
-_NO_CHOICE = (
-    "A group is given as null; expected the name of one of its choices, which python {0}.py --help lists (null may be "
-    "a key of a group, as in logger.tensorboard=null). Choose one, or leave the group out."
-)
 
 
 def search_before(folder: Path) -> None:

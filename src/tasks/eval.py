@@ -33,6 +33,7 @@ from src.report.evaluation import evaluation_report
 from src.report.examples import Extremes
 from src.report.page import Report
 from src.report.provenance import Run
+from src.report.wording import counted
 from src.score_files import MEANINGS, format_scores, write_score_files
 from src.scores import Evaluation
 from src.spec import NetworkSpec, software_versions
@@ -69,7 +70,7 @@ class Scored:
         return evaluation_report(
             run,
             self.evaluation,
-            title=f"Scores on {len(self.chips.samples)} chip" + "s" * (len(self.chips.samples) != 1),
+            title=f"Scores on {counted(len(self.chips.samples), 'chip')}",
             data=self.chips.origin,
             spec=self.spec,
             checkpoint=self.checkpoint,

@@ -104,13 +104,13 @@ def _write_and_compare(
     path: Path, network: Network, spec: NetworkSpec, metadata: dict[str, Any], images: list[npt.NDArray[np.float32]]
 ) -> tuple[bool, float]:
     """Write for any size if that computes the same, else for that of the chips; whether it is any, and how far off."""
-    larger = np.tile(images[0], (1, 2, 2))
     if takes_other_sizes(network, spec):
         try:
             write_onnx(path, network, spec, metadata, free=True)
         except UserError as error:  # what holds for one size may not be known for all
             log.debug("%s", error)
         else:
+            larger = np.tile(images[0], (1, 2, 2))
             difference = compare(path, network, spec, [*images, larger])
             if difference <= MOST_DIFFERENT:
                 return True, difference

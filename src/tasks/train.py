@@ -27,7 +27,7 @@ from src.models.lr_finder import draw_range_test, find_learning_rate
 from src.models.precision import check_compiler, choose_device
 from src.models.restart import check_resumable, find_resumable
 from src.models.restart import run_folder as folder_of
-from src.models.segmenter import Segmenter
+from src.models.segmenter import WATCHED, Segmenter
 from src.models.weights import WeightsChoice
 from src.report.page import Report
 from src.report.provenance import Run
@@ -64,10 +64,6 @@ FILES = {
 """What a training leaves beside its checkpoints."""
 
 
-WATCHED = ("val_iou", "val_loss")
-"""What every epoch leaves for callbacks that watch a training."""
-
-
 def run(config: DictConfig) -> float:
     """Train, and return the best validation IoU, which a sweep maximises."""
     quiet_lightning()
@@ -87,7 +83,7 @@ def run(config: DictConfig) -> float:
     data.check_processes(trainer.world_size)
     if is_first_process():
         if not checkpoint:
-            run_folder.clear(folder)
+            run_folder.set_aside(folder)
         if first < epochs:
             run_folder.describe(folder, _plain(config), HydraConfig.get().overrides.task, first)
         else:

@@ -78,6 +78,11 @@ def is_out_of_memory(error: Exception) -> bool:
     return type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
+def is_hydras(error: ValueError) -> bool:
+    """Tell the one mistake on a command line that Hydra raises as a ValueError from all others."""
+    return str(error).startswith("Config group override must be")
+
+
 def is_unknown(error: Exception) -> bool:
     """Tell whether an error of the operating system is none that a user can do something about."""
     return _is_system_error(error) and error.errno not in _DISK and not isinstance(error, FileNotFoundError)
@@ -140,11 +145,19 @@ def _unclear(_: str, found: Match) -> str:
     return f"{found[1]} cannot be understood; expected key=value. Put the value in quotes: \"{key}='{value}'\"."
 
 
+def _null_choice(task: str, _: Match) -> str:
+    return (
+        f"A group is given as null; expected the name of one of its choices, which python {task}.py --help lists (null "
+        "may be a key of a group, as in logger.tensorboard=null). Choose one, or leave the group out."
+    )
+
+
 _WORDINGS: tuple[tuple[str, Callable[[str, Match], str]], ...] = (
     (r"Could not override '([^']+)'", _no_key),
     (r"Error merging override (\S+?)=(\S*).*?(?:converted to|Expected) (\w+)", _wrong_kind),
     (r"Error merging override (\S+?)=(\S*).*?expected one of \[(.*?)\]", _no_choice),
     (r"Error merging override (\S+?)=(\S*).*?(valid bool|not Optional)", _wrong_kind),
     (r"Error when parsing index: \d+, string: (.*?) out of \[", _unclear),
+    (r"^Config group override must be a string", _null_choice),
     (r"Could not find '([^']+)/([^'/]+)'.*?Available options in '[^']+':(.*)", _no_config),
 )
