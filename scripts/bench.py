@@ -33,7 +33,7 @@ from scripts.benchmarks.measuring import Options, in_a_process
 from scripts.benchmarks.rows import Row, print_table
 from src.atomic import write_text
 from src.cores import cores
-from src.large_pages import use_large_pages
+from src.memory import arrange_memory
 
 STEPS = {
     "prepare": "scripts.benchmarks.prepare",
@@ -61,7 +61,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     if unknown := [step for step in given.steps if step not in STEPS]:
         parser.error(f"{unknown[0]} is no step; choose from {', '.join(STEPS)}")
-    use_large_pages()  # as the commands do
     console = Console(width=max(140, Console().width))
     began = datetime.now().astimezone()
     machine = in_a_process(describe_machine)
@@ -90,6 +89,7 @@ def run_step(step: str, options: Options) -> list[Row]:
     """Measure one step in a folder of its own."""
     logging.basicConfig(level=logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning")  # they would stand between the steps
+    arrange_memory("predict" if step == "growth" else step)  # as the commands do
     with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
         measure = importlib.import_module(STEPS[step]).measure
         rows: list[Row] = measure(replace(options, folder=Path(scratch)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -24,6 +25,7 @@ from src.labels import IGNORE, ClassTable
 from src.models.architectures import accepted_sizes
 from src.models.checkpoint import load_network
 from src.models.folding import fold_batch_norms
+from src.models.lanes import Copies
 from src.models.network import Network
 from src.models.precision import autocast, choose_device, place
 from src.raster.write import write_geotiff
@@ -35,6 +37,9 @@ READERS = 2
 """Threads that read chips while the network computes: one decodes while the other waits for the disk."""
 GPU_READERS = 8
 """The same where a GPU computes, at most: the cores have nothing else to do."""
+
+LEAST = 4
+"""Batches for each lane, at least, where there are so many chips: the last ones of them compute alone."""
 
 Export = Callable[[LabelledChip, npt.NDArray[np.uint8]], None]
 """Takes a chip and its predicted class values, H × W, 0 where there is no measurement."""
@@ -59,7 +64,7 @@ def evaluate(
         spec: What it expects.
         samples: The chips.
         device: Where to compute.
-        batch_size: Chips that go through the network together.
+        batch_size: Chips that go through the network at once; on a CPU its threads share them.
         export: Called with every chip's prediction, in order.
         advance: Called with the number of chips after each batch.
 
@@ -74,13 +79,17 @@ def evaluate(
     sizes: dict[tuple[int, int], tuple[int, int]] = {}
     readers = READERS if device.type == "cpu" else min(GPU_READERS, cores())
     chips = read_ahead(samples, spec, max(2 * readers, batch_size), readers)
-    stacks = ahead(lambda batch: _stacked(batch, device.type == "cuda"), batches(chips, batch_size), depth=1)
-    with closing(chips), closing(stacks):
-        for stack in stacks:
-            size = stack.chips[0].info.width, stack.chips[0].info.height
-            if size not in sizes:
-                sizes[size] = padded_size(network, spec, size)
-            prediction, confidence = classify(network, stack, sizes[size], device)
+    lanes = Copies(network, spec.chip_size).lanes(math.prod(spec.chip_size))
+    together = max(1, min(batch_size, len(samples) // LEAST) // lanes.count) if lanes.count > 1 else batch_size
+    stacks = ahead(lambda batch: _stacked(batch, device.type == "cuda"), batches(chips, together), depth=1)
+
+    def classified(network: Network, stack: Stack) -> tuple[Stack, torch.Tensor, torch.Tensor]:
+        if stack.size not in sizes:
+            sizes[stack.size] = padded_size(network, spec, stack.size)
+        return stack, *classify(network, stack, sizes[stack.size], device)
+
+    with closing(chips), closing(stacks), lanes.run(classified, stacks) as results:
+        for stack, prediction, confidence in results:
             counter.add(stack.target.to(device, non_blocking=True), prediction, confidence)
             if export is not None:
                 for chip, values in zip(stack.chips, spec.classes.decode(prediction.cpu().numpy()), strict=True):
@@ -135,6 +144,11 @@ class Stack(NamedTuple):
     image: torch.Tensor
     valid: torch.Tensor
     target: torch.Tensor
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return self.chips[0].info.width, self.chips[0].info.height
 
 
 @torch.inference_mode()

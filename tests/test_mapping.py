@@ -289,7 +289,7 @@ def test_a_run_that_was_broken_off_goes_on_and_ends_with_the_same_bytes(
     computed: list[int] = []
     real = Predictor.__call__
     with monkeypatch.context() as patch:
-        patch.setattr(Predictor, "__call__", lambda self, x, fed: (computed.append(len(x)), real(self, x, fed))[1])
+        patch.setattr(Predictor, "__call__", lambda self, x, *more: (computed.append(len(x)), real(self, x, *more))[1])
         shown = Shown()
         again = map_scene(mapper, str(path), tmp_path / "broken" / "map.tif", shown)
     advanced = shown.parts["Mapping"]

@@ -132,6 +132,19 @@ def test_windows_fit_the_scene(
     assert plan.computed_pixels == fewest[0] * fewest[1]
 
 
+@pytest.mark.parametrize(("lanes", "window"), [(1, (1088, 1088)), (2, (864, 1088)), (3, (1088, 1088))])
+def test_windows_come_out_even_for_those_that_compute_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lanes: int, window: tuple[int, int]
+) -> None:
+    """3 × 3 windows would keep two threads busy for as long as 10, and leave one of them idle at the end."""
+    monkeypatch.setattr(window_choice, "_lanes", lambda *_: lanes)
+    monkeypatch.setattr(window_choice, "precision_name", lambda *_: "bfloat16")
+    plan = choose(tmp_path, make_mapper(tmp_path, Blur(), chip=224), 3072, 3072).plan
+    assert plan.window == window
+    count = len(plan.rows) * len(plan.columns)
+    assert -(-count // lanes) * window[0] * window[1] <= 3072 * 3072 / lanes * 1.2
+
+
 def test_asking_for_a_window_is_obeyed_whatever_the_network(tmp_path: Path) -> None:
     choice = choose(tmp_path, make_mapper(tmp_path, MeanOfWindow()), 600, 700, window=96)
     assert (choice.plan.window, choice.reason) == ((96, 96), "as asked for")

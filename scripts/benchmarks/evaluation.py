@@ -16,9 +16,9 @@ from src.preparation.prepare import prepare
 from src.preparation.settings import Preparation
 
 CHIP = 224
-BATCHES = {"cpu": (8, 6), "cuda": (32, 20)}
+BATCHES = {"cpu": (8, 18), "cuda": (32, 20)}
 """Chips in a batch and batches: enough that the first one, which nothing can be read ahead of, is no large part."""
-SCENES = {"cpu": (8, 10), "cuda": (29, 30)}
+SCENES = {"cpu": (8, 24), "cuda": (29, 30)}
 """Chips of the scene down and across, of which 80 % are scored at most."""
 GOAL = 0.9
 

@@ -11,6 +11,7 @@ import torch
 
 from src.errors import UserError
 from src.models.folding import fold_batch_norms
+from src.models.lanes import Copies, Lanes
 from src.models.network import Network
 from src.models.precision import autocast, place
 
@@ -34,34 +35,44 @@ class Predictor:
             device: Where to compute.
             average_turns: Average the probabilities over the eight flips and rotations of a window (over the four
                 that keep its shape where it is not square).
-            chip_size: Width and height in pixels of an image that the network takes, to fold its batch norms by; None
-                leaves them.
+            chip_size: Width and height in pixels of an image that the network takes, to fold its batch norms and to
+                compare copies by; None leaves it as it is, and alone.
         """
         placed = place(network, device).eval()
         self.network = placed if chip_size is None else fold_batch_norms(placed, chip_size)
         self.device = device
         self._turns = _TURNS if average_turns else _TURNS[:1]
+        self._copies = Copies(self.network, chip_size)
+
+    def lanes(self, pixels: int) -> Lanes:
+        """Return what computes batches of so many pixels, several at once on a CPU."""
+        return self._copies.lanes(pixels)
 
     @torch.inference_mode()
     def __call__(
-        self, image: npt.NDArray[Any] | torch.Tensor, fed: npt.NDArray[np.bool_] | torch.Tensor
+        self,
+        image: npt.NDArray[Any] | torch.Tensor,
+        fed: npt.NDArray[np.bool_] | torch.Tensor,
+        network: Network | None = None,
     ) -> torch.Tensor:
         """Return class probabilities B × n × H × W, float32, on the device.
 
         Args:
             image: B × C × H × W in the file's own numbers.
             fed: B × H × W, False for pixels that the network is to see as blank.
+            network: One of a lane.
 
         Raises:
             UserError: The device's memory does not take as many windows of this size.
         """
+        network = network or self.network
         try:
             numbers = torch.as_tensor(image).to(self.device, non_blocking=True)
             mask = torch.as_tensor(fed).to(self.device, non_blocking=True)[:, None]
             square = numbers.shape[-1] == numbers.shape[-2]
             turns = [(turn, back) for turn, back, keeps_shape in self._turns if square or keeps_shape]
             with autocast(self.device):
-                logits = (back(self.network(turn(numbers), turn(mask))) for turn, back in turns)
+                logits = (back(network(turn(numbers), turn(mask))) for turn, back in turns)
                 probabilities = next(logits).float().softmax(1)
                 for more in logits:
                     probabilities += more.float().softmax(1)

@@ -21,6 +21,7 @@ from src.mapping.plan import MapPlan
 from src.mapping.scene_reader import open_scene, scene_decoding
 from src.mapping.strip_store import StripStore
 from src.mapping.strips import Probabilities, map_layers, map_strips
+from src.memory import arrange_memory
 from src.models.checkpoint import load_network
 
 
@@ -110,6 +111,7 @@ def _listen(workers: Sequence[Any], news: Any, advance: Callable[[int], None]) -
 def _work(job: StripJob, strips: list[int], rank: int, threads: int, news: Any) -> None:
     """Map strips in a process of its own."""
     threading.Thread(target=_leave_with_parent, daemon=True).start()
+    arrange_memory("predict")
     try:
         torch.set_num_threads(threads)
         device = torch.device(job.device, rank) if job.device == "cuda" else torch.device(job.device)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,12 @@ class Mapper:
         path, device = find_checkpoint(checkpoint), choose_device(accelerator)
         network, spec = load_network(path)
         return cls(path, network, spec, device, options or MapOptions())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the checkpoint."""
+        with self.checkpoint.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -327,7 +334,7 @@ def _fingerprint(mapper: Mapper, info: RasterInfo) -> dict[str, Any]:
     file = Path(info.path)
     stat = file.stat() if file.is_file() else None
     return {
-        "checkpoint": hashlib.sha256(mapper.checkpoint.read_bytes()).hexdigest(),
+        "checkpoint": mapper.fingerprint,
         "image": str(file.resolve()) if stat else info.path,
         "image_bytes": stat.st_size if stat else None,
         "image_changed": stat.st_mtime_ns if stat else None,

@@ -23,7 +23,7 @@ from src.mapping.plan import MapPlan
 from src.mapping.scene_reader import SceneReader
 from src.mapping.stitching import Stitcher
 from src.mapping.strip_store import StripStore
-from src.models.network import most_likely
+from src.models.network import Network, most_likely
 
 Probabilities = Literal["uint8", "float16"]
 """How probabilities and the uncertainty are stored."""
@@ -105,14 +105,19 @@ def map_strips(
     schedule = _schedule(strips, stitcher)
     pinned = predictor.device.type == "cuda"
     jobs = _jobs(schedule, len(columns), plan.batch)
-    coming = ahead(lambda job: _read_batch(reader, plan, *job, pinned=pinned), jobs, depth=2)
-    with BackgroundWriter(store) as writer, closing(coming) as batches:
-        for batch in batches:
+    lanes = predictor.lanes(plan.batch * plan.window[0] * plan.window[1])
+    depth = 2 if lanes.count == 1 else 1  # lanes have another one waiting
+    coming = ahead(lambda job: _read_batch(reader, plan, *job, pinned=pinned), jobs, depth)
+
+    def predicted(network: Network, batch: Batch) -> tuple[Batch, list[torch.Tensor | None]]:
+        return batch, _predict(predictor, network, batch)
+
+    with BackgroundWriter(store) as writer, closing(coming) as batches, lanes.run(predicted, batches) as results:
+        for batch, values in results:
             wanted, fresh = schedule[batch.row]
             if fresh and batch.columns.start == 0:
                 stitcher.reset()
             valid = batch.valid.to(predictor.device, non_blocking=True)
-            values = _predict(predictor, batch)
             for position, column in enumerate(batch.columns):
                 done = stitcher.add(batch.row, column, values[position])
                 if not wanted:
@@ -156,13 +161,13 @@ def _read_batch(reader: SceneReader, plan: MapPlan, row: int, columns: range, pi
     return Batch(row, columns, image, masks[0], masks[1], measured)
 
 
-def _predict(predictor: Predictor, batch: Batch) -> list[torch.Tensor | None]:
+def _predict(predictor: Predictor, network: Network, batch: Batch) -> list[torch.Tensor | None]:
     """Return the probabilities of each window, None for one without a measurement, which is not computed."""
     values: list[torch.Tensor | None] = [None] * len(batch.columns)
     if chosen := batch.measured:
         whole = len(chosen) == len(values)
         image, fed = (batch.image, batch.fed) if whole else (batch.image[chosen], batch.fed[chosen])
-        for position, value in zip(chosen, predictor(image, fed), strict=True):
+        for position, value in zip(chosen, predictor(image, fed, network), strict=True):
             values[position] = value
     return values
 

@@ -7,8 +7,10 @@ import resource
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, product
 
+import numpy as np
+import numpy.typing as npt
 import psutil
 import torch
 
@@ -20,6 +22,7 @@ from src.mapping.plan import CELL, MapPlan, check_window, halo_pixels
 from src.mapping.scene_reader import SceneReader
 from src.models.architectures import accepted_sizes
 from src.models.locality import LOCAL, far_influence
+from src.models.network import Network
 from src.models.precision import precision_name
 from src.spec import NetworkSpec
 
@@ -32,8 +35,8 @@ that fits the scene better, whichever leaves fewer pixels to compute."""
 BFLOAT16_SIDE = 1088
 """Tried too on CPUs that compute in bfloat16: 3072 px are 3 such windows or 5 of 704, which compute 13 or 31 % at their
 edges. It takes 200 MB more with a U-Net/resnet18 and 3 % more of the time per pixel; in float32 350 MB and 20 %."""
-BATCH_PIXELS = {"cpu": 2**19, "cuda": 2**22, "mps": 2**20}
-"""Pixels that go through the network at once, about: more gains nothing."""
+BATCH_PIXELS = {"cpu": 2**17, "cuda": 2**22, "mps": 2**20}
+"""Pixels that go through the network at once, about, on a CPU in each lane: more gains nothing."""
 WORTH_PROBING = 2_000_000
 """Pixels that have to go through the network before looking for a better window takes less time than it saves."""
 WORTH_MEASURING = {"cpu": 24_000_000}
@@ -89,7 +92,7 @@ def choose_plan(request: WindowRequest, predictor: Predictor, spec: NetworkSpec,
     if influence is None or influence > LOCAL:
         return Choice(chip, "the training chips' size, since this network's answer depends on the window's size")
     plans = [_with_window(plan, size, request, predictor) for size in sizes]
-    fewest = min(plans, key=lambda p: p.computed_pixels)
+    fewest = min(plans, key=lambda p: _cost(p.computed_pixels, p.window, _lanes(predictor, p.window)))
     if fewest.computed_pixels < WORTH_MEASURING.get(predictor.device.type, MEASURED_ANYWAY):
         return Choice(fewest, "the fewest pixels to compute; the scene is too small to measure")
     return _fastest(plans, predictor, spec, reader)
@@ -112,7 +115,7 @@ def _candidates(chip: MapPlan, predictor: Predictor, reader: SceneReader) -> lis
     for side in sides:
         factor = max(1, round(side / max(height, width)))
         multiple = min(factor, most_down) * height, min(factor, most_across) * width
-        pairs.append((multiple, _fitted(chip, side)))
+        pairs.append((multiple, _fitted(chip, side, _lanes(predictor, (side, side)))))
     possible = {
         s
         for s in (chip.window, *chain.from_iterable(pairs))
@@ -121,25 +124,37 @@ def _candidates(chip: MapPlan, predictor: Predictor, reader: SceneReader) -> lis
     architecture, bands = predictor.network.architecture, reader.shape((1, 1))[0]
     taken = {(h, w) for w, h in accepted_sizes(architecture, bands, [(w, h) for h, w in sorted(possible)])}
     better = [
-        min(there, key=lambda size: replace(chip, window=size).computed_pixels)
+        min(there, key=lambda s: _cost(replace(chip, window=s).computed_pixels, s, _lanes(predictor, s)))
         for pair in pairs
         if (there := [size for size in pair if size in taken])
     ]
     return sorted({*better, *({chip.window} & taken)}, key=lambda size: size[0] * size[1])
 
 
-def _fitted(chip: MapPlan, side: int) -> Size:
-    """Return the window of at most a side's pixels, not smaller than the chip, that the scene has fewest pixels in.
+def _fitted(chip: MapPlan, side: int, lanes: int) -> Size:
+    """Return the window of at most a side's pixels, not smaller than the chip, that the scene takes least time in.
 
     Height and width are multiples of CELL, as most encoders need them, and fit the scene each for itself: 3072 px are
-    5 windows of 704 px or 6 of 672, which compute 31 % more along both axes together.
+    5 windows of 704 px or 6 of 672, which compute 31 % more along both axes together. Windows come in rounds of as many
+    as there are lanes: 3 × 3 windows keep two lanes busy for as long as 10 would.
     """
-    lengths = (chip.height, chip.width)
-    found = []
-    for length, own, halo in zip(lengths, chip.window, chip.halo, strict=True):
+    axes = []
+    for length, own, halo in zip((chip.height, chip.width), chip.window, chip.halo, strict=True):
         sizes = [n for n in range(CELL, max(side, own) + 1, CELL) if n >= own and n > 2 * halo] or [own]
-        found.append(min(sizes, key=lambda size: size * window_count(length, size, halo, CELL)))
-    return found[0], found[1]
+        axes.append([(size, window_count(length, size, halo, CELL)) for size in sizes])
+    found = {(h, w): down * across * h * w for (h, down), (w, across) in product(*axes)}
+    return min(found, key=lambda size: (_cost(found[size], size, lanes), found[size]))
+
+
+def _lanes(predictor: Predictor, size: Size) -> int:
+    """Return how many windows of a size are computed at once, on a CPU."""
+    return predictor.lanes(size[0] * size[1]).count
+
+
+def _cost(computed_pixels: int, size: Size, lanes: int) -> int:
+    """Return the pixels that one lane has to compute while all of a scene's windows are."""
+    pixels = size[0] * size[1]
+    return -(-computed_pixels // pixels // lanes) * pixels
 
 
 def _fastest(plans: Sequence[MapPlan], predictor: Predictor, spec: NetworkSpec, reader: SceneReader) -> Choice:
@@ -170,17 +185,25 @@ def _measure_memory(
     image = torch.zeros((count, len(spec.bands), *plan.window), dtype=torch_type(reader.dtype))
     fed = torch.ones((count, *plan.window), dtype=torch.bool).numpy()
     try:
-        times = [_seconds(predictor, image, fed) for _ in range(RUNS)]
+        times = [_seconds(predictor, image, fed) for _ in range(RUNS)]  # of a batch in each lane
     except UserError:  # the device's memory does not take it
         return math.inf
-    windows = len(plan.rows) * len(plan.columns)
-    seconds[plan.window] = min(times) * windows / count
+    windows = plan.computed_pixels // (plan.window[0] * plan.window[1])
+    seconds[plan.window] = min(times) * -(-windows // _lanes(predictor, plan.window)) / count
     return (_peak_bytes() - before) * plan.batch / count
 
 
-def _seconds(predictor: Predictor, image: torch.Tensor, fed: object) -> float:
+def _seconds(predictor: Predictor, image: torch.Tensor, fed: npt.NDArray[np.bool_]) -> float:
+    """Time a batch in each lane."""
+    lanes = predictor.lanes(image.shape[-2] * image.shape[-1])
+
+    def answer(network: Network, _: int) -> float:
+        return float(predictor(image, fed, network)[0, 0, 0, 0])
+
     began = time.perf_counter()
-    float(predictor(image, fed)[0, 0, 0, 0])  # type: ignore[arg-type]
+    with lanes.run(answer, range(lanes.count)) as answers:
+        for _ in answers:
+            pass
     return time.perf_counter() - began
 
 

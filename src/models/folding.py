@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from timm.layers.norm_act import BatchNormAct2d
@@ -13,7 +13,7 @@ from torch import nn
 from src.models.network import Network
 
 SMALL = 64
-"""Side of the image, in pixels, that shows which convolution a batch norm follows, where the network takes it."""
+"""Side of the image, in pixels, that a network is tried with, where it takes it."""
 CLOSE = 1e-3
 """By how much of their standard deviation the logits may change: float32 sums in another order differ by less."""
 
@@ -34,10 +34,7 @@ def fold_batch_norms(network: Network, chip_size: tuple[int, int]) -> Network:
     architecture = network.architecture
     if not any(isinstance(module, nn.BatchNorm2d) for module in architecture.modules()):
         return network
-    width, height = chip_size
-    for shape in ((SMALL, SMALL), (height, width)):
-        image = torch.randn(1, network.used.numel(), *shape, generator=torch.Generator().manual_seed(0))
-        image = image.to(network.scale.device)
+    for image in trial_images(network, chip_size):
         try:
             pairs, before = _watch(architecture, image)
             break
@@ -52,14 +49,30 @@ def fold_batch_norms(network: Network, chip_size: tuple[int, int]) -> Network:
         folded = copy.deepcopy(architecture, shared)
         for convolution, norm in pairs:
             _fold(folded, convolution, norm)
-        change = (folded(image) - before).abs().max()
+        same = alike(folded(image), before)
     except Exception:  # noqa: BLE001  whatever a network provokes whose parts know of each other
         return network
-    if not change <= CLOSE * before.std():
-        return network
-    answering = copy.copy(network)
-    answering._modules = {**network._modules, "architecture": folded}  # setattr would change both
-    return answering
+    return with_architecture(network, folded) if same else network
+
+
+def alike(answer: torch.Tensor, expected: torch.Tensor) -> bool:
+    """Tell whether logits are the same but for the order of sums."""
+    return bool((answer - expected).abs().max() <= CLOSE * expected.std())
+
+
+def trial_images(network: Network, chip_size: tuple[int, int]) -> Iterator[torch.Tensor]:
+    """Yield images to try a network with, on its device: a small one, and one of the chips' width and height."""
+    width, height = chip_size
+    for shape in ((SMALL, SMALL), (height, width)):
+        image = torch.randn(1, network.used.numel(), *shape, generator=torch.Generator().manual_seed(0))
+        yield image.to(network.scale.device)
+
+
+def with_architecture(network: Network, architecture: nn.Module) -> Network:
+    """Return a network that shares all with another but the architecture."""
+    other = copy.copy(network)
+    other._modules = {**network._modules, "architecture": architecture}  # setattr would change both
+    return other
 
 
 def _watch(architecture: nn.Module, image: torch.Tensor) -> tuple[list[tuple[str, str]], torch.Tensor]:
