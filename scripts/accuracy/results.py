@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scripts.accuracy.classical import CLASSIFIERS
-from scripts.accuracy.networks import ABLATION, DEFAULT, OURS, SPECDEEPMAP
+from scripts.accuracy.networks import ABLATION, DEFAULT, NARROW, OURS, SPECDEEPMAP
 from scripts.accuracy.scenes import SCENES, TEST, BenchmarkScene
 from src.atomic import write_text
 
@@ -22,9 +22,10 @@ Matrix = npt.NDArray[np.int64]
 TITLES = (
     {name: classifier.title for name, classifier in CLASSIFIERS.items()}
     | {"specdeepmap": SPECDEEPMAP.title, "default": DEFAULT.title, "ours": OURS.title}
-    | {name: recipe.title for name, recipe in ABLATION.items()}
+    | {name: recipe.title for name, recipe in (ABLATION | NARROW).items()}
 )
 """What every run is called, in the order of the tables."""
+NARROW_BASE = "narrow-context"
 ABLATION_FOLDER = "ablation"
 """Of results on the device that was there, beside those of the CPU."""
 
@@ -124,11 +125,13 @@ def _lever_table(heading: str, results: Sequence[Result]) -> str:
     """Lay out each recipe's score inside the training area, pooled over folds: its spread over seeds, and its lead.
 
     The base that it is held against is the recipe that the lever changes, on the same folds with the same seeds:
-    ``default`` for levers of that name, else ``ours``. Seeds that were run on other folds have a line of their own.
+    ``default`` and ``narrow-context`` for levers of such names, else ``ours``. Seeds that were run on other folds have
+    a line of their own.
     """
     results, lines = [result for result in results if result.area != TEST], []
     for name, title in TITLES.items():
-        base = "default" if name.startswith("default") else "ours"
+        kind = name.partition("-")[0]
+        base = {"default": "default", "narrow": "ours" if name == NARROW_BASE else NARROW_BASE}.get(kind, "ours")
         by_folds: dict[tuple[str, ...], list[int]] = defaultdict(list)
         for seed in sorted({r.seed for r in results if r.run == name}):
             by_folds[tuple(sorted(r.area for r in _runs(results, name, seed)))].append(seed)

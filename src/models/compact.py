@@ -105,12 +105,13 @@ class PixelResNet(SegmentationModel):  # type: ignore[misc]  # smp has no types
 
     For scenes whose objects are few pixels wide (fields, houses and streets at 10 to 30 m) and whose spectra tell more
     than their shapes. A 1 × 1 convolution mixes the bands; each block then looks one dilation further, and adds to
-    what the spectrum alone says (He et al., Deep Residual Learning for Image Recognition, 2016). With three blocks of
-    dilation 1 a pixel's class depends on the 7 × 7 pixels around it, so windows of a map need few pixels of overlap.
+    what the spectrum alone says (He et al., Deep Residual Learning for Image Recognition, 2016). With blocks of
+    dilation 1, 2 and 4 a pixel's class depends on the 15 × 15 pixels around it, so windows of a map need few pixels of
+    overlap.
     """
 
     def __init__(
-        self, bands: int, classes: int, width: int = 48, dilations: Sequence[int] = (1, 1, 1), dropout: float = 0.2
+        self, bands: int, classes: int, width: int = 48, dilations: Sequence[int] = (1, 2, 4), dropout: float = 0.2
     ) -> None:
         """Build for B × bands × H × W → logits B × classes × H × W.
 
