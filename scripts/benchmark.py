@@ -41,6 +41,7 @@ DATA = ROOT / "data/benchmark"
 RECIPES = {"ours": OURS, "default": DEFAULT, "specdeepmap": SPECDEEPMAP}
 NAMES = (*CLASSIFIERS, *RECIPES, *ABLATION)
 SEEDS = (42, 43, 44)
+FOLDS = sorted({fold for scene in SCENES.values() for fold in scene.folds})
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", action="append", type=int, help=f"instead of {', '.join(map(str, SEEDS))}")
     parser.add_argument("--folds", action="store_true", help="areas to choose by; all levers, the first seed")
     parser.add_argument("--ablation", action="store_true", help="--folds with all seeds and the device that is there")
-    parser.add_argument("--fold", action="append", help="only this one of them (may be given again)")
+    parser.add_argument("--fold", action="append", choices=FOLDS, help="only this one of them (may be given again)")
     parser.add_argument("--write", action="store_true", help="run nothing, only write down what there is")
     parser.add_argument("--data", action="store_true", help="run nothing, only put the scenes into data/benchmark")
     given = parser.parse_args(arguments)
@@ -99,8 +100,12 @@ def planned(given: argparse.Namespace) -> list[Run]:
         for seed in seeds
         for scene in scenes
         for name in names
-        for area in ((given.fold or scene.folds) if given.folds else (TEST,))
+        for area in (_folds(scene, given.fold) if given.folds else (TEST,))
     ]
+
+
+def _folds(scene: BenchmarkScene, wanted: Sequence[str] | None) -> list[str]:
+    return [fold for fold in scene.folds if fold in (wanted or scene.folds)]
 
 
 def measure(run: Run, source: Path) -> None:

@@ -91,7 +91,12 @@ def test_results_go_between_the_marks_with_their_spread(tmp_path: Path) -> None:
 
 
 def test_levers_are_held_against_their_base_on_the_same_folds_with_the_same_seeds(tmp_path: Path) -> None:
-    hits = {"ours": {42: (8, 6), 43: (7, 7)}, "no-cutmix": {42: (9, 7), 43: (8, 8), 44: (5,)}, "logistic": {42: (4, 4)}}
+    narrow = {"narrow-context": {42: (7, 5)}, "narrow-dice": {42: (4, 4)}}
+    hits = narrow | {
+        "ours": {42: (8, 6), 43: (7, 7)},
+        "no-cutmix": {42: (9, 7), 43: (8, 8), 44: (5,)},
+        "logistic": {42: (4, 4)},
+    }
     for run, by_seed in hits.items():
         for seed, right in by_seed.items():
             for fold, number in enumerate(right):
@@ -107,6 +112,8 @@ def test_levers_are_held_against_their_base_on_the_same_folds_with_the_same_seed
     assert "| experiment=small_scene | 0.700 ± 0.000 |  | 0.700 ± 0.000 | 0: 0.750, 1: 0.650 | 2 | 9 |" in text
     assert "| no CutMix | 0.800 ± 0.000 | +0.100 ± 0.000 | 0.800 ± 0.000 | 0: 0.850, 1: 0.750 | 2 | 9 |" in text
     assert "| no CutMix | 0.500 |  | 0.500 | 0: 0.500 | 1 | 9 |" in text  # nothing to hold it against
+    assert "| small_scene, dilations 1, 1, 1 | 0.600 | -0.100 | 0.600 | 0: 0.700, 1: 0.500 | 1 | 9 |" in text
+    assert "| cross-entropy and Dice, dilations 1, 1, 1 | 0.400 | -0.200 | 0.400 | 0: 0.400, 1: 0.400 | 1 | 9 |" in text
     assert "| logistic regression, single pixels | 0.400 |  | 0.400 | 0: 0.400, 1: 0.400 | 1 | 9 |" in text
 
 
@@ -121,6 +128,24 @@ def test_a_run_that_has_a_result_is_not_repeated(
     there.touch()
     benchmark.main(["--source", str(tmp_path), "--scene", "havel", "--run", "ours"])
     assert capsys.readouterr().out.split() == ["havel/test/ours-42.json", "havel/test/ours-44.json", "written"]
+
+
+def test_only_folds_that_a_scene_has_are_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    monkeypatch.setattr(benchmark, "RESULTS", tmp_path)
+    monkeypatch.setattr(benchmark, "measure", lambda run, _: made.append(f"{run.scene.experiment} {run.area}"))
+    monkeypatch.setattr(benchmark, "write_results", lambda *_: "")
+    asked = ["--source", str(tmp_path), "--run", "ours", "--folds", "--fold", "fold-1", "--fold", "fold-3"]
+    benchmark.main(asked)
+    assert made == [
+        "havel fold-1",
+        "havel fold-3",
+        "indian_pines fold-1",
+        "enmap_potsdam fold-1",
+        "enmap_potsdam fold-3",
+    ]
+    with pytest.raises(SystemExit):
+        benchmark.main([*asked, "--fold", "1"])
 
 
 @REAL

@@ -208,7 +208,7 @@ class EvalConfig:
         output_dir: Where scores and pictures go; null for hydra.run.dir, ``logs/eval/<time>``.
         export_predictions: Write each chip's prediction as a GeoTIFF.
         mask_unclassified: Leave exported predictions empty where the label is.
-        batch_size: Chips per batch.
+        batch_size: Chips that go through the network at once; on a CPU its threads share them.
         accelerator: ``auto``, ``cpu``, ``gpu``, ``cuda`` or ``mps``.
         threads: Threads that compute and read; null for the cores that the process may use.
         paths: Where runs are written; a group.
@@ -247,7 +247,7 @@ class PredictConfig:
         label_field: Attribute of vector labels that holds the class.
         label_layer: Layer of vector labels.
         class_map: What becomes which class in ``label``, as in ``prepare.py``.
-        batch_size: Windows that go through the network together; null for a good number.
+        batch_size: Windows that go through the network together, on a CPU in each thread; null for a good number.
         accelerator: ``auto``, ``cpu``, ``gpu``, ``cuda`` or ``mps``.
         devices: Processes that share the work, each with a GPU of its own where there are.
         threads: Threads that compute and read; null for the cores that the process may use.
