@@ -33,7 +33,7 @@ from scripts.benchmarks.measuring import Options, in_a_process
 from scripts.benchmarks.rows import Row, print_table
 from src.atomic import write_text
 from src.cores import cores
-from src.memory import arrange_memory
+from src.memory import use_large_pages
 
 STEPS = {
     "prepare": "scripts.benchmarks.prepare",
@@ -89,7 +89,8 @@ def run_step(step: str, options: Options) -> list[Row]:
     """Measure one step in a folder of its own."""
     logging.basicConfig(level=logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning")  # they would stand between the steps
-    arrange_memory("predict" if step == "growth" else step)  # as the commands do
+    if step not in {"eval", "predict", "growth"}:  # they choose by their device, as the commands do
+        use_large_pages()
     with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
         measure = importlib.import_module(STEPS[step]).measure
         rows: list[Row] = measure(replace(options, folder=Path(scratch)))

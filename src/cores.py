@@ -5,15 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
+from src.cgroups import control_groups
 from src.errors import UserError
 
 VARIABLE = "OMP_NUM_THREADS"
 """What schedulers and people set; PyTorch, NumPy and the processes that this one starts follow it."""
-
-CGROUPS = Path("/sys/fs/cgroup")
-_OWN_GROUPS = Path("/proc/self/cgroup")
 
 
 def cores() -> int:
@@ -51,7 +48,7 @@ def use_threads(wanted: int | None) -> int:
 
 def _quotas() -> Iterator[int]:
     """Yield the processors' time that control groups grant, in whole cores."""
-    for folder in _groups():
+    for folder in control_groups("cpu"):
         for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
             try:
                 quota, period = " ".join((folder / name).read_text(encoding="ascii") for name in names).split()
@@ -59,18 +56,3 @@ def _quotas() -> Iterator[int]:
                 continue
             if quota.isdecimal() and int(period):
                 yield max(1, round(int(quota) / int(period)))
-
-
-def _groups() -> Iterator[Path]:
-    """Yield the control groups that this process is in, of either version, from its own up to the root."""
-    yield from (CGROUPS, CGROUPS / "cpu")
-    try:
-        lines = _OWN_GROUPS.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "" or "cpu" in controllers.split(","):
-            root = CGROUPS / "cpu" if controllers else CGROUPS
-            own = root / path.strip("/")
-            yield from (group for group in (own, *own.parents) if group.is_relative_to(root) and group != root)

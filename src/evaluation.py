@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -79,7 +78,7 @@ def evaluate(
     sizes: dict[tuple[int, int], tuple[int, int]] = {}
     readers = READERS if device.type == "cpu" else min(GPU_READERS, cores())
     chips = read_ahead(samples, spec, max(2 * readers, batch_size), readers)
-    lanes = Copies(network, spec.chip_size).lanes(math.prod(spec.chip_size))
+    lanes = Copies(network, spec.chip_size).lanes(most=batch_size)
     together = max(1, min(batch_size, len(samples) // LEAST) // lanes.count) if lanes.count > 1 else batch_size
     stacks = ahead(lambda batch: _stacked(batch, device.type == "cuda"), batches(chips, together), depth=1)
 
@@ -118,7 +117,7 @@ def evaluate_folder(
         checkpoint: A ``.ckpt``, a run's folder (its best checkpoint) or an exported ``.onnx``.
         data_dir: The data folder.
         split: ``train``, ``validation`` or ``test``.
-        batch_size: Chips that go through the network together.
+        batch_size: Chips that go through the network at once; on a CPU its threads share them.
         accelerator: ``auto``, ``cpu`` or ``gpu``.
 
     Raises:

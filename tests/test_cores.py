@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from src import cgroups
 from src import cores as module
 from src.cores import cores, use_threads
 from src.datamodules.base import computing_threads
@@ -20,8 +21,8 @@ ROOT = Path(__file__).parents[1]
 def sixteen_cores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv(module.VARIABLE, raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
-    monkeypatch.setattr(module, "CGROUPS", tmp_path / "cgroup")
-    monkeypatch.setattr(module, "_OWN_GROUPS", tmp_path / "own")
+    monkeypatch.setattr(cgroups, "CGROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(cgroups, "_OWN_GROUPS", tmp_path / "own")
 
 
 def write(path: Path, text: str) -> None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 import pytest
 import rasterio
 import torch
@@ -21,7 +21,7 @@ from torch import nn
 from src.bands import Normalization
 from src.mapping.scene_map import map_scene
 from src.models import architectures, lanes
-from src.models.lanes import Copies, Lanes
+from src.models.lanes import Copies, Lanes, computing_with
 from src.models.network import Network
 
 BANDS, CHIP = 3, (64, 64)
@@ -29,11 +29,10 @@ BANDS, CHIP = 3, (64, 64)
 
 @pytest.fixture
 def three_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    yield
-    assert torch.get_num_threads() == 3  # a lane's number ends with it
-    torch.set_num_threads(before)
+    with computing_with(3):
+        yield
+        after = torch.get_num_threads()
+    assert after == 3  # a lane's number ends with it
 
 
 def wrapped(architecture: nn.Module) -> Network:
@@ -44,6 +43,27 @@ def wrapped(architecture: nn.Module) -> Network:
 def unet() -> Network:
     torch.manual_seed(0)
     return wrapped(architectures.build("unet", "resnet18", BANDS, 2, CHIP))
+
+
+PEAK = """
+import resource, torch
+from src.bands import Normalization
+from src.models import architectures
+from src.models.lanes import Copies
+from src.models.network import Network
+bands, side = 60, 768
+encoder = "none" if "{architecture}" == "pixel_resnet" else "resnet18"
+network = architectures.build("{architecture}", encoder, bands, 4, (64, 64))
+ones = (1.0,) * bands
+wrapped = Network(network, Normalization((True,) * bands, 1.0, (0.0,) * bands, ones), full_precision=True).eval()
+told = Copies(wrapped, (64, 64))._trial.pixel_bytes
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+image, valid = torch.ones(1, bands, side, side), torch.ones(1, side, side, dtype=torch.bool)
+before = peak()
+with torch.inference_mode():
+    wrapped(image, valid).float().softmax(1)
+print(told, (peak() - before) / side**2)
+"""
 
 
 class Noting(nn.Module):
@@ -93,9 +113,8 @@ def test_batches_side_by_side_get_the_answers_of_batches_one_by_one(make: Any) -
     images = [torch.randn(1, BANDS, *CHIP, generator=torch.Generator().manual_seed(n)) for n in range(12)]
     found = side_by_side(copies := Copies(network, CHIP), images)
     assert copies.lanes(1).count == 3
-    torch.set_num_threads(1)
-    expected = side_by_side(Copies(network, CHIP), images)
-    torch.set_num_threads(3)
+    with computing_with(1):
+        expected = side_by_side(Copies(network, CHIP), images)
     assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
 
 
@@ -111,7 +130,7 @@ def test_copies_share_the_weights() -> None:
 
 @pytest.mark.parametrize(
     ("threads", "count", "each"),
-    [(1, 1, 1), (2, 2, 1), (3, 3, 1), (4, 4, 1), (5, 2, 2), (6, 3, 2), (8, 4, 2), (16, 4, 4)],
+    [(1, 1, 1), (2, 2, 1), (3, 3, 1), (4, 4, 1), (5, 4, 1), (6, 3, 2), (7, 3, 2), (8, 4, 2), (10, 2, 5), (16, 4, 4)],
 )
 def test_as_many_lanes_as_threads_four_at_most(
     monkeypatch: pytest.MonkeyPatch, threads: int, count: int, each: int
@@ -126,12 +145,31 @@ def test_no_more_lanes_than_half_of_the_free_memory_has_room_for(monkeypatch: py
     copies = Copies(unet(), CHIP)
     assert copies.lanes(2**20).count == 3
     held = copies._trial.pixel_bytes  # type: ignore[union-attr]
-    assert 64 / 4 * 2 <= held <= 1000  # 64 channels at half of the resolution, and not all that there ever was
+    assert 64 / 4 * 4 <= held <= 1000  # 64 channels at half of the resolution, and not all that there ever was
     for lanes_that_fit, count in ((0.5, 1), (1.2, 1), (2.5, 2), (50, 3)):
         free = 2 * lanes_that_fit * lanes.SPARE * held * 2**20
-        monkeypatch.setattr(psutil, "virtual_memory", lambda free=free: SimpleNamespace(available=free))
+        monkeypatch.setattr(lanes, "available_memory", lambda free=free: free)
         found = copies.lanes(2**20)
         assert (found.count, found.threads) == (count, 3 if count == 1 else 1)
+        assert copies.lanes(2**20, threads=1).threads == 1  # sums over more of them would be other sums
+        assert copies.lanes(2**20, threads=1).count == count
+        assert copies.lanes().count == 3
+        assert Copies(unet(), CHIP, processes=2).lanes(2**20).count == min(3, max(1, int(lanes_that_fit / 2)))
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_lanes_are_no_more_than_asked_for() -> None:
+    assert [Copies(unet(), CHIP).lanes(most=most).count for most in (1, 2, 9)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("architecture", ["unet", "segformer", "pixel_resnet"])
+def test_memory_is_told_from_what_is_held_at_a_time(architecture: str) -> None:
+    """In a process of its own, by its peak: twice of what is held is enough, and not ten times too much."""
+    run = subprocess.run(
+        [sys.executable, "-c", PEAK.format(architecture=architecture)], capture_output=True, text=True, check=True
+    )
+    told, took = map(float, run.stdout.split())
+    assert took / 1.2 < lanes.SPARE * told < 10 * took
 
 
 @pytest.mark.usefixtures("three_threads")
@@ -163,12 +201,11 @@ def test_maps_do_not_depend_on_the_number_of_threads_up_to_four(tmp_path: Path) 
     image = np.random.default_rng(0).integers(0, 1000, (BANDS, 300, 260), dtype=np.uint16)
     path = write_raster(tmp_path / "scene.tif", image)
     network = architectures.build("unet", "resnet18", BANDS, 3, CHIP)
-    before, made = torch.get_num_threads(), []
+    made = []
     for threads in (1, 2, 4):
-        torch.set_num_threads(threads)
         mapper = make_mapper(tmp_path, network, chip=64, window=96, probabilities="float16")
-        made.append(map_scene(mapper, str(path), tmp_path / str(threads) / "map.tif"))
-    torch.set_num_threads(before)
+        with computing_with(threads):
+            made.append(map_scene(mapper, str(path), tmp_path / str(threads) / "map.tif"))
     rasters = [[file for file in found.files if file.suffix == ".tif"] for found in made]
     assert len(rasters[0]) == 3
     for files in zip(*rasters, strict=True):

@@ -1,19 +1,23 @@
-"""How processes take memory, told by how many pages the system has to find for them."""
+"""How processes take memory, told by how many pages the system has to find for them, and how much they may take."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import psutil
 import pytest
 
-from src.memory import LARGE_PAGES, arrange_memory
+from src import cgroups, memory
+from src.memory import LARGE_PAGES, TUNED, available_memory, keep_memory, use_large_pages
 
+GLIBC = pytest.mark.skipif(sys.platform != "linux", reason="a matter of Linux's usual C library")
 BLOCKS = """
 import resource
-from src.memory import arrange_memory
-arrange_memory({task!r})
+from src.memory import available_memory, give_back_memory, {call}
+{call}()
 import numpy as np
 def pages():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -22,38 +26,102 @@ for _ in range(3):
 before = pages()
 for _ in range(10):
     np.ones(10_000_000)
-print(pages() - before)
+between = pages()
+give_back_memory()
+np.ones(10_000_000)
+print(between - before, pages() - between)
 """
 
 
-def pages_for_ten_blocks(task: str, **variables: str) -> int:
-    """Take and free a large block ten times in a process of its own; return how many pages that took."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith((LARGE_PAGES, "MALLOC_"))}
-    command = [sys.executable, "-c", BLOCKS.format(task=task)]
+def pages_for_blocks(call: str, **variables: str) -> tuple[int, int]:
+    """Take and free a large block in a process of its own; return the pages of ten, and of one after giving back."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith((LARGE_PAGES, *TUNED))}
+    command = [sys.executable, "-c", BLOCKS.format(call=call)]
     run = subprocess.run(command, capture_output=True, text=True, env=clean | variables, check=True)
-    return int(run.stdout)
+    ten, one = map(int, run.stdout.split())
+    return ten, one
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc only")
-@pytest.mark.parametrize("task", ["eval", "predict"])
-def test_evaluation_and_mapping_keep_what_they_free(task: str) -> None:
-    assert pages_for_ten_blocks(task) < 1000
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc only")
-def test_whoever_has_chosen_otherwise_is_obeyed() -> None:
+@GLIBC
+def test_what_is_freed_is_kept_until_it_is_given_back() -> None:
     """Numpy asks for large pages by itself, 2 MB each; else there would be 20,000 for each block."""
-    given_back = pages_for_ten_blocks("predict", MALLOC_ARENA_MAX="2")
-    assert given_back > 10 * pages_for_ten_blocks("predict")
-    assert pages_for_ten_blocks("train") > 10 * pages_for_ten_blocks("predict")
+    ten, one = pages_for_blocks("keep_memory")
+    assert ten < 30
+    assert one >= 30
+    assert pages_for_blocks("use_large_pages")[0] > 300
+
+
+@GLIBC
+def test_whoever_has_chosen_otherwise_is_obeyed() -> None:
+    assert pages_for_blocks("keep_memory", MALLOC_ARENA_MAX="2")[0] > 300
+    assert pages_for_blocks("keep_memory", **{LARGE_PAGES: "1"})[0] > 300
 
 
 @pytest.mark.parametrize(("before", "after"), [(None, "1"), ("0", "0")])
-def test_large_pages_are_asked_for_in_training_unless_somebody_has_chosen(
+def test_large_pages_are_asked_for_unless_somebody_has_chosen(
     before: str | None, after: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(LARGE_PAGES, before or "")
     if before is None:
         monkeypatch.delenv(LARGE_PAGES)
-    arrange_memory("train")
+    use_large_pages()
     assert os.environ[LARGE_PAGES] == after
+
+
+def test_without_glibc_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory.sys, "platform", "darwin")
+    assert not keep_memory()
+
+
+@pytest.fixture
+def groups(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A machine with 8 GB left, and the control groups that tests write."""
+    monkeypatch.setattr(cgroups, "CGROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(cgroups, "_OWN_GROUPS", tmp_path / "own")
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 8_000_000_000}))
+    monkeypatch.setattr(memory, "_keeping", False)
+    return tmp_path
+
+
+def write(folder: Path, **files: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name.replace("__", ".")).write_text(text)
+
+
+@pytest.mark.usefixtures("groups")
+def test_without_groups_it_is_what_the_system_has_left() -> None:
+    assert available_memory() == 8_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("granted", "expected"), [("max", 8_000_000_000), ("4000000000", 3_500_000_000), ("400000000", 0)]
+)
+def test_a_container_has_what_its_group_leaves_of_its_limit(groups: Path, granted: str, expected: int) -> None:
+    """What the group's files take could be had at once, and does not count."""
+    stat = "anon 300000000\ninactive_file 500000000\n"
+    write(groups / "cgroup", memory__max=granted, memory__current="1000000000", memory__stat=stat)
+    assert available_memory() == expected
+
+
+def test_a_job_s_group_of_either_version_counts(groups: Path) -> None:
+    (groups / "own").write_text("9:memory:/slurm/job_7\n0::/x\n")
+    job = groups / "cgroup/memory/slurm/job_7"
+    write(job, memory__limit_in_bytes="2000000000", memory__usage_in_bytes="500000000")
+    assert available_memory() == 1_500_000_000
+
+
+@GLIBC
+def test_what_the_process_keeps_may_be_taken_again() -> None:
+    code = """
+from src.memory import available_memory, keep_memory
+keep_memory()
+import numpy as np
+before = available_memory()
+np.ones(40_000_000)
+print(before, available_memory())
+"""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith((LARGE_PAGES, *TUNED))}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=clean, check=True)
+    before, after = map(int, run.stdout.split())
+    assert after > before - 200_000_000  # 320 MB were taken, freed and kept; others take some meanwhile

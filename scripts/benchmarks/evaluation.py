@@ -11,7 +11,7 @@ from scripts.benchmarks.scenes import repeated_scene
 from src.datafolder import read_data_folder
 from src.evaluation import evaluate
 from src.models.network import build_network
-from src.models.precision import choose_device, place
+from src.models.precision import arrange_memory, choose_device, place
 from src.preparation.prepare import prepare
 from src.preparation.settings import Preparation
 
@@ -25,7 +25,7 @@ GOAL = 0.9
 
 def measure(options: Options) -> list[Row]:
     """Compare ours with the bare forward pass in batches of the same size."""
-    device = choose_device()
+    arrange_memory(device := choose_device())
     down, across = SCENES.get(device.type, SCENES["cpu"])
     batch, batches = BATCHES.get(device.type, BATCHES["cpu"])
     files = repeated_scene(options.folder, down * CHIP, across * CHIP)

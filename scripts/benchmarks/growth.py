@@ -15,7 +15,7 @@ from scripts.benchmarks.scenes import repeated_scene
 from scripts.make_scene import SceneFiles
 from src.mapping.scene_map import MapOptions, Mapper, map_scene
 from src.models.checkpoint import load_network
-from src.models.precision import choose_device
+from src.models.precision import arrange_memory, choose_device
 from src.preparation.prepare import prepare
 from src.preparation.settings import Preparation
 
@@ -28,9 +28,10 @@ GOAL = 0.9
 
 def measure(options: Options) -> list[Row]:
     """Measure both steps on scenes of growing size."""
+    arrange_memory(device := choose_device())
     checkpoint = save_untrained(options.folder / "network.ckpt", "justo_unet_simple", chip=CHIP)
     network, spec = load_network(checkpoint)
-    mapper = Mapper(checkpoint, network, spec, choose_device(), MapOptions())
+    mapper = Mapper(checkpoint, network, spec, device, MapOptions())
     made = options.folder / "made"
 
     def prepared(files: SceneFiles) -> float:

@@ -17,9 +17,8 @@ from scripts.make_scene import SceneFiles
 from src.mapping.ground_truth import LabelOptions, ground_truth
 from src.mapping.map_scores import survey
 from src.mapping.scene_map import MapOptions, Mapper, map_scene
-from src.memory import arrange_memory
 from src.models.checkpoint import load_network
-from src.models.precision import choose_device
+from src.models.precision import arrange_memory, choose_device
 from src.preparation.prepare import prepare
 from src.preparation.settings import Preparation
 
@@ -72,9 +71,9 @@ def prepare_once(files: SceneFiles, folder: Path) -> float:
 
 def map_once(files: SceneFiles, checkpoint: Path, folder: Path) -> float:
     """Map and score a scene with probabilities, polygons and a ground truth; return its megapixels."""
-    arrange_memory("predict")
+    arrange_memory(device := choose_device())
     network, spec = load_network(checkpoint)
-    mapper = Mapper(checkpoint, network, spec, choose_device(), MapOptions(probabilities="uint8", polygons=True))
+    mapper = Mapper(checkpoint, network, spec, device, MapOptions(probabilities="uint8", polygons=True))
     found = map_scene(mapper, str(files.image), folder / "map.tif")
     source = ground_truth(str(files.label), found.grid, spec.classes, LabelOptions())
     with source.open() as label, torch.inference_mode():

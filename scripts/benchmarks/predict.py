@@ -22,7 +22,7 @@ from src.cores import cores
 from src.mapping.scene_map import MapOptions, Mapper, map_scene
 from src.models.checkpoint import save_network
 from src.models.network import Network, build_network
-from src.models.precision import choose_device, place
+from src.models.precision import arrange_memory, choose_device, place
 
 CHIP = 224
 MARGIN = 45
@@ -42,7 +42,7 @@ Floats = npt.NDArray[np.float32]
 
 def measure(options: Options) -> list[Row]:
     """Compare ours with both, in speed and in agreement with one forward pass over the whole scene."""
-    device = choose_device()
+    arrange_memory(device := choose_device())
     side, bare_pixels, count = (of.get(device.type, of["cpu"]) for of in (SIDES, BARE_MEGAPIXELS, TILES))
     files = repeated_scene(options.folder, side, side)
     spec = untrained_spec("unet", "resnet18", CHIP)

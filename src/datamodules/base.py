@@ -13,7 +13,6 @@ from typing import Any, Literal, get_args
 import lightning as L
 import numpy as np
 import numpy.typing as npt
-import psutil
 import torch
 from torch.utils.data import DataLoader
 
@@ -23,6 +22,7 @@ from src.datamodules.batches import Chip, EpochBatches, collate, native, samplin
 from src.datamodules.cache import Cached, ChipSource, OnDevice, on_gpu_if_it_fits, read_all
 from src.errors import UserError
 from src.labels import IGNORE, ClassTable
+from src.memory import available_memory
 
 log = logging.getLogger(__name__)
 
@@ -194,7 +194,7 @@ class SegmentationData(L.LightningDataModule, ABC):
 
     def _fits(self, sources: Sequence[ChipSource]) -> bool:
         needed = sum(len(source) for source in sources) * sources[0][0].nbytes
-        free = psutil.virtual_memory().available
+        free = available_memory()
         if needed <= CACHE_SHARE * free:
             return True
         log.info("Chips take %.1f GB, %.1f GB are free: they are read again in every epoch.", needed / 1e9, free / 1e9)

@@ -27,6 +27,7 @@ class Predictor:
         device: torch.device,
         average_turns: bool = False,
         chip_size: tuple[int, int] | None = None,
+        processes: int = 1,
     ) -> None:
         """Move the network to the device.
 
@@ -36,17 +37,18 @@ class Predictor:
             average_turns: Average the probabilities over the eight flips and rotations of a window (over the four
                 that keep its shape where it is not square).
             chip_size: Width and height in pixels of an image that the network takes, to fold its batch norms and to
-                compare copies by; None leaves it as it is, and alone.
+                compare copies by; None leaves it as it is, without copies.
+            processes: How many share this machine's memory.
         """
         placed = place(network, device).eval()
         self.network = placed if chip_size is None else fold_batch_norms(placed, chip_size)
         self.device = device
         self._turns = _TURNS if average_turns else _TURNS[:1]
-        self._copies = Copies(self.network, chip_size)
+        self._copies = Copies(self.network, chip_size, processes)
 
-    def lanes(self, pixels: int) -> Lanes:
-        """Return what computes batches of so many pixels, several at once on a CPU."""
-        return self._copies.lanes(pixels)
+    def lanes(self, pixels: int, threads: int | None = None) -> Lanes:
+        """Return what computes batches of so many pixels, several at once on a CPU; see :meth:`Copies.lanes`."""
+        return self._copies.lanes(pixels, threads)
 
     @torch.inference_mode()
     def __call__(

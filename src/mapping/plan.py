@@ -26,6 +26,7 @@ class MapPlan:
         halo: Pixels above and below, and left and right, that windows share at least.
         blend: How windows share them.
         batch: Windows that go through the network together.
+        threads: With how many threads a batch is computed on a CPU: sums over other numbers of them are other sums.
     """
 
     height: int
@@ -34,6 +35,7 @@ class MapPlan:
     halo: tuple[int, int]
     blend: Blend
     batch: int
+    threads: int = 1
 
     @cached_property
     def rows(self) -> tuple[Span, ...]:

@@ -21,8 +21,9 @@ from src.mapping.plan import MapPlan
 from src.mapping.scene_reader import open_scene, scene_decoding
 from src.mapping.strip_store import StripStore
 from src.mapping.strips import Probabilities, map_layers, map_strips
-from src.memory import arrange_memory
+from src.memory import give_back_memory
 from src.models.checkpoint import load_network
+from src.models.precision import arrange_memory
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ def map_in_processes(
     Raises:
         UserError: What a process raised; the others are stopped then.
     """
+    give_back_memory()  # what choosing windows took
     context = multiprocessing.get_context("spawn")
     news: Any = context.Queue()
     threads = max(1, torch.get_num_threads() // count)
@@ -111,10 +113,10 @@ def _listen(workers: Sequence[Any], news: Any, advance: Callable[[int], None]) -
 def _work(job: StripJob, strips: list[int], rank: int, threads: int, news: Any) -> None:
     """Map strips in a process of its own."""
     threading.Thread(target=_leave_with_parent, daemon=True).start()
-    arrange_memory("predict")
     try:
         torch.set_num_threads(threads)
         device = torch.device(job.device, rank) if job.device == "cuda" else torch.device(job.device)
+        arrange_memory(device)
         network, spec = load_network(job.checkpoint)
         layers = map_layers(spec.classes, job.probabilities)
         with (
@@ -124,7 +126,7 @@ def _work(job: StripJob, strips: list[int], rank: int, threads: int, news: Any) 
         ):
             map_strips(
                 reader,
-                Predictor(network, device, job.average_turns, spec.chip_size),
+                Predictor(network, device, job.average_turns, spec.chip_size, job.processes),
                 job.plan,
                 strips,
                 store,

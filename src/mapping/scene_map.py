@@ -35,6 +35,7 @@ from src.mapping.strips import CLASSES, PROBABILITIES, UNCERTAINTY, Probabilitie
 from src.mapping.styles import polygon_style, raster_style, share_style
 from src.mapping.window_choice import WindowRequest, choose_plan
 from src.models.checkpoint import find_checkpoint, load_network
+from src.models.lanes import computing_with
 from src.models.network import Network
 from src.models.precision import choose_device, precision_name
 from src.raster.read import RasterInfo
@@ -62,7 +63,7 @@ class MapOptions:
         overlap: Percent of the training chip's side that windows share on each side.
         window: Side of a window in pixels; None for the fastest.
         blend: How windows share what both cover.
-        batch_size: Windows that go through the network together; None for a good number.
+        batch_size: Windows that go through the network together, on a CPU in each lane; None for a good number.
         average_turns: Average over the eight flips and rotations.
         probabilities: Store probabilities and uncertainty, and how.
         polygons: Also write polygons.
@@ -250,8 +251,12 @@ def _keep_or_remove(folder: Path) -> None:
 
 def _map(mapper: Mapper, reader: SceneReader, folder: Path, show: Show) -> MapPlan:
     """Map the strips that are not done yet; return the plan."""
-    predictor = Predictor(mapper.network, mapper.device, mapper.options.average_turns, mapper.spec.chip_size)
-    plan = _plan(mapper, predictor, reader, folder)
+    options = mapper.options
+    predictor = Predictor(
+        mapper.network, mapper.device, options.average_turns, mapper.spec.chip_size, options.processes
+    )
+    with computing_with(max(1, torch.get_num_threads() // options.processes)):
+        plan = _plan(mapper, predictor, reader, folder)
     with show("Mapping", plan.height * plan.width) as advance:
         _map_strips(mapper, predictor, reader, plan, folder, advance)
     return plan
@@ -315,7 +320,7 @@ def _plan(mapper: Mapper, predictor: Predictor, reader: SceneReader, folder: Pat
 
 def _describe(plan: MapPlan) -> str:
     (height, width), (down, across) = plan.window, plan.halo
-    return f"{width} × {height} px sharing {across} × {down} px on each side, {plan.batch} at once"
+    return f"{width} × {height} px sharing {across} × {down} px on each side, in batches of {plan.batch}"
 
 
 def _check_room(reader: SceneReader, plan: MapPlan, folder: Path, layers: list[Layer]) -> None:

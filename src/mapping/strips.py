@@ -105,8 +105,8 @@ def map_strips(
     schedule = _schedule(strips, stitcher)
     pinned = predictor.device.type == "cuda"
     jobs = _jobs(schedule, len(columns), plan.batch)
-    lanes = predictor.lanes(plan.batch * plan.window[0] * plan.window[1])
-    depth = 2 if lanes.count == 1 else 1  # lanes have another one waiting
+    lanes = predictor.lanes(plan.batch * plan.window[0] * plan.window[1], plan.threads)
+    depth = 2 if lanes.count == 1 else 1  # else one more than there are lanes is taken anyway
     coming = ahead(lambda job: _read_batch(reader, plan, *job, pinned=pinned), jobs, depth)
 
     def predicted(network: Network, batch: Batch) -> tuple[Batch, list[torch.Tensor | None]]:

@@ -11,7 +11,6 @@ from itertools import chain, product
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 import torch
 
 from src.datamodules.batches import torch_type
@@ -20,6 +19,7 @@ from src.grid import Blend, window_count
 from src.mapping.inference import Predictor
 from src.mapping.plan import CELL, MapPlan, check_window, halo_pixels
 from src.mapping.scene_reader import SceneReader
+from src.memory import available_memory
 from src.models.architectures import accepted_sizes
 from src.models.locality import LOCAL, far_influence
 from src.models.network import Network
@@ -101,7 +101,8 @@ def choose_plan(request: WindowRequest, predictor: Predictor, spec: NetworkSpec,
 def _with_window(plan: MapPlan, size: Size, request: WindowRequest, predictor: Predictor) -> MapPlan:
     fill = BATCH_PIXELS.get(predictor.device.type, BATCH_PIXELS["cpu"]) // (size[0] * size[1])
     across = len(replace(plan, window=size).columns)
-    return replace(plan, window=size, batch=min(across, request.batch_size or max(1, fill)))
+    batch = min(across, request.batch_size or max(1, fill))
+    return replace(plan, window=size, batch=batch, threads=predictor.lanes(batch * size[0] * size[1]).threads)
 
 
 def _candidates(chip: MapPlan, predictor: Predictor, reader: SceneReader) -> list[Size]:
@@ -209,8 +210,7 @@ def _seconds(predictor: Predictor, image: torch.Tensor, fed: npt.NDArray[np.bool
 
 def _too_large(growth: float, plan: MapPlan, larger: MapPlan) -> bool:
     share = larger.batch * larger.window[0] * larger.window[1] / (plan.batch * plan.window[0] * plan.window[1])
-    available: int = psutil.virtual_memory().available
-    return growth * share > available / 2
+    return growth * share > available_memory() / 2
 
 
 def _peak_bytes() -> int:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from src.errors import UserError
+from src.memory import keep_memory, use_large_pages
 from src.models.network import Network
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
@@ -43,6 +44,14 @@ def choose_device(accelerator: str = "auto") -> torch.device:
         f"accelerator={accelerator}, but PyTorch {torch.__version__} finds no such device here; expected a usable "
         "GPU and its driver. Use accelerator=auto or accelerator=cpu."
     )
+
+
+def arrange_memory(device: torch.device) -> None:
+    """Let this process take memory as suits networks that only answer, on a device; call before any tensor is made."""
+    if device.type == "cpu":
+        keep_memory()
+    else:
+        use_large_pages()
 
 
 def prefers_bf16(device: torch.device) -> bool:

@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from src.cores import use_threads
 from src.errors import UserError
 from src.foreign_text import ShownRecord
-from src.memory import arrange_memory
+from src.memory import use_large_pages
 from src.tasks import schema
 from src.tasks.command_line import arrange
 from src.tasks.sweeper import GridSweeper, StudySweeper
@@ -89,7 +89,8 @@ def run(task: str, config: DictConfig) -> float | None:
         if missing:
             raise UserError(f"{missing[0]} is not given; {task}.py needs it. Add {missing[0]}=… to the command.")
         use_threads(config.get("threads"))
-        arrange_memory(task)
+        if task not in {"eval", "predict"}:  # they choose by their device
+            use_large_pages()
         result: float | None = importlib.import_module(f"src.tasks.{task}").run(config)
         return result
     except (UserError, OmegaConfBaseException, OSError, MemoryError) as error:

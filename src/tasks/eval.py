@@ -26,7 +26,7 @@ from src.evaluation import check_fit, chip_exporter, evaluate
 from src.labels import ClassTable
 from src.models.checkpoint import find_checkpoint, load_network
 from src.models.network import Network
-from src.models.precision import choose_device, precision_name
+from src.models.precision import arrange_memory, choose_device, precision_name
 from src.progress import progress
 from src.quicklook import chip_picture
 from src.report.evaluation import evaluation_report
@@ -101,6 +101,7 @@ def score(settings: EvalConfig, output: Path) -> Scored:
     """
     check_output_folder(output)
     device = choose_device(settings.accelerator)
+    arrange_memory(device)
     checkpoint = find_checkpoint(settings.checkpoint)
     chips = find_chips(settings.data_dir, settings.csv, settings.split)
     network, spec = load_network(checkpoint)

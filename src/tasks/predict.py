@@ -27,7 +27,7 @@ from src.mapping.processes import check_processes
 from src.mapping.scene_map import MapOptions, Mapper, SceneMap, map_scene
 from src.mapping.scene_reader import open_scene
 from src.mapping.strips import Probabilities
-from src.models.precision import choose_device, precision_name
+from src.models.precision import arrange_memory, choose_device, precision_name
 from src.progress import stage
 from src.raster.georeference import crs_label
 from src.raster.read import RasterInfo, describe
@@ -91,9 +91,10 @@ def map_all(settings: PredictConfig, run_folder: Path) -> tuple[Mapper, list[Map
 def load_mapper(settings: PredictConfig) -> Mapper:
     """Load the network once for all scenes; raises UserError for what cannot be used."""
     options = map_options(settings)
-    check_processes(settings.devices, choose_device(settings.accelerator))
+    check_processes(settings.devices, device := choose_device(settings.accelerator))
+    arrange_memory(device)
     mapper = Mapper.load(settings.checkpoint, options, settings.accelerator)
-    spec, device = mapper.spec, mapper.device
+    spec = mapper.spec
     log.info("Network  %s, %d bands, %d classes, %s", spec.title, len(spec.bands), len(spec.classes), mapper.checkpoint)
     several = f"{settings.devices} processes, " if settings.devices > 1 else ""
     log.info("Device   %s%s, %s", several, device, precision_name(device, mapper.network))

@@ -247,7 +247,7 @@ class PredictConfig:
         label_field: Attribute of vector labels that holds the class.
         label_layer: Layer of vector labels.
         class_map: What becomes which class in ``label``, as in ``prepare.py``.
-        batch_size: Windows that go through the network together, on a CPU in each thread; null for a good number.
+        batch_size: Windows in a batch, of which CPUs compute several at a time; null for a good number.
         accelerator: ``auto``, ``cpu``, ``gpu``, ``cuda`` or ``mps``.
         devices: Processes that share the work, each with a GPU of its own where there are.
         threads: Threads that compute and read; null for the cores that the process may use.
