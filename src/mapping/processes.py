@@ -21,7 +21,6 @@ from src.mapping.plan import MapPlan
 from src.mapping.scene_reader import open_scene, scene_decoding
 from src.mapping.strip_store import StripStore
 from src.mapping.strips import Probabilities, map_layers, map_strips
-from src.memory import give_back_memory
 from src.models.checkpoint import load_network
 from src.models.precision import arrange_memory
 
@@ -70,7 +69,6 @@ def map_in_processes(
     Raises:
         UserError: What a process raised; the others are stopped then.
     """
-    give_back_memory()  # what choosing windows took
     context = multiprocessing.get_context("spawn")
     news: Any = context.Queue()
     threads = max(1, torch.get_num_threads() // count)

@@ -34,6 +34,7 @@ from src.mapping.strip_store import StripStore, finished_strips, read_plan, star
 from src.mapping.strips import CLASSES, PROBABILITIES, UNCERTAINTY, Probabilities, map_layers, map_strips
 from src.mapping.styles import polygon_style, raster_style, share_style
 from src.mapping.window_choice import WindowRequest, choose_plan
+from src.memory import give_back_memory
 from src.models.checkpoint import find_checkpoint, load_network
 from src.models.lanes import computing_with
 from src.models.network import Network
@@ -257,8 +258,10 @@ def _map(mapper: Mapper, reader: SceneReader, folder: Path, show: Show) -> MapPl
     )
     with computing_with(max(1, torch.get_num_threads() // options.processes)):
         plan = _plan(mapper, predictor, reader, folder)
+    give_back_memory()  # what windows of other sizes took
     with show("Mapping", plan.height * plan.width) as advance:
         _map_strips(mapper, predictor, reader, plan, folder, advance)
+    give_back_memory()  # what windows took, before files are made
     return plan
 
 

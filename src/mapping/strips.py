@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -56,6 +56,22 @@ class Batch:
     valid: torch.Tensor
     fed: torch.Tensor
     measured: list[int]
+
+
+class Answers(NamedTuple):
+    """What a batch was mapped as; its image, which nobody needs any more, is not held.
+
+    Attributes:
+        row: Index of its row of windows.
+        columns: Indices of its columns.
+        valid: B × H × W.
+        probabilities: n × H × W of each window on the device, None for one without a measurement.
+    """
+
+    row: int
+    columns: range
+    valid: torch.Tensor
+    probabilities: list[torch.Tensor | None]
 
 
 def map_layers(classes: ClassTable, probabilities: Probabilities | None) -> list[Layer]:
@@ -109,25 +125,25 @@ def map_strips(
     depth = 2 if lanes.count == 1 else 1  # else one more than there are lanes is taken anyway
     coming = ahead(lambda job: _read_batch(reader, plan, *job, pinned=pinned), jobs, depth)
 
-    def predicted(network: Network, batch: Batch) -> tuple[Batch, list[torch.Tensor | None]]:
-        return batch, _predict(predictor, network, batch)
+    def predicted(network: Network, batch: Batch) -> Answers:
+        return Answers(batch.row, batch.columns, batch.valid, _predict(predictor, network, batch))
 
     with BackgroundWriter(store) as writer, closing(coming) as batches, lanes.run(predicted, batches) as results:
-        for batch, values in results:
-            wanted, fresh = schedule[batch.row]
-            if fresh and batch.columns.start == 0:
+        for row, across, valid, values in results:
+            wanted, fresh = schedule[row]
+            if fresh and across.start == 0:
                 stitcher.reset()
-            valid = batch.valid.to(predictor.device, non_blocking=True)
-            for position, column in enumerate(batch.columns):
-                done = stitcher.add(batch.row, column, values[position])
+            mask = valid.to(predictor.device, non_blocking=True)
+            for position, column in enumerate(across):
+                done = stitcher.add(row, column, values[position])
                 if not wanted:
                     continue
-                down, across = stitcher.block(batch.row, column)
-                part = _part(valid[position], rows[batch.row], columns[column])
-                writer.write(down.start, across.start, finish(done, part))
+                part = _part(mask[position], rows[row], columns[column])
+                down, right = stitcher.block(row, column)
+                writer.write(down.start, right.start, finish(done, part))
                 advance(part.numel())
-            if wanted and batch.columns.stop == len(columns):
-                writer.finish(batch.row)
+            if wanted and across.stop == len(columns):
+                writer.finish(row)
 
 
 def _schedule(strips: Sequence[int], stitcher: Stitcher) -> dict[int, tuple[bool, bool]]:
