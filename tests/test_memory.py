@@ -69,7 +69,8 @@ def test_large_pages_are_asked_for_unless_somebody_has_chosen(
 
 
 def test_without_glibc_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory.sys, "platform", "darwin")
+    monkeypatch.setattr(memory, "_keeping", False)  # as tests of commands may have left it
+    monkeypatch.setattr(sys, "platform", "darwin")
     assert not keep_memory()
 
 
