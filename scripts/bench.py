@@ -89,7 +89,7 @@ def run_step(step: str, options: Options) -> list[Row]:
     """Measure one step in a folder of its own."""
     logging.basicConfig(level=logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning")  # they would stand between the steps
-    if step not in {"eval", "predict", "growth"}:  # they choose by their device, as the commands do
+    if step not in {"eval", "predict", "growth", "memory"}:  # they choose by their device, as the commands do
         use_large_pages()
     with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
         measure = importlib.import_module(STEPS[step]).measure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import time
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from scripts.bench import STEPS
+from scripts.bench import STEPS, run_step
 from scripts.benchmarks.measuring import Options, Turn, in_a_process, median_ratio, take_turn, take_turns
 from scripts.benchmarks.rows import Row, compared, print_table
+from src.memory import LARGE_PAGES
 
 
 def turn(amount: float, seconds: float, cpu: float) -> Turn:
@@ -41,6 +43,17 @@ def test_rounds_end_with_the_time_once_three_were_counted_or_two_long_ones(
 ) -> None:
     options = Options(tmp_path, rounds=9, seconds=40.0)
     assert options.enough(counted, time.perf_counter() - passed) is enough
+
+
+def test_steps_that_map_take_memory_as_the_commands_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What asks for large pages would be taken for a user's choice against keeping memory, in their processes too."""
+    asked: dict[str, bool] = {}
+    for step, module in STEPS.items():
+        monkeypatch.delenv(LARGE_PAGES, raising=False)
+        monkeypatch.setattr(f"{module}.measure", lambda _, s=step: asked.update({s: LARGE_PAGES in os.environ}) or [])
+        run_step(step, Options(tmp_path))
+    monkeypatch.delenv(LARGE_PAGES, raising=False)
+    assert [step for step, large in asked.items() if not large] == ["eval", "predict", "memory", "growth"]
 
 
 def test_no_round_begins_when_it_is_enough(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from src.memory import LARGE_PAGES, TUNED, available_memory, keep_memory, use_la
 GLIBC = pytest.mark.skipif(sys.platform != "linux", reason="a matter of Linux's usual C library")
 BLOCKS = """
 import resource
-from src.memory import available_memory, give_back_memory, {call}
+from src.memory import give_back_memory, {call}
 {call}()
 import numpy as np
 def pages():

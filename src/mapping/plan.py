@@ -48,9 +48,14 @@ class MapPlan:
         return axis_spans(self.width, self.window[1], self.halo[1], self.blend, CELL)
 
     @property
+    def windows(self) -> int:
+        """How many there are."""
+        return len(self.rows) * len(self.columns)
+
+    @property
     def computed_pixels(self) -> int:
         """Pixels that go through the network."""
-        return len(self.rows) * len(self.columns) * self.window[0] * self.window[1]
+        return self.windows * self.window[0] * self.window[1]
 
     def at(self, row: Span, column: Span) -> Window:
         """Return the window at a row and a column."""

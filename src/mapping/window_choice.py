@@ -92,7 +92,7 @@ def choose_plan(request: WindowRequest, predictor: Predictor, spec: NetworkSpec,
     if influence is None or influence > LOCAL:
         return Choice(chip, "the training chips' size, since this network's answer depends on the window's size")
     plans = [_with_window(plan, size, request, predictor) for size in sizes]
-    fewest = min(plans, key=lambda p: _cost(p.computed_pixels, p.window, _lanes(predictor, p.window)))
+    fewest = min(plans, key=lambda p: _cost(p.windows, p.window, _lanes(predictor, p.window)))
     if fewest.computed_pixels < WORTH_MEASURING.get(predictor.device.type, MEASURED_ANYWAY):
         return Choice(fewest, "the fewest pixels to compute; the scene is too small to measure")
     return _fastest(plans, predictor, spec, reader)
@@ -125,7 +125,7 @@ def _candidates(chip: MapPlan, predictor: Predictor, reader: SceneReader) -> lis
     architecture, bands = predictor.network.architecture, reader.shape((1, 1))[0]
     taken = {(h, w) for w, h in accepted_sizes(architecture, bands, [(w, h) for h, w in sorted(possible)])}
     better = [
-        min(there, key=lambda s: _cost(replace(chip, window=s).computed_pixels, s, _lanes(predictor, s)))
+        min(there, key=lambda s: _cost(replace(chip, window=s).windows, s, _lanes(predictor, s)))
         for pair in pairs
         if (there := [size for size in pair if size in taken])
     ]
@@ -143,8 +143,8 @@ def _fitted(chip: MapPlan, side: int, lanes: int) -> Size:
     for length, own, halo in zip((chip.height, chip.width), chip.window, chip.halo, strict=True):
         sizes = [n for n in range(CELL, max(side, own) + 1, CELL) if n >= own and n > 2 * halo] or [own]
         axes.append([(size, window_count(length, size, halo, CELL)) for size in sizes])
-    found = {(h, w): down * across * h * w for (h, down), (w, across) in product(*axes)}
-    return min(found, key=lambda size: (_cost(found[size], size, lanes), found[size]))
+    found = {(h, w): down * across for (h, down), (w, across) in product(*axes)}
+    return min(found, key=lambda size: (_cost(found[size], size, lanes), _cost(found[size], size, 1)))
 
 
 def _lanes(predictor: Predictor, size: Size) -> int:
@@ -152,10 +152,13 @@ def _lanes(predictor: Predictor, size: Size) -> int:
     return predictor.lanes(size[0] * size[1]).count
 
 
-def _cost(computed_pixels: int, size: Size, lanes: int) -> int:
+def _cost(windows: int, size: Size, lanes: int) -> int:
     """Return the pixels that one lane has to compute while all of a scene's windows are."""
-    pixels = size[0] * size[1]
-    return -(-computed_pixels // pixels // lanes) * pixels
+    return _rounds(windows, lanes) * size[0] * size[1]
+
+
+def _rounds(windows: int, lanes: int) -> int:
+    return -(-windows // lanes)
 
 
 def _fastest(plans: Sequence[MapPlan], predictor: Predictor, spec: NetworkSpec, reader: SceneReader) -> Choice:
@@ -189,8 +192,7 @@ def _measure_memory(
         times = [_seconds(predictor, image, fed) for _ in range(RUNS)]  # of a batch in each lane
     except UserError:  # the device's memory does not take it
         return math.inf
-    windows = plan.computed_pixels // (plan.window[0] * plan.window[1])
-    seconds[plan.window] = min(times) * -(-windows // _lanes(predictor, plan.window)) / count
+    seconds[plan.window] = min(times) * _rounds(plan.windows, _lanes(predictor, plan.window)) / count
     return (_peak_bytes() - before) * plan.batch / count
 
 
