@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from src.bands import Band, match_bands
-from src.datafolder import read_label
+from src.bands import Band, all_measured, match_bands
+from src.datafolder import label_values
 from src.errors import UserError
 from src.labels import IGNORE, ClassTable
+from src.raster.plain import PlainRaster, find_plain
 from src.raster.read import RasterInfo, info_of, open_chip, read_valid, read_window
 from src.tables import Sample
 
@@ -27,6 +28,7 @@ class LabelledChip:
         valid: H × W, True where every used band has a measurement.
         values: H × W class values, 0 = unclassified.
         target: H × W class indices, IGNORE for pixels without a class or without a measurement.
+        plain: How to read it again without GDAL; None where that was not asked for, or cannot be.
     """
 
     info: RasterInfo
@@ -34,6 +36,35 @@ class LabelledChip:
     valid: npt.NDArray[np.bool_]
     values: npt.NDArray[np.uint8]
     target: npt.NDArray[np.uint8]
+    plain: PlainChip | None = None
+
+
+@dataclass(frozen=True)
+class PlainChip:
+    """A chip that was read and found whole, and can be read again without GDAL.
+
+    Attributes:
+        info: Of the image file.
+        image: The expected bands in their order.
+        label: One band of class values.
+        nodata: Nodata value of each band, None where there is none.
+        used: Which bands count for the mask.
+        classes: The class table, which has all of the label's values.
+    """
+
+    info: RasterInfo
+    image: PlainRaster
+    label: PlainRaster
+    nodata: tuple[float | None, ...]
+    used: tuple[bool, ...]
+    classes: ClassTable
+
+    def read(self) -> LabelledChip | None:
+        """Read it again; None where a file has changed since."""
+        image, label = self.image.read(), self.label.read()
+        if image is None or label is None:
+            return None
+        return _masked(self.info, image, all_measured(image, self.nodata, self.used), label[0], self.classes, self)
 
 
 def read_labelled(
@@ -44,6 +75,8 @@ def read_labelled(
     classes: ClassTable,
     nodata_is_data: bool = False,
     by: str = "the checkpoint",
+    *,
+    again: bool = False,
 ) -> LabelledChip:
     """Read a chip and its label.
 
@@ -55,6 +88,7 @@ def read_labelled(
         classes: The class table.
         nodata_is_data: Take every pixel for a measurement.
         by: What to call who expects bands and classes, in errors.
+        again: Whether it will be read again: then look whether that can be done without GDAL.
 
     Raises:
         UserError: A file is missing or broken, image and label differ in size, the bands do not match, or a label
@@ -68,7 +102,10 @@ def read_labelled(
         valid = np.ones(image.shape[1:], bool)
         if not nodata_is_data:
             valid = read_valid(dataset, info.window, image, declared, used)
-    values = read_label(sample.label)
+        plain_image = find_plain(dataset, chosen, image) if again else None
+    with open_chip(sample.label) as dataset:
+        values = label_values(dataset)
+        plain_label = find_plain(dataset, [0], values[None]) if plain_image else None
     if values.shape != valid.shape:
         raise UserError(
             f"{sample.label} is {_size(values.shape)} pixels, its image {_size(valid.shape)}; expected the same size. "
@@ -79,7 +116,23 @@ def read_labelled(
             f"{sample.label} has the value {unknown[0]}; {by} knows the classes {', '.join(map(str, classes.values))} "
             "(0 = unclassified). Give labels that have only these, or train on labels that have it."
         )
-    return LabelledChip(info, image, valid, values, np.where(valid, classes.encode(values), np.uint8(IGNORE)))
+    plain = None
+    if plain_image and plain_label:
+        counting = tuple(bool(counts) and not nodata_is_data for counts in used)
+        plain = PlainChip(info, plain_image, plain_label, tuple(declared), counting, classes)
+    return _masked(info, image, valid, values, classes, plain)
+
+
+def _masked(
+    info: RasterInfo,
+    image: npt.NDArray[Any],
+    valid: npt.NDArray[np.bool_],
+    values: npt.NDArray[np.uint8],
+    classes: ClassTable,
+    plain: PlainChip | None,
+) -> LabelledChip:
+    target = np.where(valid, classes.encode(values), np.uint8(IGNORE))
+    return LabelledChip(info, image, valid, values, target, plain)
 
 
 def _size(shape: tuple[int, ...]) -> str:

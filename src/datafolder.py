@@ -22,7 +22,7 @@ from src.errors import UserError
 from src.grid import Window
 from src.labels import ClassTable
 from src.raster.georeference import shifted
-from src.raster.read import RasterInfo, info_of, open_chip, read_window
+from src.raster.read import DatasetReader, RasterInfo, info_of, open_chip, read_window
 from src.spec import DatasetSpec, SceneSpec
 from src.tables import (
     PARTS,
@@ -205,9 +205,16 @@ def read_label(label: Path) -> npt.NDArray[np.uint8]:
         UserError: It cannot be read, or has a value that is not a whole number of 0–255.
     """
     with open_chip(label) as dataset:
-        values = read_window(dataset, info_of(dataset).window, 0, [0])[0]
+        return label_values(dataset)
+
+
+def label_values(dataset: DatasetReader) -> npt.NDArray[np.uint8]:
+    """Return the class values of an open label chip, as :func:`read_label` does."""
+    values = read_window(dataset, info_of(dataset).window, 0, [0])[0]
     if values.dtype != np.uint8 and not np.all((values >= 0) & (values <= 255) & (values == np.floor(values))):
-        raise UserError(f"{label} has values that are no classes; expected whole numbers of 0–255 (0 = unclassified).")
+        raise UserError(
+            f"{dataset.name} has values that are no classes; expected whole numbers of 0–255 (0 = unclassified)."
+        )
     return np.asarray(values, np.uint8)
 
 

@@ -131,10 +131,15 @@ class SegmentationData(L.LightningDataModule, ABC):
         if self.cache and self._fits(list(sources.values())):
             self._sources = {stage: Cached(self._checked(source, stage)) for stage, source in sources.items()}
             return
+        sources = {stage: self.reread(source) for stage, source in sources.items()}
         if self.check or self.oversample:
             for stage, source in sources.items():
                 deque(self._checked(source, stage), maxlen=0)
         self._sources = dict(sources)
+
+    def reread(self, source: ChipSource) -> ChipSource:
+        """Return a stage's chips as they are best read epoch by epoch."""
+        return source
 
     def _checked(self, source: ChipSource, stage: Stage) -> Iterator[Chip]:
         """Read every chip of a stage; raises UserError at the end if none has a labelled pixel."""

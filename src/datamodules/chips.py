@@ -9,10 +9,11 @@ from typing import Literal
 
 from torch.utils.data import Dataset
 
-from src.chips import read_labelled
+from src.chips import LabelledChip, PlainChip, read_labelled
 from src.datafolder import DataFolder, read_data_folder
 from src.datamodules.base import DataDescription, SegmentationData, Stage
 from src.datamodules.batches import Chip
+from src.datamodules.cache import ChipSource
 from src.errors import UserError
 from src.spec import DatasetSpec
 from src.tables import Sample
@@ -20,36 +21,47 @@ from src.tables import Sample
 log = logging.getLogger(__name__)
 
 
-def read_chip(sample: Sample, spec: DatasetSpec) -> Chip:
-    """Read a chip as the network takes it.
+class ChipDataset(Dataset[Chip]):
+    """Chips of a data folder; each access reads its files anew.
 
     Args:
-        sample: Paths of image and label.
+        samples: Their files.
         spec: Of the data folder: bands that count for the mask, nodata, classes.
-
-    Raises:
-        UserError: A file is missing, broken or of another size, or a label value is no class.
+        again: Whether they are read epoch by epoch: then the second time without GDAL, where that can be.
     """
-    chip = read_labelled(sample, spec.bands, spec.used, spec.nodata, spec.classes, by="the data folder")
-    if (found := (chip.info.width, chip.info.height)) != spec.chip_size:
-        raise UserError(
-            f"{sample.image} has {found[0]} × {found[1]} pixels, the data folder's chips have {spec.chip_size[0]} × "
-            f"{spec.chip_size[1]}; chips of one folder must agree. Run prepare.py again."
-        )
-    return Chip(sample.image.name, chip.image, chip.valid, chip.target)
 
-
-class ChipDataset(Dataset[Chip]):
-    """Chips of a data folder; each access opens, reads and closes its files."""
-
-    def __init__(self, samples: Sequence[Sample], spec: DatasetSpec) -> None:
-        self.samples, self.spec = list(samples), spec
+    def __init__(self, samples: Sequence[Sample], spec: DatasetSpec, *, again: bool = False) -> None:
+        self.samples, self.spec, self.again = list(samples), spec, again
+        self._plain: dict[int, PlainChip] = {}
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> Chip:
-        return read_chip(self.samples[index], self.spec)
+        """Read a chip.
+
+        Raises:
+            UserError: A file is missing, broken or of another size, or a label value is no class.
+        """
+        sample, known = self.samples[index], self._plain.get(index)
+        chip = known.read() if known else None
+        if chip is None:
+            chip = self._opened(sample)
+            if chip.plain:
+                self._plain[index] = chip.plain
+        return Chip(sample.image.name, chip.image, chip.valid, chip.target)
+
+    def _opened(self, sample: Sample) -> LabelledChip:
+        spec = self.spec
+        chip = read_labelled(
+            sample, spec.bands, spec.used, spec.nodata, spec.classes, by="the data folder", again=self.again
+        )
+        if (found := (chip.info.width, chip.info.height)) != spec.chip_size:
+            raise UserError(
+                f"{sample.image} has {found[0]} × {found[1]} pixels, the data folder's chips have "
+                f"{spec.chip_size[0]} × {spec.chip_size[1]}; chips of one folder must agree. Run prepare.py again."
+            )
+        return chip
 
 
 class ChipData(SegmentationData):
@@ -123,3 +135,8 @@ class ChipData(SegmentationData):
                 shared[0].image.name,
             )
         return ChipDataset(samples, self.folder.spec)
+
+    def reread(self, source: ChipSource) -> ChipSource:
+        """Return chips that note where their numbers lie."""
+        assert isinstance(source, ChipDataset)
+        return ChipDataset(source.samples, source.spec, again=True)

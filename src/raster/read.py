@@ -111,10 +111,15 @@ def open_chip(path: str | Path) -> Iterator[rasterio.DatasetReader]:
     _check_beside(os.fspath(path))
     with (
         reading(path, f"a whole {' or '.join(CHIP_FORMATS)}"),
-        rasterio.Env(GDAL_PAM_ENABLED=False),
+        rasterio.Env(GDAL_PAM_ENABLED=False, **_without_listing(path)),
         DatasetReader(os.fspath(path), driver=CHIP_FORMATS) as dataset,  # rasterio.open takes one driver only
     ):
         yield dataset
+
+
+def _without_listing(path: str | Path) -> dict[str, str]:
+    """Keep GDAL from listing a TIFF's folder, which may hold thousands of chips: it asks for what is beside by name."""
+    return {"GDAL_DISABLE_READDIR_ON_OPEN": "TRUE"} if os.fspath(path).lower().endswith((".tif", ".tiff")) else {}
 
 
 def _check_beside(path: str) -> None:
@@ -185,7 +190,7 @@ def info_of(dataset: rasterio.DatasetReader) -> RasterInfo:
         transform=tuple(dataset.transform)[:6],
         nodata=tuple(dataset.nodatavals[i - 1] for i in indexes),
         bands=_bands(dataset, indexes),
-        masked=bool(_mask_indexes(dataset)),
+        masked=bool(mask_indexes(dataset)),
         block=dataset.block_shapes[0],
     )
 
@@ -198,7 +203,7 @@ def measurement_indexes(dataset: rasterio.DatasetReader) -> list[int]:
     return indexes or list(dataset.indexes)
 
 
-def _mask_indexes(dataset: rasterio.DatasetReader) -> list[int]:
+def mask_indexes(dataset: rasterio.DatasetReader) -> list[int]:
     """List the 1-based indexes whose GDAL masks say more than nodata values do: one where all bands share it."""
     flags = dataset.mask_flag_enums
     if any(MaskFlags.per_dataset in flag for flag in flags):
@@ -232,7 +237,7 @@ def read_valid(
         outside = np.ones(valid.shape, bool)
         outside[top : top + inside.height, left : left + inside.width] = False
         valid &= ~outside
-    masks = _mask_indexes(dataset)
+    masks = mask_indexes(dataset)
     if masks and inside.pixels:
         part = RasterioWindow(inside.column, inside.row, inside.width, inside.height)
         mask = (dataset.read_masks(masks, window=part) > 0).all(0)
