@@ -210,12 +210,16 @@ def read_label(label: Path) -> npt.NDArray[np.uint8]:
 
 def label_values(dataset: DatasetReader) -> npt.NDArray[np.uint8]:
     """Return the class values of an open label chip, as :func:`read_label` does."""
-    values = read_window(dataset, info_of(dataset).window, 0, [0])[0]
-    if values.dtype != np.uint8 and not np.all((values >= 0) & (values <= 255) & (values == np.floor(values))):
+    values = read_window(dataset, Window(0, 0, dataset.height, dataset.width), 0, [0])[0]
+    if values.dtype != np.uint8 and not _are_bytes(values):
         raise UserError(
             f"{dataset.name} has values that are no classes; expected whole numbers of 0–255 (0 = unclassified)."
         )
     return np.asarray(values, np.uint8)
+
+
+def _are_bytes(values: npt.NDArray[Any]) -> bool:
+    return values.dtype.kind != "c" and bool(np.all((values >= 0) & (values <= 255) & (values == np.floor(values))))
 
 
 def value_counts(label: Path) -> npt.NDArray[np.int64]:

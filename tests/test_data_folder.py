@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.datafolder import read_data_folder
+from src.datafolder import read_data_folder, read_label
 from src.errors import UserError
 from src.preparation.prepare import prepare
 from src.preparation.settings import Preparation
@@ -70,6 +70,18 @@ def test_a_chip_that_is_trained_on_cannot_be_scored(folder: Path, part: Part) ->
     with pytest.raises(UserError, match=rf"{part}_files.csv lists images.{name}, which train_files.csv lists too"):
         data.samples(part)
     assert chip in {f"images/{sample.image.name}" for sample in data.samples("train")}
+
+
+@pytest.mark.parametrize("values", [[[-1.0]], [[256.0]], [[1.5]], [[1 + 1j]]], ids=str)
+def test_a_label_that_holds_no_classes_is_one_clear_line(tmp_path: Path, values: list[list[complex]]) -> None:
+    label = rasters.write(tmp_path / "label.tif", np.asarray(values))
+    with pytest.raises(UserError, match=r"label\.tif has values that are no classes"):
+        read_label(label)
+
+
+def test_a_label_may_hold_its_classes_in_another_type(tmp_path: Path) -> None:
+    label = rasters.write(tmp_path / "label.tif", np.array([[0.0, 3.0, 255.0]]))
+    assert read_label(label).tolist() == [[0, 3, 255]]
 
 
 def test_classes_come_from_all_chips_and_not_from_the_first(folder: Path) -> None:

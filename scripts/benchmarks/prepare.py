@@ -17,7 +17,8 @@ from src.grid import chip_windows
 from src.preparation.prepare import prepare
 from src.preparation.settings import Preparation
 
-SIDE = 4096
+SIDE = 6144
+"""A third of a Sentinel-2 tile: on less, drawing the overview, which takes as long for any scene, is a large part."""
 CHIP = 256
 GOAL = 1 / 1.3
 

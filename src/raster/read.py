@@ -109,15 +109,15 @@ def open_chip(path: str | Path) -> Iterator[rasterio.DatasetReader]:
         UserError: As :func:`open_raster`; or it has another format than :data:`CHIP_FORMATS`, or something else beside.
     """
     _check_beside(os.fspath(path))
+    options = {"GDAL_PAM_ENABLED": False} | _without_listing(path)
     with (
-        reading(path, f"a whole {' or '.join(CHIP_FORMATS)}"),
-        rasterio.Env(GDAL_PAM_ENABLED=False, **_without_listing(path)),
+        reading(path, f"a whole {' or '.join(CHIP_FORMATS)}", **options),
         DatasetReader(os.fspath(path), driver=CHIP_FORMATS) as dataset,  # rasterio.open takes one driver only
     ):
         yield dataset
 
 
-def _without_listing(path: str | Path) -> dict[str, str]:
+def _without_listing(path: str | Path) -> dict[str, Any]:
     """Keep GDAL from listing a TIFF's folder, which may hold thousands of chips: it asks for what is beside by name."""
     return {"GDAL_DISABLE_READDIR_ON_OPEN": "TRUE"} if os.fspath(path).lower().endswith((".tif", ".tiff")) else {}
 
@@ -138,11 +138,14 @@ def _check_beside(path: str) -> None:
 
 
 @contextmanager
-def reading(path: str | Path, kind: str = "a whole file that GDAL reads") -> Iterator[None]:
-    """Turn GDAL's errors about a file into a :class:`UserError` that names it, and what ``kind`` was expected."""
+def reading(path: str | Path, kind: str = "a whole file that GDAL reads", **options: Any) -> Iterator[None]:
+    """Turn GDAL's errors about a file into a :class:`UserError` that names it, and what ``kind`` was expected.
+
+    ``options`` are GDAL's, as long as the context lasts.
+    """
     text = os.fspath(path)
     try:
-        with rasterio.Env():  # in threads without one GDAL prints its warnings on stderr
+        with rasterio.Env(**options):  # in threads without one GDAL prints its warnings on stderr
             yield
     except RasterioError as error:
         if not text.startswith("/vsi") and "://" not in text and not Path(text).exists():
