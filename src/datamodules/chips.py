@@ -138,5 +138,4 @@ class ChipData(SegmentationData):
 
     def reread(self, source: ChipSource) -> ChipSource:
         """Return chips that note where their numbers lie."""
-        assert isinstance(source, ChipDataset)
-        return ChipDataset(source.samples, source.spec, again=True)
+        return ChipDataset(source.samples, source.spec, again=True) if isinstance(source, ChipDataset) else source
