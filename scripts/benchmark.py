@@ -25,14 +25,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script finds only what lies beside it
 
 from scripts.accuracy.classical import CLASSIFIERS, classify
-from scripts.accuracy.networks import ABLATION, DEFAULT, NARROW, OURS, SPECDEEPMAP, Recipe, Took, train_and_map
-from scripts.accuracy.results import ABLATION_FOLDER, mean_iou, write_results
+from scripts.accuracy.networks import ABLATION, DEFAULT, NARROW, OURS, SHALLOW, SPECDEEPMAP, Recipe, Took, train_and_map
+from scripts.accuracy.results import ABLATION_FOLDER, FLOAT32_FOLDER, mean_iou, write_results
 from scripts.accuracy.scenes import SCENES, TEST, Area, BenchmarkScene, lay_out
 from src.atomic import write_text
+from src.models.precision import prefers_bf16
 from src.spec import git_revision
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,8 +58,12 @@ class Run:
 
     @property
     def path(self) -> Path:
-        """Where its result lies; those of the CPU are kept apart."""
-        folder = RESULTS if self.accelerator == "cpu" else RESULTS / ABLATION_FOLDER
+        """Where its result lies; those of GPUs, and of networks in another precision, are kept apart."""
+        folder = RESULTS
+        if self.accelerator != "cpu":
+            folder /= ABLATION_FOLDER
+        elif self.name not in CLASSIFIERS and not prefers_bf16(torch.device("cpu")):
+            folder /= FLOAT32_FOLDER
         return folder / self.scene.experiment / self.area / f"{self.name}-{self.seed}.json"
 
 
@@ -66,7 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--source", type=Path, help="folder of the scenes (needed for all but --write)")
     parser.add_argument("--scene", action="append", choices=SCENES, help="only this one (may be given again)")
-    parser.add_argument("--run", action="append", choices=(*NAMES, *NARROW), help="only this one (may be given again)")
+    parser.add_argument(
+        "--run", action="append", choices=(*NAMES, *SHALLOW, *NARROW), help="only this one (may be given again)"
+    )
     parser.add_argument("--seed", action="append", type=int, help=f"instead of {', '.join(map(str, SEEDS))}")
     parser.add_argument("--folds", action="store_true", help="areas to choose by; all levers, the first seed")
     parser.add_argument("--ablation", action="store_true", help="--folds with all seeds and the device that is there")
@@ -142,7 +150,7 @@ def confusion(truth: npt.NDArray[np.uint8], found: npt.NDArray[np.uint8], classe
 
 
 def _recipe(name: str) -> Recipe:
-    return (RECIPES | ABLATION | NARROW)[name]
+    return (RECIPES | ABLATION | SHALLOW | NARROW)[name]
 
 
 def _classified(run: Run, area: Area) -> tuple[npt.NDArray[np.uint8], Took]:

@@ -17,7 +17,7 @@ from src.datamodules.base import DataDescription, SegmentationData
 from src.errors import UserError
 from src.models import distributed
 from src.models.architectures import build_checked, trial
-from src.models.detail import DETAIL
+from src.models.detail import DETAIL, REACH
 from src.models.losses import WEIGHTINGS, class_weights
 from src.models.network import Network
 from src.models.precision import choose_device, prefers_bf16
@@ -38,7 +38,7 @@ HOUSE_TRAINER: dict[str, Any] = {
     "use_distributed_sampler": False,
 }
 """What no trainer of ours does: score before it trains, describe the network its own way, choose samples itself."""
-_OPTIONS: dict[str, dict[str, Any]] = {"unet": {DETAIL: 32}}
+_OPTIONS: dict[str, dict[str, Any]] = {"unet": {DETAIL: 48, REACH: [1, 2, 4]}}
 """Where ``configs/model`` differs from what the architectures' own parameters are."""
 
 
@@ -94,7 +94,8 @@ def make_network(data: DataDescription, choice: NetworkChoice) -> tuple[Network,
     )
     counts = len(data.bands), len(data.classes)
     components = choose_components(data, choice, plan.pretrained)
-    plain = {key: value for key, value in choice.chosen_options.items() if key != DETAIL or value}
+    options = choice.chosen_options
+    plain = {key: value for key, value in options.items() if key not in (DETAIL, REACH) or options.get(DETAIL)}
     options = plain | ({ATTRIBUTE: components} if components else {})
     architecture = build_checked(choice.architecture, plan.encoder, *counts, data.chip_size, **options)
     apply_weights(architecture, plan)

@@ -45,6 +45,7 @@ class Recipe:
         augmentation: Random changes of training batches.
         loss: Takes logits B × n × H × W and class indices B × H × W; None for cross-entropy with ``class_weights``.
         class_weights: true for the data folder's own, false for none, the name of a rule, or a number per class.
+        deep_supervision: Weight of the loss of each branch of the network alone, beside that of their sum.
         ema_decay: Share that a moving average of the weights keeps at each step; 0 for no average.
         seed: Of weights, order and augmentation.
     """
@@ -55,6 +56,7 @@ class Recipe:
     augmentation: Augmentation = field(default_factory=lambda: Augmentation(flips=True, rotate90=True))
     loss: nn.Module | None = None
     class_weights: bool | str | Sequence[float] = True
+    deep_supervision: float = 1.0
     ema_decay: float = 0.0
     seed: int = 42
 
@@ -118,7 +120,16 @@ def _segmenter(data: DataDescription, choice: NetworkChoice, recipe: Recipe, con
     network, spec = make_network(data, choice)
     check_crop(network, spec, recipe.augmentation)
     loss = recipe.loss or CrossEntropy(choose_class_weights(data, recipe.class_weights))
-    return Segmenter(network, spec, loss, recipe.optimization, recipe.augmentation, recipe.seed, config)
+    return Segmenter(
+        network,
+        spec,
+        loss,
+        recipe.optimization,
+        recipe.augmentation,
+        recipe.seed,
+        config,
+        deep_supervision=recipe.deep_supervision,
+    )
 
 
 def _config(

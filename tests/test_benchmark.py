@@ -121,6 +121,7 @@ def test_a_run_that_has_a_result_is_not_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(benchmark, "RESULTS", tmp_path)
+    monkeypatch.setattr(benchmark, "prefers_bf16", lambda _: True)
     monkeypatch.setattr(benchmark, "measure", lambda run, _: print(run.path.relative_to(tmp_path)))
     monkeypatch.setattr(benchmark, "write_results", lambda *_: "written")
     there = tmp_path / "havel/test/ours-43.json"
@@ -133,6 +134,7 @@ def test_a_run_that_has_a_result_is_not_repeated(
 def test_only_folds_that_a_scene_has_are_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
     monkeypatch.setattr(benchmark, "RESULTS", tmp_path)
+    monkeypatch.setattr(benchmark, "prefers_bf16", lambda _: True)
     monkeypatch.setattr(benchmark, "measure", lambda run, _: made.append(f"{run.scene.experiment} {run.area}"))
     monkeypatch.setattr(benchmark, "write_results", lambda *_: "")
     asked = ["--source", str(tmp_path), "--run", "ours", "--folds", "--fold", "fold-1", "--fold", "fold-3"]

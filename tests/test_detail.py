@@ -13,9 +13,13 @@ from omegaconf import OmegaConf
 
 from src.datamodules.chips import ChipData
 from src.errors import UserError
+from src.labels import IGNORE
 from src.models.architectures import ARCHITECTURES, build
 from src.models.checkpoint import load_network, save_network
-from src.models.detail import DETAIL
+from src.models.detail import DETAIL, REACH
+from src.models.losses import CrossEntropy
+from src.models.optimization import Optimization
+from src.models.segmenter import Segmenter
 from src.training import NetworkChoice, make_network
 from tests.chip_folder import make_chip_folder
 
@@ -55,6 +59,67 @@ def test_without_it_the_network_is_that_of_segmentation_models_pytorch() -> None
 def test_a_width_that_is_none_is_refused(width: object) -> None:
     with pytest.raises(UserError, match=r"model\.detail=.* is no number of channels"):
         build("unet", "resnet18", 4, 3, (64, 64), detail=width)
+
+
+@pytest.mark.parametrize("reach", [[0], [1.5], "wide", [True], 3])
+def test_a_reach_that_is_none_is_refused(reach: object) -> None:
+    with pytest.raises(UserError, match=r"model\.detail_dilations=.* does not fit"):
+        build("unet", "resnet18", 4, 3, (64, 64), detail=8, detail_dilations=reach)
+
+
+@torch.inference_mode()
+def test_dilations_say_how_far_it_looks() -> None:
+    torch.manual_seed(0)
+    image = torch.zeros(1, 4, 64, 64)
+    spot = image.clone()
+    spot[:, :, 32, 32] = 3
+    network = build("unet", "resnet18", 4, 3, (64, 64), detail=8, detail_dilations=[1, 2, 4]).eval()
+    branch = network.get_submodule(DETAIL)
+    rows = ((branch(spot) - branch(image)).abs().amax(1)[0] > 0).nonzero()[:, 0]
+    assert (rows.min(), rows.max()) == (32 - 7, 32 + 7)
+
+
+def test_a_checkpoint_from_before_it_looked_further_is_what_it_was() -> None:
+    """Its options name channels only: one block, as all branches had."""
+    names = build("unet", "resnet18", 4, 3, (64, 64), detail=8).get_submodule(DETAIL).state_dict()
+    assert sum(name.endswith("change.0.weight") for name in names) == 1
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0, 0.5])
+def test_each_branch_is_held_against_the_truth_by_itself(tmp_path: Path, weight: float) -> None:
+    data = ChipData(make_chip_folder(tmp_path / "data"))
+    data.setup()
+    small = {"encoder_depth": 3, "decoder_channels": [16, 16, 8], DETAIL: 8, REACH: [1, 2]}
+    network, spec = make_network(data.describe(), NetworkChoice(options=small))
+    segmenter = Segmenter(network, spec, CrossEntropy(), Optimization(), deep_supervision=weight)
+    network.get_submodule(f"architecture.{DETAIL}.dropout").eval()  # as it is when its branch is asked alone below
+    batch = next(iter(data.train_dataloader()))
+    step = segmenter.step(batch)
+    assert (step.loss == step.minimised) == (weight == 0)
+    image = network.normalize(batch.image, batch.valid)
+    with torch.no_grad():
+        own, branch = network.architecture.forward(image), network.get_submodule(f"architecture.{DETAIL}")(image)
+    target = torch.where(batch.valid, batch.target, IGNORE)
+    whole, first, second = (float(CrossEntropy()(logits, target)) for logits in (own + branch, own, branch))
+    assert float(step.loss.detach()) == pytest.approx(whole, rel=1e-4)
+    assert float(step.minimised.detach()) == pytest.approx(
+        (whole + weight * (first + second)) / (1 + 2 * weight), rel=1e-4
+    )
+    assert network.eval().architecture(image).shape[1] == len(spec.classes)  # only in training does it say more
+
+
+def test_a_network_without_branches_has_one_loss(tmp_path: Path) -> None:
+    data = ChipData(make_chip_folder(tmp_path / "data"))
+    data.setup()
+    network, spec = make_network(data.describe(), NetworkChoice("pixel_resnet"))
+    step = Segmenter(network, spec, CrossEntropy(), Optimization()).step(next(iter(data.train_dataloader())))
+    assert step.loss is step.minimised
+
+
+def test_a_weight_below_nothing_is_refused(tmp_path: Path) -> None:
+    network, spec = make_network(ChipData(make_chip_folder(tmp_path / "data")).describe(), NetworkChoice())
+    with pytest.raises(UserError, match="deep_supervision=-1 is no weight"):
+        Segmenter(network, spec, CrossEntropy(), Optimization(), deep_supervision=-1)
 
 
 def test_architectures_at_full_resolution_have_none() -> None:

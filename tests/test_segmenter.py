@@ -485,7 +485,7 @@ def test_step_gives_unmeasured_pixels_no_class(folder: Path) -> None:
     module, data = segmenter(folder), ChipData(folder)
     chip = data.source("validation")[0]
     batch: Batch = collate([chip, chip])
-    loss, target, prediction = module.eval().step(batch)
-    assert torch.isfinite(loss)
-    assert (target[~batch.valid] == IGNORE).all()
-    assert prediction.shape == target.shape == (2, 32, 32)
+    step = module.eval().step(batch)
+    assert torch.isfinite(step.loss)
+    assert (step.target[~batch.valid] == IGNORE).all()
+    assert step.prediction.shape == step.target.shape == (2, 32, 32)

@@ -114,6 +114,18 @@ NARROW = {
 }
 """The same around ``narrow-context``, which was OURS until 28 November 2026; run only where they are asked for."""
 
+_BEFORE = ("model.detail=32", "model.detail_dilations=[1]", "deep_supervision=0")
+_THEN = "until 29 Nov 2026"
+SHALLOW = {
+    "shallow": Recipe(f"train.py without further keys, {_THEN}", (*DEFAULT.overrides, *_BEFORE)),
+    "unet-shallow": Recipe(f"model=unet encoder=resnet18, {_THEN}", (*ABLATION["unet-resnet18"].overrides, *_BEFORE)),
+} | {
+    f"shallow-{name.removeprefix('default-')}": Recipe(f"{recipe.title}, {_THEN}", (*_BEFORE, *recipe.overrides))
+    for name, recipe in ABLATION.items()
+    if name.startswith("default")
+}
+"""The same around what was DEFAULT until then, whose branch had one block, and no loss of its own."""
+
 
 def prepare_chips(scene: BenchmarkScene, area: Area, here: Path) -> Path:
     """Make an area's chips in a folder, where they are not there yet; return their folder."""

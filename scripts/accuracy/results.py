@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scripts.accuracy.classical import CLASSIFIERS
-from scripts.accuracy.networks import ABLATION, DEFAULT, NARROW, OURS, SPECDEEPMAP
+from scripts.accuracy.networks import ABLATION, DEFAULT, NARROW, OURS, SHALLOW, SPECDEEPMAP
 from scripts.accuracy.scenes import SCENES, TEST, BenchmarkScene
 from src.atomic import write_text
 
@@ -21,13 +21,16 @@ Matrix = npt.NDArray[np.int64]
 
 TITLES = (
     {name: classifier.title for name, classifier in CLASSIFIERS.items()}
-    | {"specdeepmap": SPECDEEPMAP.title, "default": DEFAULT.title, "ours": OURS.title}
-    | {name: recipe.title for name, recipe in (ABLATION | NARROW).items()}
+    | {"specdeepmap": SPECDEEPMAP.title, "default": DEFAULT.title, "shallow": SHALLOW["shallow"].title}
+    | {"ours": OURS.title}
+    | {name: recipe.title for name, recipe in (ABLATION | SHALLOW | NARROW).items()}
 )
 """What every run is called, in the order of the tables."""
 NARROW_BASE = "narrow-context"
 ABLATION_FOLDER = "ablation"
 """Of results on the device that was there, beside those of the CPU."""
+FLOAT32_FOLDER = "float32"
+"""Of results of CPUs that do not multiply bfloat16: other sums, and so another training."""
 
 
 @dataclass(frozen=True)
@@ -70,19 +73,20 @@ def write_results(logs: Path, document: Path) -> str:
     Args:
         logs: Folder of the runs' JSON files.
         document: Has ``<!-- begin: what -->`` and ``<!-- end -->`` around each table, for what = test, folds and
-            ablation.
+            ablation, and float32 for test areas and folds of CPUs without bfloat16.
     """
-    found: dict[str, list[Result]] = defaultdict(list)
-    levers: dict[str, list[Result]] = defaultdict(list)
+    kinds: dict[str, dict[str, list[Result]]] = defaultdict(lambda: defaultdict(list))
     for path in sorted(logs.rglob("*.json")):
-        row = json.loads(path.read_text(encoding="utf-8"))
-        apart = path.relative_to(logs).parts[0] == ABLATION_FOLDER
-        (levers if apart else found)[row["scene"]].append(Result.from_dict(row))
+        row, folder = json.loads(path.read_text(encoding="utf-8")), path.relative_to(logs).parts[0]
+        kind = folder if folder in (ABLATION_FOLDER, FLOAT32_FOLDER) else ""
+        kinds[kind][row["scene"]].append(Result.from_dict(row))
+    found, levers, plain = kinds[""], kinds[ABLATION_FOLDER], kinds[FLOAT32_FOLDER]
     inside = "{}, inside the training area"
     tables = {
         "ablation": "\n".join(_lever_table(scene.title, levers[name]) for name, scene in SCENES.items()),
         "test": "\n".join(_test_tables(SCENES[name], found[name]) for name in SCENES if found[name]),
         "folds": "\n".join(_lever_table(inside.format(scene.title), found[name]) for name, scene in SCENES.items()),
+        "float32": "\n".join(_float32_tables(inside.format(s.title), s, plain[name]) for name, s in SCENES.items()),
     }
     text = document.read_text(encoding="utf-8")
     for what, table in tables.items():
@@ -92,6 +96,11 @@ def write_results(logs: Path, document: Path) -> str:
             text = before + mark + table + end + rest.partition(end)[2]
     write_text(document, text)
     return "\n".join(tables.values())
+
+
+def _float32_tables(heading: str, scene: BenchmarkScene, results: Sequence[Result]) -> str:
+    """Lay out what there is of the test area, then of the folds."""
+    return "\n".join(filter(None, (_test_tables(scene, results), _lever_table(heading, results))))
 
 
 def _test_tables(scene: BenchmarkScene, results: Sequence[Result]) -> str:
@@ -125,13 +134,17 @@ def _lever_table(heading: str, results: Sequence[Result]) -> str:
     """Lay out each recipe's score inside the training area, pooled over folds: its spread over seeds, and its lead.
 
     The base that it is held against is the recipe that the lever changes, on the same folds with the same seeds:
-    ``default`` and ``narrow-context`` for levers of such names, else ``ours``. Seeds that were run on other folds have
-    a line of their own.
+    ``default``, ``shallow`` and ``narrow-context`` for levers of such names, else ``ours``. Seeds that were run on
+    other folds have a line of their own.
     """
     results, lines = [result for result in results if result.area != TEST], []
     for name, title in TITLES.items():
         kind = name.partition("-")[0]
-        base = {"default": "default", "narrow": "ours" if name == NARROW_BASE else NARROW_BASE}.get(kind, "ours")
+        base = {
+            "default": "default",
+            "shallow": "shallow",
+            "narrow": "ours" if name == NARROW_BASE else NARROW_BASE,
+        }.get(kind, "ours")
         by_folds: dict[tuple[str, ...], list[int]] = defaultdict(list)
         for seed in sorted({r.seed for r in results if r.run == name}):
             by_folds[tuple(sorted(r.area for r in _runs(results, name, seed)))].append(seed)

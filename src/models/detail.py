@@ -8,18 +8,28 @@ satellite's image, never reach the last layer. This branch brings them there.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import nn
 
+from src.errors import UserError
 from src.models.compact import PixelResNet
 
 DETAIL = "detail"
 """Name of the option (channels, 0 for none), of the module in an architecture and so of its tensors in a checkpoint."""
-DILATIONS = (1,)
-"""One residual block: 3 × 3 pixels."""
+REACH = "detail_dilations"
+"""Name of the option that says how far the branch looks: a residual block of 3 × 3 weights for each dilation."""
+_DILATIONS = (1,)
+"""What it was before there was such an option: in checkpoints from then."""
+_DROPOUT = 0.2
+_APART = "tells_branches_apart"
 
 
-def add_detail(architecture: nn.Module, bands: int, classes: int, width: int) -> nn.Module:
+def add_detail(
+    architecture: nn.Module, bands: int, classes: int, width: int, dilations: Sequence[int] = _DILATIONS
+) -> nn.Module:
     """Let an architecture add the logits of a small network at full resolution to its own.
 
     Args:
@@ -27,16 +37,50 @@ def add_detail(architecture: nn.Module, bands: int, classes: int, width: int) ->
         bands: Number of input channels.
         classes: Number of classes.
         width: Channels of the small network.
+        dilations: Its blocks; see :class:`src.models.compact.PixelResNet`.
 
     Returns:
         The same architecture.
     """
-    setattr(architecture, DETAIL, PixelResNet(bands, classes, width, DILATIONS, dropout=0.0))
+    setattr(architecture, DETAIL, PixelResNet(bands, classes, width, dilations, _DROPOUT))
     architecture.register_forward_hook(_with_detail)
     return architecture
 
 
+def branch_options(options: dict[str, Any]) -> tuple[int, tuple[int, ...]]:
+    """Take the branch's options out of an architecture's; return its channels, 0 for none, and its dilations.
+
+    Raises:
+        UserError: They are no such numbers.
+    """
+    width, reach = options.pop(DETAIL, 0), options.pop(REACH, _DILATIONS)
+    if not _is_count(width) or width < 0:
+        raise UserError(f"model.{DETAIL}={width} is no number of channels; give 1 or more, or 0 for no such branch.")
+    if not isinstance(reach, list | tuple) or not all(_is_count(dilation) and dilation > 0 for dilation in reach):
+        raise UserError(f"model.{REACH}={reach} does not fit; give distances of 1 pixel or more, such as [1,2,4].")
+    return width, tuple(reach)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def tell_apart(architecture: nn.Module) -> bool:
+    """Let an architecture say in training what each of its branches alone says; tell whether it has any.
+
+    In training mode its answer is then B × 3·classes × H × W: the sum of the logits, which is its answer elsewhere, the
+    architecture's own, and the branch's.
+    """
+    if not hasattr(architecture, DETAIL):
+        return False
+    setattr(architecture, _APART, True)
+    return True
+
+
 def _with_detail(architecture: nn.Module, images: tuple[torch.Tensor, ...], logits: torch.Tensor) -> torch.Tensor:
     branch: PixelResNet = getattr(architecture, DETAIL)
-    summed: torch.Tensor = logits + branch(*images)
+    alone = branch(*images)
+    summed: torch.Tensor = logits + alone
+    if architecture.training and getattr(architecture, _APART, False):
+        return torch.cat([summed, logits, alone], dim=1)
     return summed

@@ -86,7 +86,7 @@ def _try_rates(
             group["lr"] = rate * factor
         moved = Batch(batch.image.to(device), batch.valid.to(device), batch.target.to(device), *batch[3:])
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            loss = segmenter.step(moved, seed=number)[0]
+            loss = segmenter.step(moved, seed=number).minimised
         average = _SMOOTHING * average + (1 - _SMOOTHING) * float(loss.detach())
         smooth = average / (1 - _SMOOTHING ** (number + 1))
         if not np.isfinite(smooth) or (losses and smooth > _EXPLODED * min(losses)):

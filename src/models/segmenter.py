@@ -17,6 +17,7 @@ from src.datamodules.batches import Batch
 from src.errors import UserError
 from src.labels import IGNORE
 from src.models.checkpoint import hyper_parameters
+from src.models.detail import tell_apart
 from src.models.distributed import channels_last, freeze_unused, share_buffers, share_number
 from src.models.network import Network, most_likely
 from src.models.optimization import Optimization
@@ -63,6 +64,23 @@ class Tally:
 
 
 @dataclass(frozen=True)
+class Step:
+    """What a batch comes to.
+
+    Attributes:
+        loss: Mean over the labelled pixels, of the network's answer.
+        minimised: The same with the losses of its branches alone, where there are such.
+        target: True class indices B × H × W, as augmented.
+        prediction: Predicted ones.
+    """
+
+    loss: torch.Tensor
+    minimised: torch.Tensor
+    target: torch.Tensor
+    prediction: torch.Tensor
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What an epoch's stage comes to: mean loss over labelled pixels, scores, and the chips it took."""
 
@@ -82,6 +100,9 @@ class Segmenter(L.LightningModule):
         augmentation: What happens to training batches, None for nothing.
         seed: Of all that is random; epoch and step are added to it.
         config: The composed configuration, for the checkpoint.
+        deep_supervision: Weight of the loss of each of the network's branches alone, beside that of their sum (Lee et
+            al., Deeply-Supervised Nets, 2015). What one of them has learned by heart would else leave nothing to be
+            learned to the other.
     """
 
     def __init__(
@@ -93,12 +114,17 @@ class Segmenter(L.LightningModule):
         augmentation: Augmentation | None = None,
         seed: int = 42,
         config: Mapping[str, Any] | None = None,
+        *,
+        deep_supervision: float = 1.0,
     ) -> None:
         super().__init__()
+        if deep_supervision < 0:
+            raise UserError(f"deep_supervision={deep_supervision:g} is no weight; give 0 or more.")
         self.network, self.spec, self.loss = channels_last(network), spec, loss
         self.layout: torch.memory_format = torch.channels_last
         self.optimization, self.seed, self.config = optimization, seed, dict(config or {})
         self.augmentation = augmentation if augmentation is not None and augmentation.changes else None
+        self.deep_supervision = deep_supervision if deep_supervision and tell_apart(network.architecture) else 0.0
         self.lr = optimization.lr
         self._tallies: dict[Stage, Tally] = {}
         self._outcomes: dict[Stage, Outcome] = {}
@@ -142,35 +168,38 @@ class Segmenter(L.LightningModule):
         seed = self._step_seed(batch_idx)
         # Dropout draws from PyTorch's own generator: seeded here, a resumed run draws what it would have drawn.
         torch.manual_seed(seed)
-        loss, target, prediction = self.step(batch, seed)
-        self._tallies["train"].add(loss, target, prediction)
-        self._check(loss, batch.names)
-        return loss
+        step = self.step(batch, seed)
+        self._tallies["train"].add(step.loss, step.target, step.prediction)
+        self._check(step.minimised, batch.names)
+        return step.minimised
 
     def validation_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Score a batch and return the predicted indices, B × H × W."""
         del batch_idx
-        loss, target, prediction = self.step(batch)
-        self._tallies["val"].add(loss, target, prediction)
-        return prediction
+        step = self.step(batch)
+        self._tallies["val"].add(step.loss, step.target, step.prediction)
+        return step.prediction
 
-    def step(self, batch: Batch, seed: int | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def step(self, batch: Batch, seed: int | None = None) -> Step:
         """Run a batch: normalise, augment, predict, compare.
 
         Args:
             batch: On the module's device.
             seed: Of the augmentation; None leaves the batch as it is.
-
-        Returns:
-            The loss, and true and predicted class indices B × H × W (as augmented).
         """
         pixels = Pixels(self.network.normalize(batch.image, batch.valid), batch.target, batch.valid)
         if seed is not None and self.augmentation is not None:
             pixels = self.augmentation(pixels, seed)
         image = pixels.image.contiguous(memory_format=self.layout)
         target = torch.where(pixels.valid, pixels.target, IGNORE)
-        logits: torch.Tensor = self.network.architecture(image)
-        return self.loss(logits, target), target, most_likely(logits.detach())
+        answer: torch.Tensor = self.network.architecture(image)
+        logits, *branches = torch.split(answer, len(self.spec.classes), dim=1)
+        loss = self.loss(logits, target)
+        minimised = loss
+        if branches:
+            alone = torch.stack([self.loss(branch, target) for branch in branches])
+            minimised = (loss + self.deep_supervision * alone.sum()) / (1 + self.deep_supervision * len(branches))
+        return Step(loss, minimised, target, most_likely(logits.detach()))
 
     def _step_seed(self, batch_idx: int) -> int:
         entropy = (self.seed, self.current_epoch, batch_idx + 1, self.global_rank)

@@ -144,6 +144,8 @@ class TrainConfig:
         loss: What is minimised; a group.
         class_weights: Weights of the classes in the loss: true for the data folder's, false for none,
             ``inverse_frequency``, ``inverse_sqrt``, ``effective_number``, or a number per class.
+        deep_supervision: Weight of the loss of each branch of the network alone, beside that of their sum, where it has
+            branches (``model.detail``); 0 for none.
         normalize: ``auto``: as the weights want it, else each band by the training chips' mean and standard
             deviation; true: always the latter; ``whiten``: then their principal components too, 64 at most, of about
             the same variance; false: only the scaler.
@@ -176,6 +178,7 @@ class TrainConfig:
     augmentation: Any = MISSING
     loss: Any = MISSING
     class_weights: Any = True
+    deep_supervision: float = 1.0
     normalize: Any = "auto"
     optimizer: Any = MISSING
     trainer: Any = MISSING

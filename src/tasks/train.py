@@ -180,6 +180,7 @@ def build_segmenter(config: DictConfig, data: SegmentationData) -> Segmenter:
         augmentation,
         seed=config.seed,
         config=_plain(config),
+        deep_supervision=config.deep_supervision,
     )
 
 
