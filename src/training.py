@@ -17,7 +17,7 @@ from src.datamodules.base import DataDescription, SegmentationData
 from src.errors import UserError
 from src.models import distributed
 from src.models.architectures import build_checked, trial
-from src.models.detail import DETAIL, REACH
+from src.models.detail import DETAIL, DROPOUT, REACH, kept_options
 from src.models.losses import WEIGHTINGS, class_weights
 from src.models.network import Network
 from src.models.precision import choose_device, prefers_bf16
@@ -38,7 +38,7 @@ HOUSE_TRAINER: dict[str, Any] = {
     "use_distributed_sampler": False,
 }
 """What no trainer of ours does: score before it trains, describe the network its own way, choose samples itself."""
-_OPTIONS: dict[str, dict[str, Any]] = {"unet": {DETAIL: 48, REACH: [1, 2, 4]}}
+_OPTIONS: dict[str, dict[str, Any]] = {"unet": {DETAIL: 48, REACH: [1, 2, 4], DROPOUT: 0.2}}
 """Where ``configs/model`` differs from what the architectures' own parameters are."""
 
 
@@ -94,9 +94,7 @@ def make_network(data: DataDescription, choice: NetworkChoice) -> tuple[Network,
     )
     counts = len(data.bands), len(data.classes)
     components = choose_components(data, choice, plan.pretrained)
-    options = choice.chosen_options
-    plain = {key: value for key, value in options.items() if key not in (DETAIL, REACH) or options.get(DETAIL)}
-    options = plain | ({ATTRIBUTE: components} if components else {})
+    options = kept_options(choice.chosen_options) | ({ATTRIBUTE: components} if components else {})
     architecture = build_checked(choice.architecture, plan.encoder, *counts, data.chip_size, **options)
     apply_weights(architecture, plan)
     spec = NetworkSpec(

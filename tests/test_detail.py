@@ -16,7 +16,7 @@ from src.errors import UserError
 from src.labels import IGNORE
 from src.models.architectures import ARCHITECTURES, build
 from src.models.checkpoint import load_network, save_network
-from src.models.detail import DETAIL, REACH
+from src.models.detail import DETAIL, DROPOUT, REACH
 from src.models.losses import CrossEntropy
 from src.models.optimization import Optimization
 from src.models.segmenter import Segmenter
@@ -67,6 +67,12 @@ def test_a_reach_that_is_none_is_refused(reach: object) -> None:
         build("unet", "resnet18", 4, 3, (64, 64), detail=8, detail_dilations=reach)
 
 
+@pytest.mark.parametrize("share", [1, -0.1, "much", True])
+def test_a_dropout_that_is_none_is_refused(share: object) -> None:
+    with pytest.raises(UserError, match=r"model\.detail_dropout=.* is no share"):
+        build("unet", "resnet18", 4, 3, (64, 64), detail=8, detail_dropout=share)
+
+
 @torch.inference_mode()
 def test_dilations_say_how_far_it_looks() -> None:
     torch.manual_seed(0)
@@ -85,14 +91,25 @@ def test_a_checkpoint_from_before_it_looked_further_is_what_it_was() -> None:
     assert sum(name.endswith("change.0.weight") for name in names) == 1
 
 
+def test_the_values_of_before_are_what_checkpoints_of_before_say(tmp_path: Path) -> None:
+    """So that a run of then is resumed by giving them."""
+    described = ChipData(make_chip_folder(tmp_path / "data")).describe()
+    small = {"encoder_depth": 3, "decoder_channels": [16, 16, 8], DETAIL: 8}
+    for dilations in ([1], (1,)):
+        _, spec = make_network(described, NetworkChoice(options=small | {REACH: dilations, DROPOUT: 0}))
+        assert spec.options == small
+    _, spec = make_network(described, NetworkChoice(options=small | {REACH: (1, 2), DROPOUT: 0.2}))
+    assert spec.options == small | {REACH: [1, 2], DROPOUT: 0.2}
+    assert DETAIL not in make_network(described, NetworkChoice(options=small | {DETAIL: 0, REACH: [1]}))[1].options
+
+
 @pytest.mark.parametrize("weight", [0.0, 1.0, 0.5])
 def test_each_branch_is_held_against_the_truth_by_itself(tmp_path: Path, weight: float) -> None:
     data = ChipData(make_chip_folder(tmp_path / "data"))
     data.setup()
-    small = {"encoder_depth": 3, "decoder_channels": [16, 16, 8], DETAIL: 8, REACH: [1, 2]}
+    small = {"encoder_depth": 3, "decoder_channels": [16, 16, 8], DETAIL: 8, REACH: [1, 2], DROPOUT: 0}
     network, spec = make_network(data.describe(), NetworkChoice(options=small))
     segmenter = Segmenter(network, spec, CrossEntropy(), Optimization(), deep_supervision=weight)
-    network.get_submodule(f"architecture.{DETAIL}.dropout").eval()  # as it is when its branch is asked alone below
     batch = next(iter(data.train_dataloader()))
     step = segmenter.step(batch)
     assert (step.loss == step.minimised) == (weight == 0)

@@ -114,7 +114,7 @@ NARROW = {
 }
 """The same around ``narrow-context``, which was OURS until 28 November 2026; run only where they are asked for."""
 
-_BEFORE = ("model.detail=32", "model.detail_dilations=[1]", "deep_supervision=0")
+_BEFORE = ("model.detail=32", "model.detail_dilations=[1]", "model.detail_dropout=0", "deep_supervision=0")
 _THEN = "until 29 Nov 2026"
 SHALLOW = {
     "shallow": Recipe(f"train.py without further keys, {_THEN}", (*DEFAULT.overrides, *_BEFORE)),

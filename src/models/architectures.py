@@ -17,7 +17,7 @@ from torch import nn
 
 from src.errors import UserError
 from src.models.compact import CompactUNet, JustoUNetSimple, PixelResNet
-from src.models.detail import add_detail, branch_options
+from src.models.detail import Branch, add_detail, branch_options
 from src.models.encoders import TIMM, check_encoder, drop_unused, encoder_arguments
 from src.models.whitening import ATTRIBUTE, whiten
 from src.spec import NO_ENCODER
@@ -71,8 +71,8 @@ def build(
         chip_size: Width and height of the training chips in pixels; encoders made for one size are made for this.
         options: Further arguments of the architecture, and of a timm encoder; ``whitening`` for as many components of
             the bands, which the network then takes in their place (see :mod:`src.models.whitening`); ``detail`` for a
-            branch of as many channels at full resolution, beside an encoder, and ``detail_dilations`` for how far it
-            looks (see :mod:`src.models.detail`).
+            branch of as many channels at full resolution, beside an encoder, and ``detail_dilations`` and
+            ``detail_dropout`` for what it is like (see :mod:`src.models.detail`).
 
     Raises:
         UserError: Unknown architecture, encoder or option, or the two do not go together.
@@ -86,7 +86,7 @@ def build(
             raise UserError(f"{ATTRIBUTE}={components} does not fit {bands} bands; expected 1 to {bands} components.")
         network = build(architecture, encoder, components, classes, chip_size, **options)
         return whiten(network, bands, components)
-    detail, reach = branch_options(options) if architecture in WITH_ENCODER else (0, ())
+    branch = branch_options(options) if architecture in WITH_ENCODER else Branch(0)
     _check_options(architecture, encoder, options)
     if architecture in WITHOUT_ENCODER:
         try:
@@ -112,7 +112,7 @@ def build(
         raise UserError(
             f"model={architecture} cannot take encoder={encoder}: {cause(error)}. docs/encoders.md lists what works."
         ) from error
-    return add_detail(network, bands, classes, detail, reach) if detail else network
+    return add_detail(network, bands, classes, branch) if branch.width else network
 
 
 def outline(

@@ -8,7 +8,7 @@ satellite's image, never reach the last layer. This branch brings them there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,44 +21,72 @@ DETAIL = "detail"
 """Name of the option (channels, 0 for none), of the module in an architecture and so of its tensors in a checkpoint."""
 REACH = "detail_dilations"
 """Name of the option that says how far the branch looks: a residual block of 3 × 3 weights for each dilation."""
-_DILATIONS = (1,)
-"""What it was before there was such an option: in checkpoints from then."""
-_DROPOUT = 0.2
+DROPOUT = "detail_dropout"
+"""Name of the option that says which share of its channels is dropped before its last layer in training."""
+_DILATIONS, _DROPPED = (1,), 0.0
+"""What they were before there were such options: in checkpoints from then."""
 _APART = "tells_branches_apart"
 
 
-def add_detail(
-    architecture: nn.Module, bands: int, classes: int, width: int, dilations: Sequence[int] = _DILATIONS
-) -> nn.Module:
+@dataclass(frozen=True)
+class Branch:
+    """What the branch is; see :class:`src.models.compact.PixelResNet`.
+
+    Attributes:
+        width: Channels of every layer, 0 for no branch.
+        dilations: Its blocks.
+        dropout: Share of the channels that is dropped in training.
+    """
+
+    width: int
+    dilations: tuple[int, ...] = _DILATIONS
+    dropout: float = _DROPPED
+
+
+def add_detail(architecture: nn.Module, bands: int, classes: int, branch: Branch) -> nn.Module:
     """Let an architecture add the logits of a small network at full resolution to its own.
 
     Args:
         architecture: B × bands × H × W → logits B × classes × H × W.
         bands: Number of input channels.
         classes: Number of classes.
-        width: Channels of the small network.
-        dilations: Its blocks; see :class:`src.models.compact.PixelResNet`.
+        branch: What the small network is.
 
     Returns:
         The same architecture.
     """
-    setattr(architecture, DETAIL, PixelResNet(bands, classes, width, dilations, _DROPOUT))
+    setattr(architecture, DETAIL, PixelResNet(bands, classes, branch.width, branch.dilations, branch.dropout))
     architecture.register_forward_hook(_with_detail)
     return architecture
 
 
-def branch_options(options: dict[str, Any]) -> tuple[int, tuple[int, ...]]:
-    """Take the branch's options out of an architecture's; return its channels, 0 for none, and its dilations.
+def branch_options(options: dict[str, Any]) -> Branch:
+    """Take the branch's options out of an architecture's.
 
     Raises:
         UserError: They are no such numbers.
     """
-    width, reach = options.pop(DETAIL, 0), options.pop(REACH, _DILATIONS)
+    width, reach, dropout = options.pop(DETAIL, 0), options.pop(REACH, _DILATIONS), options.pop(DROPOUT, _DROPPED)
     if not _is_count(width) or width < 0:
         raise UserError(f"model.{DETAIL}={width} is no number of channels; give 1 or more, or 0 for no such branch.")
     if not isinstance(reach, list | tuple) or not all(_is_count(dilation) and dilation > 0 for dilation in reach):
         raise UserError(f"model.{REACH}={reach} does not fit; give distances of 1 pixel or more, such as [1,2,4].")
-    return width, tuple(reach)
+    if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+        raise UserError(f"model.{DROPOUT}={dropout} is no share; give 0 up to below 1.")
+    return Branch(width, tuple(reach), dropout)
+
+
+def kept_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Return an architecture's options as a checkpoint keeps them.
+
+    Without a branch there are none of its options, and one that is as all were before has the options of before: their
+    checkpoints can be resumed.
+    """
+    if not options.get(DETAIL):
+        return {key: value for key, value in options.items() if key not in (DETAIL, REACH, DROPOUT)}
+    before = {REACH: list(_DILATIONS), DROPOUT: _DROPPED}
+    plain = {key: list(value) if key == REACH and isinstance(value, tuple) else value for key, value in options.items()}
+    return {key: value for key, value in plain.items() if key not in before or value != before[key]}
 
 
 def _is_count(value: object) -> bool:
