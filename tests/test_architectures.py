@@ -24,9 +24,9 @@ from src.models.architectures import (
     trial,
 )
 from src.models.compact import CompactUNet, JustoUNetSimple
-from src.models.detail import DETAIL
 from src.models.network import build_network
 from src.spec import NetworkSpec
+from src.training import NetworkChoice
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "model"
 
@@ -50,7 +50,7 @@ def test_a_yaml_lists_every_parameter_with_the_librarys_default(architecture: st
     assert config.pop("name") == architecture
     parameters = inspect.signature(ARCHITECTURES[architecture].__init__).parameters  # type: ignore[misc]
     defaults = {n: p.default for n, p in parameters.items() if n not in _OURS | {"self", "kwargs", "bands"}}
-    defaults |= {DETAIL: 32} if architecture == "unet" else {}  # ours, not the library's
+    defaults |= NetworkChoice(architecture).chosen_options  # ours, not the library's
     assert config == {n: list(v) if isinstance(v, tuple) else v for n, v in defaults.items()}
 
 
