@@ -131,6 +131,29 @@ def test_a_run_that_has_a_result_is_not_repeated(
     assert capsys.readouterr().out.split() == ["havel/test/ours-42.json", "havel/test/ours-44.json", "written"]
 
 
+def test_results_of_another_precision_or_device_are_kept_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark, "RESULTS", tmp_path)
+    for bf16, name, accelerator, folder in (
+        (True, "default", "cpu", "."),
+        (False, "default", "cpu", "float32"),
+        (False, "forest", "cpu", "."),
+        (False, "default", "auto", "ablation"),
+    ):
+        monkeypatch.setattr(benchmark, "prefers_bf16", lambda _, bf16=bf16: bf16)
+        run = benchmark.Run(SCENES["havel"], TEST, name, 42, accelerator)
+        assert run.path == tmp_path / folder / f"havel/test/{name}-42.json"
+        row = {"scene": "havel", "area": TEST, "run": name, "seed": 42, "cpu_seconds": 9.0, "wall_seconds": 5.0}
+        matrix = np.pad(np.diag([10] * 5), ((0, 0), (1, 0))).tolist()
+        run.path.parent.mkdir(parents=True, exist_ok=True)
+        run.path.write_text(json.dumps(row | {"matrix": matrix if bf16 else (np.array(matrix) * 0 + 1).tolist()}))
+    document = tmp_path / "results.md"
+    document.write_text("<!-- begin: test -->\n<!-- end -->\n<!-- begin: float32 -->\n<!-- end -->\n")
+    write_results(tmp_path, document)
+    test, _, plain = document.read_text().partition("<!-- begin: float32 -->")
+    assert "| train.py without further keys | 1.000 |" in test
+    assert "| train.py without further keys | 0.100 |" in plain
+
+
 def test_only_folds_that_a_scene_has_are_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
     monkeypatch.setattr(benchmark, "RESULTS", tmp_path)
