@@ -41,7 +41,7 @@ _SAMPLED = 4_000
 _STEPS = 600
 _PATIENCE = 3
 """Rounds without an improvement before a search that looks at some of the swaps only gives up."""
-_ALIKE = 1e-4
+ALIKE = 1e-4
 """Distance below which a smaller one is of no use to anybody."""
 _GAIN = np.float32(1e-7)
 """Least improvement that is more than rounding."""
@@ -51,7 +51,7 @@ _ABSENCE = np.float32(2.0)
 """What the absence of a class from a part costs: more than any distance, which is at most 1."""
 
 
-def balanced_parts(counts: Counts, sizes: Sequence[int], seed: int) -> npt.NDArray[np.int64]:
+def balanced_parts(counts: Counts, sizes: Sequence[int], seed: int, enough: float = ALIKE) -> npt.NDArray[np.int64]:
     """Assign chips to parts of given sizes.
 
     First every class comes into the training part, and into all parts if it is in enough chips; among such
@@ -62,13 +62,14 @@ def balanced_parts(counts: Counts, sizes: Sequence[int], seed: int) -> npt.NDArr
         counts: n × k pixels of each class in each chip.
         sizes: Chips for training, validation and test; together at most n.
         seed: Of the random starts.
+        enough: Distance at which the search may end.
 
     Returns:
         Part of each chip; −1 for chips that are in none.
     """
     counts = counts[:, counts.any(0)]
     filled = [part for part, size in enumerate(sizes) if size]
-    problem = _Problem(counts, tuple(sizes[part] for part in filled), needed_pixels(counts, filled))
+    problem = _Problem(counts, tuple(sizes[part] for part in filled), needed_pixels(counts, filled), enough)
     parts = np.full(len(counts), -1)
     for part, chosen in zip(filled, problem.solve(np.random.default_rng(seed)), strict=True):
         parts[chosen] = part
@@ -109,11 +110,13 @@ class _Problem:
         counts: n × k pixels.
         sizes: Chips per part, all above 0.
         needed: parts × k pixels that a part should have at least.
+        enough: Distance at which the search may end.
     """
 
     counts: Counts
     sizes: tuple[int, ...]
     needed: Floats
+    enough: float
 
     def solve(self, generator: np.random.Generator) -> list[Indices]:
         """Return the members of each part."""
@@ -159,9 +162,16 @@ class _Problem:
         of them, so a part that has the share w of its pixels is no further from it than 1.5 c (1 − w). What is further
         away need not be paired to find a better pair.
         """
-        small = [_Choices.of(self, part, generator) for part in np.argsort(self.sizes, kind="stable")[:2].tolist()]
+        first, second = np.argsort(self.sizes, kind="stable")[:2].tolist()
+        small = [_Choices.of(self, first, generator)]
+        if small[0].complete and self.sizes[first] == self.sizes[second] and TRAIN not in (first, second):
+            small.append(replace(small[0], part=second))  # all that is asked of both is the same
+        else:
+            small.append(_Choices.of(self, second, generator))
         promising = [choices.best(_KEPT) for choices in small]
         cost = self._costs(*promising)
+        if cost.min() < self.enough + _GAIN:
+            return _Starts.of(self, self.sizes, self._orders(promising, np.array([cost.argmin()]))).best()
         possible = [choices.up_to(float(cost.min() + _GAIN)) for choices in small]
         if all(choices.complete for choices in small) and math.prod(len(p.least) for p in possible) <= _PAIRS:
             pairs = np.array([self._costs(*possible).argmin()])
@@ -199,7 +209,7 @@ class _Problem:
         patience, idle = len(pairs) * (1 if limit is None else _PATIENCE), 0
         for pair in islice(cycle(pairs), _STEPS if pairs else 0):
             idle = 0 if starts.swap(pair, limit, generator) else idle + 1
-            if idle >= patience or starts.cost.min() < _ALIKE:
+            if idle >= patience or starts.cost.min() < self.enough + _GAIN:
                 break
         return starts.best()
 

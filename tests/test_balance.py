@@ -53,6 +53,23 @@ def test_no_random_permutation_is_better(count: int, classes: int) -> None:
     assert imbalance(counts, parts) + 2.0 * absent <= best_of_random(counts, sizes, 20_000) + 1e-12
 
 
+@pytest.mark.parametrize("count", [18, 30, 80, 256])
+def test_a_search_that_may_end_sooner_is_as_good_as_it_was_asked_to_be(count: int) -> None:
+    counts, sizes = chips(count, 5, seed=count), part_sizes(count, (80, 10, 10))
+    best = imbalance(counts, balanced_parts(counts, sizes, seed=1))
+    enough = 1.5 * best + 0.01
+    found = imbalance(counts, balanced_parts(counts, sizes, seed=1, enough=enough))
+    assert best <= found <= enough + 1e-6
+    assert imbalance(counts, balanced_parts(counts, sizes, seed=1, enough=best)) == pytest.approx(best, abs=1e-6)
+
+
+def test_a_search_ends_where_it_is_good_enough() -> None:
+    """Else the benchmark would not time what it says."""
+    counts, sizes = chips(256, 9, seed=3), part_sizes(256, (80, 10, 10))
+    full, sooner = (imbalance(counts, balanced_parts(counts, sizes, 1, enough)) for enough in (0.0, 0.1))
+    assert 2 * full < sooner <= 0.1
+
+
 def test_with_few_chips_nothing_is_better_at_all() -> None:
     counts = chips(7, 3, seed=5)
     found = imbalance(counts, balanced_parts(counts, (5, 1, 1), seed=0))
