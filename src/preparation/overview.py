@@ -144,7 +144,9 @@ class Overview:
             windows = [w for (s, w), p in zip(self.chips, self.parts, strict=True) if s == scene and p == part]
             _tint(picture, thumbnail.factor, windows, color)
             if len(self.chips) <= _MOST_OUTLINES:
-                axes.add_collection(PolyCollection(_corners(windows), facecolor="none", edgecolor=color, linewidth=0.7))
+                axes.add_collection(
+                    PolyCollection(list(_corners(windows)), facecolor="none", edgecolor=color, linewidth=0.7)
+                )
         axes.imshow(picture, extent=extent, interpolation="nearest")
         axes.set_xlim(0, max([info.width, *(w.column_stop for s, w in self.chips if s == scene)]))
         axes.set_ylim(max([info.height, *(w.row_stop for s, w in self.chips if s == scene)]), 0)
