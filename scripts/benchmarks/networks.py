@@ -20,7 +20,7 @@ from src.bands import Band, Normalization
 from src.labels import IGNORE
 from src.models.checkpoint import save_network
 from src.models.network import Network, build_network
-from src.models.precision import autocast
+from src.models.precision import autocast, prefers_bf16
 from src.spec import NetworkSpec
 
 
@@ -124,6 +124,11 @@ def fastest_batch(architecture: nn.Module, device: torch.device) -> torch.Tensor
             clock = time.perf_counter()
             rates[count, side, side] = run() / (time.perf_counter() - clock)
     return random_batch(max(rates, key=lambda shape: rates[shape]), device)
+
+
+def pace(device: torch.device) -> str:
+    """Return which load a turn should have: where more is done in a second, what happens once weighs more."""
+    return "bfloat16 cpu" if device.type == "cpu" and prefers_bf16(device) else device.type
 
 
 def synchronize(device: torch.device) -> None:

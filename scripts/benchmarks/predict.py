@@ -14,7 +14,7 @@ import torch
 from rasterio.windows import Window
 
 from scripts.benchmarks.measuring import Options, Turn, take_turns
-from scripts.benchmarks.networks import bare_forward, fastest_batch, synchronize, train_briefly, untrained_spec
+from scripts.benchmarks.networks import bare_forward, fastest_batch, pace, synchronize, train_briefly, untrained_spec
 from scripts.benchmarks.rows import Row, compared
 from scripts.benchmarks.scenes import repeated_scene
 from scripts.make_scene import SceneFiles
@@ -27,13 +27,14 @@ from src.models.precision import arrange_memory, choose_device, place
 CHIP = 224
 MARGIN = 45
 """20 % of a tile on each side."""
-SIDES = {"cpu": 3072, "cuda": 12288}
-"""Of the scene, in pixels: large enough for the search for the fastest window to pay."""
+SIDES = {"cpu": 3072, "bfloat16 cpu": 5120, "cuda": 12288}
+"""Of the scene, in pixels: large enough for the search for the fastest window to pay, and half of a Sentinel-2 tile's
+side where that is quick."""
 AROUND = 512
 """Pixels around the tiles that one forward pass over the scene sees too."""
 TILES = {"cpu": 5, "cuda": 12}
 """Tiles down and across in a turn of the tile-by-tile way."""
-BARE_MEGAPIXELS = {"cpu": 2, "cuda": 400}
+BARE_MEGAPIXELS = {"cpu": 2, "bfloat16 cpu": 8, "cuda": 400}
 """What goes through the network in a turn of the bare forward pass."""
 GOAL, GOAL_OTHERS = 0.9, 6.0
 
@@ -43,7 +44,7 @@ Floats = npt.NDArray[np.float32]
 def measure(options: Options) -> list[Row]:
     """Compare ours with both, in speed and in agreement with one forward pass over the whole scene."""
     arrange_memory(device := choose_device())
-    side, bare_pixels, count = (of.get(device.type, of["cpu"]) for of in (SIDES, BARE_MEGAPIXELS, TILES))
+    side, bare_pixels, count = (of.get(pace(device), of["cpu"]) for of in (SIDES, BARE_MEGAPIXELS, TILES))
     files = repeated_scene(options.folder, side, side)
     spec = untrained_spec("unet", "resnet18", CHIP)
     torch.manual_seed(0)

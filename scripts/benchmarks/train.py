@@ -14,7 +14,7 @@ import lightning as L
 import torch
 
 from scripts.benchmarks.measuring import Clock, Options, Run, Turn, take_turn
-from scripts.benchmarks.networks import bare_training, random_batch, synchronize
+from scripts.benchmarks.networks import bare_training, pace, random_batch, synchronize
 from scripts.benchmarks.rows import Row, compared
 from scripts.benchmarks.scenes import repeated_scene
 from src.augmentation import Augmentation
@@ -45,7 +45,7 @@ class Load:
     chips: tuple[int, int]
 
 
-LOADS = {"cpu": Load(4, 4, (5, 6)), "cuda": Load(32, 20, (29, 30))}
+LOADS = {"cpu": Load(4, 4, (5, 6)), "bfloat16 cpu": Load(4, 8, (6, 8)), "cuda": Load(32, 20, (29, 30))}
 OTHER_LOAD = Load(8, 10, (11, 12))
 NETWORKS = (("unet", "resnet18", False), ("unet", "resnet18", True), ("segformer", "tu-convnext_tiny", False))
 """Architecture, encoder, and whether the encoder is frozen."""
@@ -133,7 +133,7 @@ def _rows(
 
 def load_of(device: torch.device) -> Load:
     """Return how much a turn does on a device."""
-    return LOADS.get(device.type, OTHER_LOAD)
+    return LOADS.get(pace(device), OTHER_LOAD)
 
 
 def _segmenter(data: ChipData, architecture: str, encoder: str, frozen: bool) -> Segmenter:
