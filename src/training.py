@@ -38,7 +38,7 @@ HOUSE_TRAINER: dict[str, Any] = {
     "use_distributed_sampler": False,
 }
 """What no trainer of ours does: score before it trains, describe the network its own way, choose samples itself."""
-_OPTIONS: dict[str, dict[str, Any]] = {"unet": {DETAIL: 48, REACH: [1, 2, 4], DROPOUT: 0.2}}
+_OPTIONS: dict[str, dict[str, Any]] = {"unet": {DETAIL: 32, REACH: [1, 2, 4], DROPOUT: 0.2}}
 """Where ``configs/model`` differs from what the architectures' own parameters are."""
 
 

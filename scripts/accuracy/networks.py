@@ -68,6 +68,7 @@ ABLATION = {
     "whitened": Recipe("bands whitened", ("normalize=whiten",)),
     "default-whitened": Recipe("default, bands whitened", (*DEFAULT.overrides, "normalize=whiten")),
     "default-plain": Recipe("default without its branch at full resolution", (*DEFAULT.overrides, "model.detail=0")),
+    "default-wide": Recipe("default, 48 channels in its branch for 32", (*DEFAULT.overrides, "model.detail=48")),
     "default-warmup": Recipe(
         "default, warm-up", (*DEFAULT.overrides[:-2], "optimizer.warmup=0.1", "callbacks.ema.decay=0")
     ),
