@@ -25,6 +25,13 @@ _REACH = 40.0
 """Nanometres that a band's centre may lie off a colour's own: further off it is another colour."""
 _SENTINEL2 = ("B0?4", "B0?3", "B0?2")
 
+_SAME = 1.0
+"""Nanometres that a band's centre differs by within one sensor, at most; prepare.py lets as much pass."""
+_ALIKE = 5.0
+"""Nanometres up to which a band is the expected one, whatever its neighbours are: calibration moves centres."""
+_OTHER = 0.05
+"""Share of its wavelength from which on a band is another one: Sentinel-2A's and B's differ by 17 of 2200 nm."""
+
 
 @dataclass(frozen=True)
 class Band:
@@ -96,6 +103,8 @@ def match_bands(
 
     By name where both sides have names, whatever the order, so a raster may have further bands; else by order, and
     then the count has to be the same. Upper and lower case are one; numbers (``band 7``) and repeated names are none.
+    Where both sides have wavelengths, these have to agree; bands without names whose wavelengths are the expected ones
+    in another order are taken in that order.
 
     Args:
         expected: The expected bands.
@@ -107,13 +116,13 @@ def match_bands(
         For each expected band its 0-based position in the raster.
 
     Raises:
-        UserError: A band is missing, or the counts differ where there are no names to go by.
+        UserError: A band is missing or has another wavelength, or the counts differ where there are no names to go by.
     """
     wanted, names = _names(expected), _names(found)
     if wanted and names:
         missing = [band.name for band, name in zip(expected, wanted, strict=True) if name not in names]
         if not missing:
-            return tuple(names.index(name) for name in wanted)
+            return _checked(tuple(names.index(name) for name in wanted), expected, found, origin, by)
         raise UserError(
             f"{origin} has {_listing(found)}; {by} expects {_listing(expected)}, of which "
             f"{_shortened(missing)} {'is' if len(missing) == 1 else 'are'} missing. Give a raster with these bands, "
@@ -124,7 +133,37 @@ def match_bands(
             f"{origin} has {_listing(found)}; {by} expects {_listing(expected)}. Give a raster with just "
             "these bands in this order, or with band names to find them by."
         )
-    return tuple(range(len(expected)))
+    order = _by_same_wavelength(expected, found) or tuple(range(len(expected)))
+    return _checked(order, expected, found, origin, by)
+
+
+def _by_same_wavelength(expected: Sequence[Band], found: Sequence[Band]) -> tuple[int, ...] | None:
+    """Find each expected band by its wavelength; None where one is not known, or fits none or several."""
+    wanted, there = ([band.wavelength for band in bands if band.wavelength] for bands in (expected, found))
+    if len(wanted) < len(expected) or len(there) < len(found):
+        return None
+    same = [[number for number, other in enumerate(there) if abs(band - other) <= _SAME] for band in wanted]
+    order = tuple(numbers[0] for numbers in same if len(numbers) == 1)
+    return order if len(set(order)) == len(expected) else None
+
+
+def _checked(
+    order: tuple[int, ...], expected: Sequence[Band], found: Sequence[Band], origin: str, by: str
+) -> tuple[int, ...]:
+    """Return ``order``; raises UserError if a band in it is, by its wavelength, another one than expected."""
+    known = [band.wavelength for band in expected if band.wavelength]
+    for band, number in zip(expected, order, strict=True):
+        own, there = band.wavelength, found[number].wavelength
+        if not own or not there:
+            continue
+        distance, nearest = abs(own - there), min(abs(centre - there) for centre in known)
+        if distance > _OTHER * own or (distance > _ALIKE and distance > nearest):
+            raise UserError(
+                f"Band {number + 1} of {origin} is {found[number].name!r} ({there:g} nm), but {by} expects "
+                f"{band.name!r} ({own:g} nm) there. Give a raster with the same bands in the same order, or correct "
+                "its wavelengths."
+            )
+    return order
 
 
 def _names(bands: Sequence[Band]) -> tuple[str, ...] | None:
@@ -181,6 +220,26 @@ def _nodata_values(image: npt.NDArray[Any], nodata: Sequence[float | None] | flo
     """Return one value per band in the image's data type; None where no pixel can equal it."""
     per_band = [nodata] * len(image) if nodata is None or isinstance(nodata, int | float) else list(nodata)
     return [as_dtype(value, image.dtype) for value in per_band]
+
+
+def nodata_of_bands(
+    declared: Sequence[float | None], nodata: float | None, dtype: str, *, given: bool
+) -> list[tuple[float | None, ...]]:
+    """Return the nodata values that count for a raster's bands: what it declares, else ours.
+
+    Args:
+        declared: What the raster declares, per band.
+        nodata: Ours.
+        dtype: The raster's data type.
+        given: Whether a user has given ours: then it counts beside what is declared.
+
+    Returns:
+        One value per band; after it, where a band has two, the second ones.
+    """
+    first = tuple(nodata if value is None else value for value in declared)
+    ours = as_dtype(nodata, dtype) if given else None
+    second = tuple(None if ours is None or as_dtype(value, dtype) == ours else nodata for value in first)
+    return [first] if second == (None,) * len(first) else [first, second]
 
 
 def as_dtype(nodata: float | None, dtype: np.dtype[Any] | str) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from src.bands import Band, all_measured, match_bands
+from src.bands import Band, all_measured, match_bands, nodata_of_bands
 from src.datafolder import label_values
 from src.errors import UserError
 from src.labels import IGNORE, ClassTable
@@ -76,6 +76,7 @@ def read_labelled(
     nodata_is_data: bool = False,
     by: str = "the checkpoint",
     *,
+    nodata_given: bool = False,
     again: bool = False,
 ) -> LabelledChip:
     """Read a chip and its label.
@@ -88,6 +89,7 @@ def read_labelled(
         classes: The class table.
         nodata_is_data: Take every pixel for a measurement.
         by: What to call who expects bands and classes, in errors.
+        nodata_given: Whether a user has given the nodata value: then it counts also where images declare another one.
         again: Whether it will be read again: then look whether that can be done without GDAL.
 
     Raises:
@@ -98,11 +100,14 @@ def read_labelled(
         info = info_of(dataset)
         chosen = match_bands(bands, info.bands, str(sample.image), by)
         image = read_window(dataset, info.window, 0, chosen)
-        declared = [nodata if info.nodata[band] is None else info.nodata[band] for band in chosen]
+        declared = [info.nodata[band] for band in chosen]
+        missing, *others = nodata_of_bands(declared, nodata, info.dtype, given=nodata_given)
         valid = np.ones(image.shape[1:], bool)
         if not nodata_is_data:
-            valid = read_valid(dataset, info.window, image, declared, used)
-        plain_image = find_plain(dataset, chosen, image) if again else None
+            valid = read_valid(dataset, info.window, image, missing, used)
+            for second in others:
+                valid &= all_measured(image, second, used)
+        plain_image = find_plain(dataset, chosen, image) if again and not others else None
     with open_chip(sample.label) as dataset:
         values = label_values(dataset)
         plain_label = find_plain(dataset, [0], values[None]) if plain_image else None
@@ -119,7 +124,7 @@ def read_labelled(
     plain = None
     if plain_image and plain_label:
         counting = tuple(bool(counts) and not nodata_is_data for counts in used)
-        plain = PlainChip(info, plain_image, plain_label, tuple(declared), counting, classes)
+        plain = PlainChip(info, plain_image, plain_label, missing, counting, classes)
     return _masked(info, image, valid, values, classes, plain)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -36,15 +36,56 @@ class ClassRule:
     name: str | None = None
     color: str | None = None
 
+    @classmethod
+    def from_entry(cls, entry: Any, key: str = "class_map") -> ClassRule:
+        """Turn an entry of a configuration into a rule.
+
+        Args:
+            entry: A mapping with value, merge (one class or a list), and perhaps name and color.
+            key: What the configuration calls the class map, for errors.
+
+        Raises:
+            UserError: The entry is no mapping, lacks a key or has another one, or holds something of the wrong kind.
+        """
+        known = [field.name for field in fields(cls)]
+        if not isinstance(entry, Mapping) or not {"value", "merge"} <= entry.keys() <= set(known):
+            given = dict(entry) if isinstance(entry, Mapping) else entry
+            raise UserError(
+                f"{key} has the entry {given}; expected the keys {', '.join(known)}, of which value and merge are "
+                "needed. Write {value: 1, merge: [2, 3]}."
+            )
+        value, name, color = entry["value"], entry.get("name"), entry.get("color")
+        merge = entry["merge"] if isinstance(entry["merge"], list | tuple) else [entry["merge"]]
+        if not _whole(value):
+            raise UserError(f"{key} gives the value {value!r}; give a whole number, 1–255, or 0 for unclassified.")
+        if not all(_whole(source) or isinstance(source, str) for source in merge):
+            raise UserError(f"{key} merges {merge}; list whole numbers or text classes.")
+        for what, text in (("name", name), ("color", color)):
+            if not (text is None or isinstance(text, str)):
+                raise UserError(f"{key} gives the class {value} the {what} {text!r}; expected text. Put it in quotes.")
+        return cls(value, tuple(merge), name, color)
+
 
 @dataclass(frozen=True)
 class ClassMap:
     """Rules in the order in which polygons are burnt: where two overlap, the later rule wins.
 
     What no rule names becomes unclassified.
+
+    Attributes:
+        rules: The rules.
+        key: What the configuration calls the map, for errors.
     """
 
     rules: tuple[ClassRule, ...]
+    key: str = "class_map"
+
+    @classmethod
+    def from_entries(cls, entries: Any, key: str = "class_map") -> ClassMap:
+        """Turn a configuration's list of entries into rules; raises UserError like :meth:`ClassRule.from_entry`."""
+        if not isinstance(entries, list | tuple):
+            raise UserError(f"{key}={entries} is no list; write {key}=[{{value: 1, merge: [2, 3]}}].")
+        return cls(tuple(ClassRule.from_entry(entry, key) for entry in entries), key)
 
     def __post_init__(self) -> None:
         """Raise UserError for a value outside 0–255 or used twice, an empty rule, or a class named twice."""
@@ -52,14 +93,14 @@ class ClassMap:
         values = [rule.value for rule in self.rules]
         for rule in self.rules:
             if not 0 <= rule.value <= 255:
-                raise UserError(f"class_map gives the value {rule.value}; expected 1–255, or 0 for unclassified.")
+                raise UserError(f"{self.key} gives the value {rule.value}; expected 1–255, or 0 for unclassified.")
             if values.count(rule.value) > 1:
-                raise UserError(f"class_map has the value {rule.value} twice; name all that it merges in one entry.")
+                raise UserError(f"{self.key} has the value {rule.value} twice; name all that it merges in one entry.")
             if not rule.merge:
-                raise UserError(f"class_map's entry {rule.value} merges nothing; list values or classes under merge.")
+                raise UserError(f"{self.key}'s entry {rule.value} merges nothing; list values or classes under merge.")
             for source in dict.fromkeys(spellings(source)[0] for source in rule.merge):
                 if source in seen:
-                    raise UserError(f"class_map puts {source!r} into {seen[source]} and {rule.value}; choose one.")
+                    raise UserError(f"{self.key} puts {source!r} into {seen[source]} and {rule.value}; choose one.")
                 seen[source] = rule.value
 
     def target(self) -> dict[int | str, int]:
@@ -87,7 +128,7 @@ def class_values(
 
     Args:
         raw: Any shape and dtype.
-        nodata: The raster's nodata value; what has it, and NaN, becomes 0.
+        nodata: The raster's nodata value; what has it, and NaN, becomes 0, whatever the class map says of it and of 0.
         class_map: What to merge; None to keep the values.
         origin: What to call the raster in an error.
 
@@ -103,13 +144,17 @@ def class_values(
     if raw.dtype.kind == "f" and (wrong := values[values != np.floor(values)]).size:
         raise UserError(f"{origin} has the value {wrong[0]:g}; labels are whole numbers of 0–255. Round it.")
     if class_map is not None:
-        return _mapped(values, class_map)
+        return np.where(missing, np.uint8(UNCLASSIFIED), _mapped(values, class_map))
     if (wrong := values[(values < 0) | (values > 255)]).size:
         raise UserError(
             f"{origin} has the value {wrong[0]:g}; labels are whole numbers of 0–255 (0 = unclassified). Renumber it "
             "with class_map, or declare it as the file's nodata value."
         )
     return values.astype(np.uint8)
+
+
+def _whole(number: Any) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool)
 
 
 def _mapped(values: npt.NDArray[Any], class_map: ClassMap) -> npt.NDArray[np.uint8]:

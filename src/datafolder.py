@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -78,17 +78,18 @@ class DataFolder:
     def sharing_ground(self, part: Part) -> list[Sample]:
         """List a part's chips that show ground of a training chip, by scene and place as their names tell them.
 
-        prepare.py makes such a split only where split.raster asks for it; SpecDeepMap's chips overlap where the step is
-        smaller than the tile.
+        prepare.py makes such a split only where split.raster asks for it, and then each chip has its own part's labels
+        only; SpecDeepMap's chips overlap, labels and all, where the step is smaller than the tile.
         """
+        scenes = {scene.name for scene in self.spec.scenes}
         trained: dict[str, list[tuple[int, int]]] = {}
         for sample in self.samples("train"):
-            scene, *place = _place(sample.image.stem)
+            scene, *place = _place(sample.image.stem, scenes)
             trained.setdefault(scene, []).append((place[0], place[1]))
         places = {scene: np.array(found) for scene, found in trained.items()}
 
         def shares(sample: Sample) -> bool:
-            scene, *place = _place(sample.image.stem)
+            scene, *place = _place(sample.image.stem, scenes)
             apart = np.abs(places[scene] - place) if scene in places else np.zeros((0, 2))
             return bool((apart < self.spec.chip_size).all(1).any())
 
@@ -268,10 +269,18 @@ def _scenes(chips: Sequence[RasterInfo]) -> tuple[SceneSpec, ...]:
     return tuple(scenes.values())
 
 
-def _place(chip: str) -> tuple[str, int, int]:
-    """Return scene, x and y of a chip by its name; a chip of another name is a scene of its own."""
+def _place(chip: str, scenes: Collection[str] = ()) -> tuple[str, int, int]:
+    """Return scene, x and y of a chip by its name; a chip of another name is a scene of its own.
+
+    The name of a chip whose window is a chip of other parts too ends in its part, which is no part of the scene's name
+    where only the rest is one of ``scenes``.
+    """
     match = _CHIP_NAME.fullmatch(chip)
-    return (match["scene"], int(match["x"]), int(match["y"])) if match else (chip, 0, 0)
+    if not match:
+        return chip, 0, 0
+    scene, _, part = match["scene"].rpartition("_")
+    named = part in PARTS and scene in scenes and match["scene"] not in scenes
+    return scene if named else match["scene"], int(match["x"]), int(match["y"])
 
 
 def _step(chips: Sequence[RasterInfo]) -> tuple[int, int]:

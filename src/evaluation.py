@@ -63,7 +63,8 @@ def evaluate(
         spec: What it expects.
         samples: The chips.
         device: Where to compute.
-        batch_size: Chips that go through the network at once; on a CPU its threads share them.
+        batch_size: Chips that go through the network at once, on a CPU shared by its threads, and that are a batch of
+            the mean over batches.
         export: Called with every chip's prediction, in order.
         advance: Called with the number of chips after each batch.
 
@@ -74,7 +75,7 @@ def evaluate(
     if batch_size < 1:
         raise UserError(f"batch_size={batch_size} is no number of chips; expected 1 or more.")
     network = fold_batch_norms(place(network, device).eval(), spec.chip_size)
-    counter = ScoreCounter(spec.classes, per_chip=True)
+    counter = ScoreCounter(spec.classes, per_chip=True, batch_size=batch_size)
     sizes: dict[tuple[int, int], tuple[int, int]] = {}
     readers = READERS if device.type == "cpu" else min(GPU_READERS, cores())
     chips = read_ahead(samples, spec, max(2 * readers, batch_size), readers)
@@ -117,7 +118,8 @@ def evaluate_folder(
         checkpoint: A ``.ckpt``, a run's folder (its best checkpoint) or an exported ``.onnx``.
         data_dir: The data folder.
         split: ``train``, ``validation`` or ``test``.
-        batch_size: Chips that go through the network at once; on a CPU its threads share them.
+        batch_size: Chips that go through the network at once, on a CPU shared by its threads, and that are a batch of
+            the mean over batches.
         accelerator: ``auto``, ``cpu`` or ``gpu``.
 
     Raises:
@@ -207,7 +209,15 @@ def padded_size(network: Network, spec: NetworkSpec, size: tuple[int, int]) -> t
 
 def read_chip(sample: Sample, spec: NetworkSpec) -> LabelledChip:
     """Read a chip as a network takes it; raises UserError like :func:`src.chips.read_labelled`."""
-    return read_labelled(sample, spec.bands, spec.normalization.used, spec.nodata, spec.classes, spec.nodata_is_data)
+    return read_labelled(
+        sample,
+        spec.bands,
+        spec.normalization.used,
+        spec.nodata,
+        spec.classes,
+        spec.nodata_is_data,
+        nodata_given=spec.nodata_given,
+    )
 
 
 def read_ahead(

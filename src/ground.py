@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 import shapely
 
 from src.grid import Window
-from src.raster.georeference import apply_transform, same_crs, transform_points
+from src.raster.georeference import NoWayError, apply_transform, same_crs, transform_points
 from src.raster.read import RasterInfo
 
 Ints = npt.NDArray[np.int64]
@@ -107,7 +108,7 @@ def components(count: int, pairs: Iterable[Ints]) -> Ints:
 def across_scenes(chips: Sequence[tuple[int, Window]], scenes: Sequence[RasterInfo], buffer: int = 0) -> Ints:
     """Find chips of different scenes that share ground or lie nearer to each other than a buffer.
 
-    Scenes without a CRS are taken to lie apart from all others.
+    Scenes without a CRS are taken to lie apart from all others, and so are two between whose CRSs there is no way.
 
     Args:
         chips: Scene index and window of each chip.
@@ -117,17 +118,34 @@ def across_scenes(chips: Sequence[tuple[int, Window]], scenes: Sequence[RasterIn
     Returns:
         m × 2 indices of chips.
     """
-    placed = [i for i, info in enumerate(scenes) if info.crs is not None]
-    outlines = {i: _footprint(scenes[i], scenes[i].window, scenes[placed[0]], buffer) for i in placed}
+    left = [i for i, info in enumerate(scenes) if info.crs is not None]
+    pairs = [np.zeros((0, 2), np.int64)]
+    while left:
+        reference = scenes[left[0]]
+        outlines: dict[int, shapely.Polygon] = {}
+        for i in left:
+            with suppress(NoWayError):  # to the reference's CRS; such scenes are compared with each other
+                outlines[i] = _footprint(scenes[i], scenes[i].window, reference, buffer)
+        pairs.append(_meeting(chips, scenes, outlines, reference, buffer))
+        left = [i for i in left if i not in outlines]
+    return np.concatenate(pairs)
+
+
+def _meeting(
+    chips: Sequence[tuple[int, Window]],
+    scenes: Sequence[RasterInfo],
+    outlines: Mapping[int, shapely.Polygon],
+    reference: RasterInfo,
+    buffer: int,
+) -> Ints:
+    """Find chips like :func:`across_scenes`, in the scenes that have an outline in the reference's CRS."""
     meeting = {
-        i for i in placed for j in placed if i != j and outlines[i].intersects(outlines[j])
+        i for i in outlines for j in outlines if i != j and outlines[i].intersects(outlines[j])
     }  # few, so that most chips need no outline
     members = [index for index, (scene, _) in enumerate(chips) if scene in meeting]
     if not members:
         return np.zeros((0, 2), np.int64)
-    prints = np.array(
-        [_footprint(scenes[chips[i][0]], chips[i][1], scenes[placed[0]], buffer) for i in members], dtype=object
-    )
+    prints = np.array([_footprint(scenes[chips[i][0]], chips[i][1], reference, buffer) for i in members], dtype=object)
     found = shapely.STRtree(prints).query(prints, predicate="intersects").T
     pairs = np.array(members)[found]
     scene = np.array([scene for scene, _ in chips])

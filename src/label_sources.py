@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ import numpy.typing as npt
 from src.class_map import ClassMap, class_values, spellings
 from src.errors import UserError
 from src.grid import Window
+from src.labels import UNCLASSIFIED
 from src.raster.georeference import bounds_in, crs_label, offset_on, warped
 from src.raster.read import (
     RasterInfo,
@@ -120,9 +122,9 @@ class _RasterReader:
         moved = window._replace(row=window.row + self.offset[0], column=window.column + self.offset[1])
         with reading(self.info.path):
             raw = read_window(self.dataset, moved, fill=0, bands=[0])
-            masked = read_valid(self.dataset, moved, raw, None) if self.info.masked else None
+            valid = read_valid(self.dataset, moved, raw, None)
         values = class_values(raw[0], self.dataset.nodatavals[0], self.class_map, self.info.path)
-        return values if masked is None else np.where(masked, values, np.uint8(0))
+        return np.where(valid, values, np.uint8(UNCLASSIFIED))  # a class map may name the 0 that fills the outside
 
 
 @dataclass(frozen=True)
@@ -202,11 +204,19 @@ def _text_classes(found: Mapping[str, Sequence[float | str]], class_map: ClassMa
 def _check_known(class_map: ClassMap, found: Mapping[str, Sequence[float | str]], *, only: bool) -> None:
     """Raise UserError for a rule that merges no class of the vector files; say which further classes none has.
 
+    Infinity is no class either.
+
     Args:
         class_map: The rules.
         found: The classes of each vector file.
         only: Whether there are no rasters, whose values nobody knows before they are read.
     """
+    for path, entries in found.items():
+        if infinite := [entry for entry in entries if not isinstance(entry, str) and math.isinf(entry)]:
+            raise UserError(
+                f"{path} has the class {infinite[0]}; classes are whole numbers or text. Correct it, or choose another "
+                "field with label_field=…."
+            )
     known = {key for entries in found.values() for entry in entries for key in spellings(_plain(entry))}
     for rule in class_map.rules:
         unknown = [source for source in rule.merge if source not in known and (only or len(spellings(source)) == 1)]
@@ -216,9 +226,10 @@ def _check_known(class_map: ClassMap, found: Mapping[str, Sequence[float | str]]
         if rule.value and len(unknown) == len(rule.merge):
             texts = ", ".join(str(_plain(entry)) for entries in found.values() for entry in entries) or "no text class"
             raise UserError(
-                f"class_map merges {listed}, which no label has; there is: {texts}. Correct that entry or take it out."
+                f"{class_map.key} merges {listed}, which no label has; there is: {texts}. Correct that entry or take "
+                "it out."
             )
-        log.info("class_map merges %s into %d, which no label has.", listed, rule.value)
+        log.info("%s merges %s into %d, which no label has.", class_map.key, listed, rule.value)
 
 
 def _plain(entry: float | str) -> int | str:

@@ -171,12 +171,13 @@ class Evaluation:
 class ScoreCounter:
     """Adds up an :class:`Evaluation` batch by batch; what it holds does not grow with the pixels."""
 
-    def __init__(self, classes: ClassTable, per_chip: bool = False) -> None:
+    def __init__(self, classes: ClassTable, per_chip: bool = False, batch_size: int | None = None) -> None:
         """Start without a pixel.
 
         Args:
             classes: The class table.
             per_chip: Whether the images of the batches are chips, to be scored one by one too.
+            batch_size: Consecutive chips that count as a batch, however they are added; None for those added together.
         """
         self.classes = classes
         self._matrix: npt.NDArray[np.int64] = np.zeros((len(classes), len(classes)), np.int64)
@@ -184,6 +185,8 @@ class ScoreCounter:
         self._per_chip = per_chip
         self._chips: npt.NDArray[np.int64] = np.zeros(len(classes), np.int64)
         self._chip_sums: npt.NDArray[np.float64] = np.zeros((len(METRICS), len(classes)))
+        self._batch_size = batch_size
+        self._batch, self._batch_images = np.zeros_like(self._matrix), 0
         self._batch_sum, self._images = 0.0, 0
 
     def add(self, target: torch.Tensor, prediction: torch.Tensor, confidence: torch.Tensor | None = None) -> None:
@@ -201,32 +204,47 @@ class ScoreCounter:
         self._matrix += matrices.sum(0)
         if self._per_chip:
             for matrix in matrices:
-                self._add_chip(Scores(matrix))
-            self._add_batch(Scores(matrices.sum(0)), len(matrices))
+                self._add_chip(matrix)
+            if self._batch_size is None:
+                self._close_batch()
         if confidence is not None:
             self._calibration = self._calibration or CalibrationCounter()
             self._calibration.add(target, prediction, confidence)
 
-    def _add_chip(self, scores: Scores) -> None:
+    def _add_chip(self, matrix: npt.NDArray[np.int64]) -> None:
+        scores = Scores(matrix)
         occurs = np.isfinite(scores.iou)
         self._chips += occurs
         self._chip_sums += np.stack([np.nan_to_num(getattr(scores, metric)) for metric in METRICS])
+        self._batch += matrix
+        self._batch_images += 1
+        if self._batch_images == self._batch_size:
+            self._close_batch()
 
-    def _add_batch(self, scores: Scores, images: int) -> None:
-        """Add a batch's mean IoU, over the classes in its truth or its prediction; one without any does not count."""
-        if np.isfinite(scores.iou).any():
-            self._batch_sum += images * float(np.nanmean(scores.iou))
-            self._images += images
+    def _close_batch(self) -> None:
+        self._batch_sum, self._images = self._with_batch()
+        self._batch, self._batch_images = np.zeros_like(self._matrix), 0
+
+    def _with_batch(self) -> tuple[float, int]:
+        """Return the sum of mean IoUs over chips, and the chips, with those of the batch that is not closed yet.
+
+        A batch's mean is over the classes in its truth or its prediction; one without any does not count.
+        """
+        iou = Scores(self._batch).iou
+        if not np.isfinite(iou).any():
+            return self._batch_sum, self._images
+        return self._batch_sum + self._batch_images * float(np.nanmean(iou)), self._images + self._batch_images
 
     def result(self) -> Evaluation:
-        """Return the scores of what has been added so far."""
+        """Return the scores of what has been added so far, the last batch as it is."""
+        batch_sum, images = self._with_batch()
         means = {metric: _ratio(sums, self._chips) for metric, sums in zip(METRICS, self._chip_sums, strict=True)}
         return Evaluation(
             self.classes,
             Scores(self._matrix.copy()),
             ChipMeans(self._chips.copy(), **means) if self._per_chip else None,
             self._calibration.result() if self._calibration else None,
-            self._batch_sum / self._images if self._images else None,
+            batch_sum / images if images else None,
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -72,13 +73,18 @@ class DatasetSpec:
     versions: dict[str, str] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def nodata_given(self) -> bool:
+        """Whether the user gave the nodata value, in place of what the scenes declare."""
+        return self.config.get("nodata") is not None
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain dicts, lists, numbers and strings for JSON."""
+        """Plain dicts, lists, numbers and strings for JSON, which knows no NaN: ``"nan"``."""
         return {
             "format": FORMAT,
             "scenes": [{**vars(scene), "transform": list(scene.transform)} for scene in self.scenes],
             "bands": [{**row, "used": used} for row, used in zip(bands_to_dicts(self.bands), self.used, strict=True)],
-            "nodata": self.nodata,
+            "nodata": _number(self.nodata),
             "dtype": self.dtype,
             "chip_size": list(self.chip_size),
             "chip_step": list(self.chip_step),
@@ -140,6 +146,7 @@ class NetworkSpec:
         chip_size: Width and height of the training chips in pixels.
         overlap: Percent of the chip's side that windows share on each side.
         nodata_is_data: True if nodata values go to the network as they are (imported SpecDeepMap checkpoints).
+        nodata_given: Whether the user gave the nodata value: then it counts also for rasters that declare another one.
     """
 
     architecture: str
@@ -152,6 +159,7 @@ class NetworkSpec:
     chip_size: tuple[int, int]
     overlap: float = 20.0
     nodata_is_data: bool = False
+    nodata_given: bool = False
 
     @property
     def title(self) -> str:
@@ -167,11 +175,12 @@ class NetworkSpec:
             "options": self.options,
             "bands": bands_to_dicts(self.bands),
             "normalization": self.normalization.to_dict(),
-            "nodata": self.nodata,
+            "nodata": _number(self.nodata),
             "classes": self.classes.to_dicts(),
             "chip_size": list(self.chip_size),
             "overlap": self.overlap,
             "nodata_is_data": self.nodata_is_data,
+            "nodata_given": self.nodata_given,
         }
 
     @classmethod
@@ -197,6 +206,7 @@ class NetworkSpec:
                 chip_size=_pair(row["chip_size"]),
                 overlap=float(row["overlap"]),
                 nodata_is_data=bool(row["nodata_is_data"]),
+                nodata_given=bool(row.get("nodata_given", False)),  # older checkpoints do not say
             )
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
@@ -237,6 +247,11 @@ def git_revision() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return result.stdout.strip() or None
+
+
+def _number(value: float | None) -> float | str | None:
+    """Return what JSON can hold, and ``float`` reads: ``"nan"`` for NaN, which is also equal to itself."""
+    return value if value is None or math.isfinite(value) else str(value)
 
 
 def _pair(value: Any) -> tuple[int, int]:

@@ -106,6 +106,7 @@ def make_network(data: DataDescription, choice: NetworkChoice) -> tuple[Network,
         nodata=data.nodata,
         classes=data.classes,
         chip_size=data.chip_size,
+        nodata_given=data.nodata_given,
     )
     network = Network(architecture, spec.normalization)
     lines = plan.lines if choice.init_from is None else start_from(network, spec, choice.init_from)

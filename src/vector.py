@@ -108,8 +108,9 @@ def _classes(column: npt.NDArray[Any], path: str | Path, field: str) -> npt.NDAr
     if column.dtype.kind in "iuf":
         return column
     if column.dtype.kind != "O" or not all(entry is None or isinstance(entry, str) for entry in column):
+        shown = column[0] if len(column) else f"values of the kind {column.dtype}"
         raise UserError(
-            f"{path} has {column[0]} in its field {field}; classes are whole numbers or text. Choose another with "
+            f"{path} has {shown} in its field {field}; classes are whole numbers or text. Choose another with "
             "label_field=…, or write the classes into one of the kind integer or text."
         )
     distinct = {entry: (entry.strip() or None) for entry in set(column) - {None}}
@@ -142,6 +143,13 @@ class Burner:
     transform: tuple[float, float, float, float, float, float]
 
     @cached_property
+    def _cut(self) -> npt.NDArray[np.bool_]:
+        """Which geometries are cut to a window: one that crosses itself may come back as all of it, or none."""
+        cut: npt.NDArray[np.bool_] = shapely.get_num_coordinates(self.geometries) > _DETAILED
+        cut[cut] = shapely.is_valid(self.geometries[cut])
+        return cut
+
+    @cached_property
     def _tree(self) -> shapely.STRtree:
         return shapely.STRtree(self.geometries)
 
@@ -155,8 +163,8 @@ class Burner:
         if not found.size:
             return np.zeros(shape, np.uint8)
         geometries = self.geometries[found]
-        detailed = shapely.get_num_coordinates(geometries) > _DETAILED
-        geometries[detailed] = shapely.clip_by_rect(geometries[detailed], *box.bounds)
+        cut = self._cut[found]
+        geometries[cut] = shapely.clip_by_rect(geometries[cut], *box.bounds)
         burnt: npt.NDArray[np.uint8] = rasterio.features.rasterize(
             [(g, v) for g, v in zip(geometries, self.values[found], strict=True) if not g.is_empty] or [(box, 0)],
             out_shape=shape,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 
 from scripts.make_scene import make_scene
+from src import datafolder
 from src.datafolder import read_data_folder
 from src.datamodules import base
 from src.datamodules.base import SegmentationData, choose_workers
@@ -255,6 +257,37 @@ def test_validation_chips_that_show_ground_of_training_chips_are_said(
     assert "scene_tile_20_31.tif" in caplog.text
 
 
+def test_chips_that_a_split_raster_cuts_from_one_window_share_ground_but_no_labels(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Their names end in their parts, which made them chips of two scenes."""
+    copied = make_chip_folder(tmp_path / "data")
+    spec = replace(read_data_folder(copied).spec, split={"strategy": "raster"})
+    datafolder.write_dataset(copied / "dataset.json", spec)
+    first = {part: read_data_folder(copied).samples(part)[0].image.name for part in ("train", "validation")}
+    place = first["train"].partition("_tile_")[2]
+    for part, old in first.items():
+        new = f"scene_{part}_tile_{place}"
+        for kind in ("images", "labels"):
+            (copied / kind / old).rename(copied / kind / new)
+        listed = copied / f"{part}_files.csv"
+        listed.write_text(listed.read_text().replace(old, new))
+    data = ChipData(copied)
+    assert [sample.image.name for sample in data.folder.sharing_ground("validation")] == [
+        f"scene_validation_tile_{place}"
+    ]
+    data.source("validation")
+    assert "1 of 3 validation chips show ground" in caplog.text
+    assert "their labels are apart" in caplog.text
+    assert "are too good" not in caplog.text
+
+
+def test_a_scene_whose_name_ends_in_a_part_s_is_a_scene_of_its_own() -> None:
+    assert datafolder._place("north_test_tile_3_4", {"north", "north_test"}) == ("north_test", 3, 4)
+    assert datafolder._place("north_test_tile_3_4", {"north"}) == ("north", 3, 4)
+    assert datafolder._place("north_test_tile_3_4") == ("north_test", 3, 4)
+
+
 def test_scenes_give_windows_of_training_blocks_and_cover_validation_blocks_once(scene: Any) -> None:
     data = SceneData(str(scene.image), str(scene.label), size=32, windows=12, block=48, validation=30, seed=5)
     described = data.describe()
@@ -294,12 +327,32 @@ def test_windows_are_others_in_every_epoch_and_the_same_in_a_resumed_one(scene: 
         ({"block": 8}, "block=8"),
         ({"validation": 100}, "validation=100"),
         ({"size": 150, "block": 150}, "expected at least one for training and one for validation"),
-        ({"class_map": [{"value": 1}]}, "class_map"),
+        ({"class_map": [{"value": 1}]}, r"datamodule\.class_map has the entry {'value': 1}; expected the keys value"),
+        ({"class_map": [{"value": 1, "merge": [2], "nam": "a"}]}, "'nam': 'a'}; expected the keys value"),
+        ({"class_map": ["forest"]}, "has the entry forest; expected the keys value"),
+        ({"class_map": "forest"}, r"datamodule\.class_map=forest is no list"),
+        ({"class_map": [{"value": True, "merge": [2]}]}, "gives the value True; give a whole number"),
+        ({"class_map": [{"value": 1.5, "merge": [2]}]}, "gives the value 1.5; give a whole number"),
+        ({"class_map": [{"value": 1, "merge": [2.5]}]}, r"merges \[2\.5\]; list whole numbers"),
+        ({"class_map": [{"value": 1, "merge": True}]}, r"merges \[True\]; list whole numbers"),
+        ({"class_map": [{"value": 1, "merge": [2], "name": 5}]}, "gives the class 1 the name 5; expected text"),
+        ({"class_map": [{"value": 1, "merge": [2], "color": 5}]}, "gives the class 1 the color 5; expected text"),
+        ({"class_map": [{"value": 256, "merge": [2]}]}, r"datamodule\.class_map gives the value 256; expected"),
     ],
 )
 def test_scenes_that_cannot_be_drawn_from_are_one_line(scene: Any, keys: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         SceneData(str(scene.image), str(scene.label), **{"size": 32, "block": 48} | keys).describe()
+
+
+def test_scenes_classes_are_merged_as_in_preparation(scene: Any) -> None:
+    """Text was taken letter by letter: ``merge: "12"`` merged 1 and 2."""
+    rules = [{"value": 7, "merge": "1", "name": "wood"}, {"value": 9, "merge": ["12", 2, 3]}]
+    classes = SceneData(str(scene.image), str(scene.label), size=32, block=48, class_map=rules).describe().classes
+    assert classes.values == (7, 9)
+    rules = [{"value": 7, "merge": 3}, {"value": 9, "merge": "12"}]
+    classes = SceneData(str(scene.image), str(scene.label), size=32, block=48, class_map=rules).describe().classes
+    assert classes.values == (7,)
 
 
 def test_a_pair_of_torchgeos_raster_datasets_trains_through_a_geosampler(scene: Any) -> None:

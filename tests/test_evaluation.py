@@ -18,8 +18,10 @@ from src.chips import LabelledChip
 from src.errors import UserError
 from src.evaluation import batches, check_fit, chip_exporter, evaluate, read_ahead
 from src.labels import ClassTable
+from src.models.lanes import computing_with
 from src.models.network import Network
 from src.raster.write import write_geotiff
+from src.scores import Scores
 from src.spec import NetworkSpec
 from src.tables import Sample
 
@@ -102,6 +104,24 @@ def test_batch_size_does_not_matter(tmp_path: Path) -> None:
     assert one.chip_means is not None
     assert many.chip_means is not None
     np.testing.assert_allclose(one.chip_means.iou, many.chip_means.iou)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_the_mean_over_batches_is_that_of_batch_size_chips_whatever_the_threads(tmp_path: Path, threads: int) -> None:
+    class WithParameter(LargestBand):  # without any a network has one lane
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(1))
+
+    samples = random_chips(tmp_path, 18)
+    alone = [evaluate(network(), SPEC, [sample], device=CPU) for sample in samples]
+    expected = 0.0
+    for start in range(0, 18, 8):
+        scores = Scores(np.sum([one.pooled.matrix for one in alone[start : start + 8]], 0))
+        expected += min(8, 18 - start) * float(np.nanmean(scores.iou)) / 18
+    with computing_with(threads):
+        lanes = Network(WithParameter(), Normalization.identity(3))
+        assert evaluate(lanes, SPEC, samples, device=CPU, batch_size=8).batch_mean_iou == pytest.approx(expected)
 
 
 def test_chips_of_other_sizes_are_padded_to_what_the_network_takes(tmp_path: Path) -> None:

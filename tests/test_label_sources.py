@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyogrio.raw
@@ -76,7 +77,7 @@ def test_a_number_and_the_same_as_text_are_one_class() -> None:
         ClassMap((ClassRule(1, (5,)), ClassRule(2, ("5",))))
 
 
-def _halves(left: str | int | None, right: str | int | None) -> list[tuple[shapely.Polygon, str | int | None]]:
+def _halves(left: str | float | None, right: str | float | None) -> list[tuple[shapely.Polygon, str | float | None]]:
     """Return two halves of an image and the class of each."""
     x, y = 330_000, 5_822_000
     return [(shapely.box(x, y - 640, x + 320, y), left), (shapely.box(x + 320, y - 640, x + 640, y), right)]
@@ -116,6 +117,16 @@ def test_a_field_of_another_kind_is_one_line(kind: str, tmp_path: Path) -> None:
         label_sources([path], [image], None, None, None)
 
 
+def test_a_field_of_another_kind_is_one_line_without_a_feature(tmp_path: Path) -> None:
+    image = describe(rasters.image(tmp_path / "s.tif"))
+    path, column = str(tmp_path / "l.gpkg"), np.array([], "datetime64[D]")
+    pyogrio.raw.write(
+        path, np.array([], object), [column], ["c"], driver="GPKG", geometry_type="Polygon", crs=rasters.UTM
+    )
+    with pytest.raises(UserError, match=r"l\.gpkg has values of the kind datetime64.* in its field c; classes are"):
+        label_sources([path], [image], None, None, None)
+
+
 def test_shapes_that_are_no_polygons_are_one_line(tmp_path: Path) -> None:
     """Terrain as CAD writes it: GDAL reads it, and no other library."""
     corners = [(330_000, 5_822_000), (330_600, 5_822_000), (330_300, 5_821_400), (330_000, 5_822_000)]
@@ -147,6 +158,63 @@ def test_nodata_and_nan_are_unclassified() -> None:
     np.testing.assert_array_equal(class_values(np.array([3, 255], np.uint8), 255, None, ""), [3, 0])
     np.testing.assert_array_equal(class_values(np.array([3, -9999], np.int16), -9999, None, ""), [3, 0])
     np.testing.assert_array_equal(class_values(np.array([3, np.nan, -1e38]), -1e38, None, ""), [3, 0, 0])
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "float32"])
+@pytest.mark.parametrize("unknown", ["nodata", "mask"])
+@pytest.mark.parametrize("offset", [0, 0.25])
+def test_a_class_map_takes_the_zeros_that_a_raster_has_and_no_others(
+    dtype: str, unknown: str, offset: float, tmp_path: Path
+) -> None:
+    """Nodata, what a mask leaves out and all outside the raster became the class that merges 0, warped or not."""
+    image = describe(rasters.image(tmp_path / "s.tif"))
+    values = np.zeros((32, 32), dtype)
+    values[:16] = 1
+    told: dict[str, Any] = {"nodata": 200}
+    if unknown == "nodata":
+        values[:, 24:] = 200
+    else:
+        told = {"mask": np.repeat([[True, False]], 32, 0).repeat([24, 8], 1)}
+    label = rasters.write(tmp_path / "l.tif", values, transform=_moved(offset), **told)
+    (source,), _ = label_sources([str(label)], [image], ClassMap((ClassRule(3, (0,)), ClassRule(2, (1,)))), None, None)
+    assert ("is warped" in (source.note or "")) == bool(offset)
+    expected = np.zeros((64, 64))
+    expected[:32, :24] = np.repeat([2, 3], 16)[:, None]
+    with source.open() as reader:
+        np.testing.assert_array_equal(reader.read(image.window), expected)
+        np.testing.assert_array_equal(reader.read(Window(20, 10, 16, 16)), expected[20:36, 10:26])
+
+
+def _moved(pixels: float) -> Affine:
+    return rasters.NORTH_UP @ Affine.translation(pixels, pixels)
+
+
+@pytest.mark.parametrize("dtype", ["int16", "int32"])
+def test_warped_zeros_stay_unclassified(dtype: str, tmp_path: Path) -> None:
+    """GDAL made −1 of them, to tell them from the 0 that it was given for nodata."""
+    image = describe(rasters.image(tmp_path / "s.tif"))
+    values = np.zeros((64, 64), dtype)
+    values[:, 32:] = 7
+    label = rasters.write(tmp_path / "l.tif", values, transform=_moved(0.25))
+    (source,), _ = label_sources([str(label)], [image], None, None, None)
+    with source.open() as reader:
+        np.testing.assert_array_equal(reader.read(image.window), values)
+
+
+def test_large_codes_are_warped_exactly(tmp_path: Path) -> None:
+    image = describe(rasters.image(tmp_path / "s.tif"))
+    values = np.full((64, 64), 231_000_001, np.int32)
+    label = rasters.write(tmp_path / "l.tif", values, transform=_moved(0.25))
+    (source,), _ = label_sources([str(label)], [image], ClassMap((ClassRule(4, (231_000_001,)),)), None, None)
+    with source.open() as reader:
+        assert (reader.read(image.window) == 4).all()
+
+
+def test_infinity_is_no_class(tmp_path: Path) -> None:
+    image = describe(rasters.image(tmp_path / "s.tif"))
+    label = rasters.polygons(tmp_path / "l.gpkg", _halves(1.0, np.inf))
+    with pytest.raises(UserError, match=r"l\.gpkg has the class inf; classes are whole numbers or text"):
+        label_sources([str(label)], [image], ClassMap((ClassRule(1, (1,)),)), None, None)
 
 
 def test_rare_values_are_shares_of_the_labelled_pixels() -> None:

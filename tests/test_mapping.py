@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import threading
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import rasterio
+import rasterio.shutil
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -165,6 +167,18 @@ def test_nodata_of_the_training_chips_holds_where_the_raster_declares_none(tmp_p
     path = write_raster(tmp_path / "scene.tif", image)
     found = map_scene(make_mapper(tmp_path, Argmax(), nodata=0), str(path), tmp_path / "map.tif")
     np.testing.assert_array_equal(read(found.path) == 0, (image == 0).all(0))
+
+
+def test_a_nodata_value_that_was_given_holds_also_where_the_raster_declares_another(tmp_path: Path) -> None:
+    """prepare.py nodata=0 of a raster that declares −32768: what training left out was mapped."""
+    image = (noise(40, 60) * 100 + 1).astype(np.int16)
+    image[:, 10:20] = 0
+    image[:, 30:35] = -32768
+    path = write_raster(tmp_path / "scene.tif", image, nodata=-32768)
+    mapper = make_mapper(tmp_path, Argmax(), nodata=0)
+    mapper = dataclasses.replace(mapper, spec=dataclasses.replace(mapper.spec, nodata_given=True))
+    found = map_scene(mapper, str(path), tmp_path / "map.tif")
+    np.testing.assert_array_equal(read(found.path) == 0, (image <= 0).all(0))
 
 
 def test_an_alpha_band_is_a_mask_and_no_band(tmp_path: Path) -> None:
@@ -376,6 +390,33 @@ def test_a_finished_map_is_left_as_it_is_until_something_that_it_is_made_of_chan
     write_raster(path, noise(60, 40, seed=1))
     assert map_scene(options(mapper, overlap=10.0), str(path), tmp_path / "map.tif").made
     np.testing.assert_array_equal(read(tmp_path / "map.tif"), VALUES[noise(60, 40, seed=1).argmax(0)])
+
+
+def test_a_map_is_made_again_when_a_file_that_belongs_to_its_scene_changes(tmp_path: Path) -> None:
+    """A mosaic's VRT stays the same when its sources change."""
+    path = write_raster(tmp_path / "scene.tif", noise(60, 40))
+    rasterio.shutil.copy(str(path), str(tmp_path / "one.vrt"), driver="VRT")
+    (tmp_path / "two.vrt").write_text((tmp_path / "one.vrt").read_text().replace("scene.tif", "one.vrt"))
+    rasterio.shutil.copy(str(path), str(tmp_path / "scene.bsq"), driver="ENVI")
+    mapper, header = make_mapper(tmp_path, Argmax()), tmp_path / "scene.hdr"
+
+    def made(scene: Path) -> bool:
+        return map_scene(mapper, str(scene), tmp_path / f"{scene.stem}_map.tif").made
+
+    scenes = [tmp_path / "one.vrt", tmp_path / "two.vrt", tmp_path / "scene.bsq"]
+    assert [made(scene) for scene in scenes * 2] == [True] * 3 + [False] * 3
+    write_raster(path, noise(60, 40, seed=1))
+    header.write_text(header.read_text() + "description = { mended }\n")
+    assert [made(scene) for scene in scenes * 2] == [True] * 3 + [False] * 3
+    np.testing.assert_array_equal(read(tmp_path / "two_map.tif"), VALUES[noise(60, 40, seed=1).argmax(0)])
+
+
+def test_a_plain_file_s_record_names_no_further_files(tmp_path: Path) -> None:
+    """Else maps that were made before such files counted would be made again."""
+    path = write_raster(tmp_path / "scene.tif", noise(60, 40))
+    map_scene(make_mapper(tmp_path, Argmax()), str(path), tmp_path / "map.tif")
+    made_of = json.loads((tmp_path / "map.json").read_text())["made_of"]
+    assert [key for key in made_of if key.startswith("image")] == ["image", "image_bytes", "image_changed"]
 
 
 def test_two_runs_onto_one_output_are_refused_and_the_first_goes_on(

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from mapping_scenes import CLASSES, Argmax, make_mapper, noise, read, write_raster
 
+from src.grid import chip_windows
 from src.mapping.polygons import map_polygons
 from src.mapping.scene_map import map_scene
-from src.vector import outline, sieve
+from src.vector import Burner, outline, sieve
 
 
 def described(geometries: npt.NDArray[Any], values: npt.NDArray[np.uint8]) -> list[tuple[Any, ...]]:
@@ -92,3 +93,22 @@ def test_a_map_without_a_class_has_a_geopackage_without_polygons(tmp_path: Path)
     path = write_raster(tmp_path / "scene.tif", np.zeros((3, 40, 40), np.uint8), nodata=0)
     map_scene(make_mapper(tmp_path, Argmax(), polygons=True), str(path), tmp_path / "map.tif")
     assert pyogrio.read_info(tmp_path / "map_polygons.gpkg")["features"] == 0
+
+
+def test_a_ring_that_crosses_itself_is_burnt_in_windows_as_in_the_whole() -> None:
+    """Cut to a window, two swapped vertices of 600 filled or emptied all of it; no file is refused for them."""
+    grid = rasterio.Affine(10, 0, 0, 0, -10, 2560)
+    angles = np.linspace(0, 2 * np.pi, 600, endpoint=False)
+    for seed in (281, 3, 4, 5, 6, 7):
+        generator = np.random.default_rng(seed)
+        radii = 1100 * (1 + 0.05 * generator.uniform(-1, 1, 600))
+        ring = np.stack([1280 + radii * np.cos(angles), 1320 + radii * np.sin(angles)], 1)
+        swapped = generator.integers(597)
+        ring[[swapped, swapped + 1]] = ring[[swapped + 1, swapped]]
+        bow = shapely.Polygon(np.concatenate([ring, ring[:1]])[np.r_[0:300, 599:299:-1]])
+        for shape in (shapely.Polygon(ring), bow):
+            whole = rasterio.features.rasterize([shape], out_shape=(256, 256), transform=grid, dtype="uint8")
+            burner = Burner(np.array([shape]), np.array([1], np.uint8), tuple(grid)[:6])
+            for window in chip_windows(256, 256, (64, 64), (64, 64)):
+                part = whole[window.row : window.row_stop, window.column : window.column_stop]
+                np.testing.assert_array_equal(burner.read(window), part)

@@ -6,6 +6,7 @@ import csv
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pandas as pd
 import pyogrio.raw
 import pytest
 import rasterio
+import rasterio.shutil
 import shapely
 from hydra import compose, initialize_config_dir
 from mapping_scenes import CLASSES, make_trained, noise, read, write_raster
@@ -264,6 +266,59 @@ def test_the_scene_itself_is_never_overwritten(tmp_path: Path, checkpoint: Path)
     image = scene(tmp_path)
     with pytest.raises(UserError, match="is the scene itself"):
         run(tmp_path, checkpoint=str(checkpoint), image=image, output=image)
+
+
+@pytest.mark.parametrize(
+    ("label", "keys"),
+    [
+        ("map.tif", {}),
+        ("map_polygons.gpkg", {"vector": True}),
+        ("map_uncertainty.tif", {"probabilities": True}),
+        ("map.json", {}),
+        ("map.vrt", {}),
+        ("../a_map.tif", {"output": "{folder}", "image": ["{folder}/a.tif", "{folder}/b.tif"]}),
+    ],
+)
+def test_the_ground_truth_is_never_overwritten(
+    tmp_path: Path, checkpoint: Path, label: str, keys: dict[str, Any]
+) -> None:
+    """The map was scored against itself, and the labels were gone."""
+    (tmp_path / "out").mkdir()
+    for name in ("a.tif", "b.tif"):
+        scene(tmp_path, name)
+    truth = tmp_path / "out" / label
+    if truth.suffix in {".json", ".gpkg"}:
+        frame = shapely.box(300_000, 5_799_100, 300_700, 5_800_000)
+        driver = {".json": "GeoJSON", ".gpkg": "GPKG"}[truth.suffix]
+        field = [np.array([4])]
+        pyogrio.raw.write(
+            truth, shapely.to_wkb([frame]), field, ["class"], geometry_type="Polygon", crs="EPSG:32633", driver=driver
+        )
+    else:
+        raster = write_raster(truth.with_suffix(".tif"), np.full((1, 90, 70), 4, np.uint8))
+        if truth.suffix == ".vrt":
+            rasterio.shutil.copy(str(raster), str(truth), driver="VRT")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    given = {"image": str(tmp_path / "a.tif")} | json.loads(json.dumps(keys).replace("{folder}", str(tmp_path)))
+    with pytest.raises(UserError, match=r"which is the label .*; expected another file") as caught:
+        run(tmp_path, checkpoint=str(checkpoint), label=str(truth), **given)
+    assert "\n" not in str(caught.value)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_the_checkpoint_is_never_overwritten(tmp_path: Path, checkpoint: Path) -> None:
+    named = shutil.copy(checkpoint, tmp_path / "map.tif")
+    with pytest.raises(UserError, match="is the checkpoint itself"):
+        run(tmp_path, image=scene(tmp_path), checkpoint=str(named), output=str(tmp_path / "map.tif"))
+
+
+def test_what_will_be_written_is_known_before(tmp_path: Path, checkpoint: Path) -> None:
+    label = str(write_raster(tmp_path / "label.tif", np.full((1, 90, 70), 4, np.uint8)))
+    keys: dict[str, Any] = {"probabilities": True, "vector": True, "label": label}
+    (found,) = run(tmp_path, checkpoint=str(checkpoint), image=scene(tmp_path), **keys)
+    options = predict.map_options(PredictConfig(checkpoint=str(checkpoint), image="", **keys))
+    assert {path for path, _ in found.files} <= set(predict.written(found.output, options, scored=True))
+    assert set(scene_map.map_files(found.output, options)) <= {path for path, _ in found.files}
 
 
 def test_an_output_that_cannot_be_is_one_line(tmp_path: Path, checkpoint: Path) -> None:

@@ -30,6 +30,7 @@ from src import file_lock
 from src.chips import read_labelled
 from src.class_map import ClassRule
 from src.datafolder import DataFolder, read_data_folder
+from src.datamodules.chips import ChipData
 from src.errors import UserError
 from src.preparation import prepare as preparation
 from src.preparation.overview import Overview
@@ -38,6 +39,7 @@ from src.preparation.settings import Preparation
 from src.preparation.staging import publish, staged
 from src.raster.read import RasterInfo, describe
 from src.tables import PARTS
+from src.training import NetworkChoice, make_network
 from tests import rasters
 
 ROOT = Path(__file__).parents[1]
@@ -557,6 +559,49 @@ def test_running_twice_does_nothing_and_other_settings_are_refused(
     assert len(list((folder.path / "images").iterdir())) == 4
 
 
+def test_nan_given_as_nodata_is_the_same_setting_the_next_time(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """NaN is not equal to itself, and no JSON; folders of earlier versions hold it bare."""
+    image, label = rasters.image(tmp_path / "s.tif", dtype="float32"), rasters.label(tmp_path / "l.tif")
+    given = settings(image, label, nodata=np.nan)
+    described = made(tmp_path, given).path / "dataset.json"
+    assert described.read_text().count('"nodata": "nan"') == 2
+    assert "NaN" not in described.read_text()
+    caplog.set_level(logging.INFO)
+    prepare(given, described.parent)
+    described.write_text(described.read_text().replace('"nan"', "NaN"))
+    prepare(given, described.parent)
+    assert caplog.text.count("nothing to do") == 2
+
+
+def test_a_nodata_value_that_was_given_reaches_the_checkpoint(tmp_path: Path) -> None:
+    """The file declares another one, by which alone predict.py would map what training left out."""
+    image = rasters.image(tmp_path / "s.tif", dtype="int16", nodata=-32768)
+    given = settings(image, rasters.label(tmp_path / "l.tif"))
+    for value, expected in ((None, (-32768, False)), (0.0, (0, True))):
+        folder = tmp_path / str(value)
+        prepare(replace(given, nodata=value), folder)
+        _, spec = make_network(ChipData(folder).describe(), NetworkChoice("justo_unet_simple", "none"))
+        assert (spec.nodata, spec.nodata_given) == expected
+
+
+def test_a_nodata_value_that_was_given_counts_beside_what_a_chip_declares(tmp_path: Path) -> None:
+    image, label = rasters.image(tmp_path / "s.tif", dtype="int16"), rasters.label(tmp_path / "l.tif")
+    folder = made(tmp_path, settings(image, label))
+    sample, spec = folder.samples("train")[0], folder.spec
+    pixels = rasters.read(sample.image)
+    pixels[:, 0], pixels[:, 1] = 0, -32768
+    rasters.write(sample.image, pixels, nodata=-32768)
+    default, given = (
+        read_labelled(sample, spec.bands, spec.used, 0, spec.classes, nodata_given=given, again=True)
+        for given in (False, True)
+    )
+    np.testing.assert_array_equal(default.valid, (pixels != -32768).all(0))
+    np.testing.assert_array_equal(given.valid, default.valid & (pixels != 0).all(0))
+    assert given.plain is None  # what is read without GDAL knows one value per band
+
+
 def test_a_changed_scene_is_not_taken_for_the_prepared_one(tmp_path: Path) -> None:
     image, label = rasters.image(tmp_path / "s.tif"), rasters.label(tmp_path / "l.tif")
     folder = made(tmp_path, settings(image, label))
@@ -766,6 +811,20 @@ def test_a_split_raster_says_the_part_of_every_pixel(tmp_path: Path) -> None:
             np.testing.assert_array_equal(rasters.read(sample.label)[0], own)
     assert folder.samples("validation", required=False) == []
     assert folder.spec.split["strategy"] == "raster"
+
+
+def test_what_a_split_raster_does_not_say_is_in_no_part(tmp_path: Path) -> None:
+    """With 0 for training, its nodata and all outside it were training."""
+    image, label = rasters.image(tmp_path / "scene.tif", 64, 64), rasters.label(tmp_path / "label.tif", 64, 64)
+    drawn = np.zeros((48, 64), np.uint8)  # nothing is said of the last rows
+    drawn[:, 32:] = 1
+    drawn[32:] = 255
+    split = rasters.write(tmp_path / "split.tif", drawn, nodata=255)
+    given = settings(image, label, split_raster=str(split), split_values=(0, 1, None), min_coverage=0.0)
+    folder = made(tmp_path, given)
+    for part, columns in (("train", (0, 16)), ("validation", (32, 48))):
+        names = {sample.image.name for sample in folder.samples(part)}
+        assert names == {f"scene_tile_{x}_{y}.tif" for x in columns for y in (0, 16)}
 
 
 def test_chips_of_one_part_keep_their_names_and_validation_comes_from_training_if_the_raster_has_none(

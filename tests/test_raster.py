@@ -14,8 +14,8 @@ from rasterio.transform import Affine
 from src.bands import Band
 from src.errors import UserError
 from src.grid import Window
-from src.raster.georeference import offset_on
-from src.raster.read import describe, info_of, open_raster, read_valid, read_window
+from src.raster.georeference import bounds_in, offset_on, transform_points
+from src.raster.read import describe, info_of, open_raster, read_decimated, read_valid, read_window
 from src.raster.write import recode, write_geotiff
 from tests import rasters
 
@@ -146,3 +146,33 @@ def test_the_suffix_is_no_part_of_the_name(tmp_path: Path) -> None:
     assert describe(rasters.image(tmp_path / "my.scene.tiff")).name == "my.scene"
     with rasterio.open(rasters.image(tmp_path / "bare")) as dataset:
         assert info_of(dataset).name == "bare"
+
+
+def test_bands_of_several_types_are_read_in_the_one_that_holds_all(tmp_path: Path) -> None:
+    """Reflectance and heights in one VRT; rasterio reads no two types at once."""
+    kinds = {"UInt16": np.uint16, "Int32": np.int32, "Float32": np.float32}
+    cubes = [rasters.read(rasters.image(tmp_path / f"{k}.tif", 20, 24, bands=1, dtype=d)) for k, d in kinds.items()]
+    bands = "".join(
+        f'<VRTRasterBand dataType="{kind}" band="{number}"><SimpleSource><SourceFilename relativeToVRT="1">{kind}.tif'
+        "</SourceFilename><SourceBand>1</SourceBand></SimpleSource></VRTRasterBand>"
+        for number, kind in enumerate(kinds, start=1)
+    )
+    (tmp_path / "all.vrt").write_text(f'<VRTDataset rasterXSize="24" rasterYSize="20">{bands}</VRTDataset>')
+    whole = np.concatenate([cube.astype(np.float64) for cube in cubes])
+    with open_raster(tmp_path / "all.vrt") as dataset:
+        assert info_of(dataset).dtype == "float64"
+        np.testing.assert_array_equal(read_window(dataset, Window(2, 3, 5, 7), 0), whole[:, 2:7, 3:10])
+        over = read_window(dataset, Window(-1, -2, 4, 6), 7, [2, 0])
+        np.testing.assert_array_equal(over[:, 1:, 2:], whole[[2, 0], :3, :4])
+        assert (over[:, 0] == 7).all()
+        np.testing.assert_array_equal(read_decimated(dataset, [1, 2], 24), whole[[1, 2]])
+
+
+def test_crss_without_a_way_between_them_are_one_line(tmp_path: Path) -> None:
+    local = 'LOCAL_CS["site",LOCAL_DATUM["site",0],UNIT["metre",1],AXIS["x",EAST],AXIS["y",NORTH]]'
+    here = describe(rasters.image(tmp_path / "s.tif", 20, 24, bands=1))
+    assert here.crs is not None
+    for call in (lambda: bounds_in(here, local), lambda: transform_points(np.zeros((1, 2)), local, str(here.crs))):
+        with pytest.raises(UserError, match=r"no coordinates in .*; give both in") as caught:
+            call()
+        assert "\n" not in str(caught.value)

@@ -200,6 +200,16 @@ def test_the_mean_over_batches_is_that_of_each_batch_s_own_mean_weighted_by_its_
     assert ScoreCounter(ClassTable.build([1])).result().batch_mean_iou is None
 
 
+@pytest.mark.parametrize("together", [1, 2, 5])
+def test_the_mean_over_batches_can_be_that_of_any_number_of_consecutive_chips(together: int) -> None:
+    truth, prediction = torch.tensor([0, 0, 1, 0, 1]).reshape(-1, 1, 1), torch.tensor([0, 0, 0, 0, 1]).reshape(-1, 1, 1)
+    counter = ScoreCounter(ClassTable.build([10, 20]), per_chip=True, batch_size=3)
+    for start in range(0, 5, together):
+        counter.add(truth[start : start + together], prediction[start : start + together])
+    for _ in range(2):  # asking for them changes nothing
+        assert counter.result().batch_mean_iou == pytest.approx((3 * (2 / 3 + 0) / 2 + 2 * 1) / 5)
+
+
 @given(label_images())
 @settings(deadline=None, max_examples=40)
 def test_mean_over_chips_is_the_mean_of_scikit_learns_scores_of_each_chip(images: tuple[int, Labels, Labels]) -> None:

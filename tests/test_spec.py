@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 
 import pytest
 
@@ -47,3 +49,22 @@ def test_other_formats_are_refused() -> None:
         DatasetSpec.from_dict(DATASET.to_dict() | {"format": 2}, "d")
     with pytest.raises(UserError, match="has no format version"):
         NetworkSpec.from_dict({}, "c")
+
+
+def test_nan_is_a_string_in_json_and_equal_to_itself() -> None:
+    """NaN is no JSON, and as a number it made a run differ from itself; older files hold it bare."""
+    data, network = replace(DATASET, nodata=math.nan).to_dict(), replace(NETWORK, nodata=math.nan).to_dict()
+    json.dumps([data, network], allow_nan=False)
+    for written in (data, data | {"nodata": math.nan}):
+        assert DatasetSpec.from_dict(written, "d").to_dict() == data
+    for written in (network, network | {"nodata": math.nan}):
+        assert NetworkSpec.from_dict(written, "c").to_dict() == network
+
+
+def test_who_gave_the_nodata_value_is_kept_and_older_files_do_not_say() -> None:
+    assert not DATASET.nodata_given
+    assert replace(DATASET, config={"nodata": 0.0}).nodata_given
+    given = replace(NETWORK, nodata=0.0, nodata_given=True).to_dict()
+    assert NetworkSpec.from_dict(given, "c").nodata_given
+    del given["nodata_given"]
+    assert not NetworkSpec.from_dict(given, "c").nodata_given

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from src import blocks, splits
 from src.errors import UserError
 from src.grid import Window, chip_windows
-from src.ground import Places, components
+from src.ground import Places, across_scenes, components
 from src.raster.read import RasterInfo
 from src.splits import Strategy, imbalance, split_chips
 
@@ -231,3 +233,15 @@ def test_too_few_chips_and_too_much_overlap_are_said() -> None:
     tied = [(0, w) for w in chip_windows(12, 12, (10, 10), (2, 2)) if w.row < 4 and w.column < 4]
     with pytest.raises(UserError, match="share so much ground"):
         split_chips(classes(len(tied)), places(tied, [info], (2, 2)), SHARES)
+
+
+def test_scenes_between_whose_crss_there_is_no_way_lie_apart() -> None:
+    """A tangent plane of the other side of the earth has no coordinates for it; the split ended in a traceback."""
+    from rasterio.crs import CRS
+
+    here = scene("here", 20, 20, 330_000, 5_822_000)
+    far = CRS.from_user_input("+proj=gnom +lat_0=-50 +lon_0=-170").to_wkt()
+    elsewhere = replace(scene("elsewhere", 20, 20), crs=far)
+    chips = [(number, here.window) for number in range(4)]
+    found = across_scenes(chips, [here, elsewhere, elsewhere, here])
+    assert sorted(map(tuple, found.tolist())) == [(0, 3), (1, 2)]

@@ -49,6 +49,7 @@ class DataDescription:
         classes: The class table.
         counts: Training pixels of each class.
         weights: Weight of each class as the data themselves suggest it.
+        nodata_given: Whether the user gave the nodata value, in place of what the images' files declare.
     """
 
     origin: str
@@ -62,6 +63,7 @@ class DataDescription:
     classes: ClassTable
     counts: tuple[int, ...]
     weights: tuple[float, ...]
+    nodata_given: bool = False
 
 
 class ResumableLoader(DataLoader[Chip]):

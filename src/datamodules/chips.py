@@ -20,6 +20,12 @@ from src.tables import Sample
 
 log = logging.getLogger(__name__)
 
+_OVERLAPPING = "their scores are too good; prepare.py keeps such chips apart"
+_DRAWN = (
+    "their labels are apart, as split.raster draws them, but the network has seen the ground; expect lower scores on "
+    "ground that is new to it"
+)
+
 
 class ChipDataset(Dataset[Chip]):
     """Chips of a data folder; each access reads its files anew.
@@ -118,6 +124,7 @@ class ChipData(SegmentationData):
             classes=spec.classes,
             counts=self.folder.train_counts,
             weights=self.folder.class_weights,
+            nodata_given=spec.nodata_given,
         )
 
     def source(self, stage: Stage) -> ChipDataset:
@@ -128,11 +135,11 @@ class ChipData(SegmentationData):
         shared = self.folder.sharing_ground(stage) if stage == "validation" and not self.refit else []
         if shared:
             log.warning(
-                "CAUTION: %d of %d validation chips show ground that training chips show too (first %s): their scores "
-                "are too good; prepare.py keeps such chips apart, unless split.raster says otherwise",
+                "CAUTION: %d of %d validation chips show ground that training chips show too (first %s): %s",
                 len(shared),
                 len(samples),
                 shared[0].image.name,
+                _DRAWN if self.folder.spec.split.get("strategy") == "raster" else _OVERLAPPING,
             )
         return ChipDataset(samples, self.folder.spec)
 

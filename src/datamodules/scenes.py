@@ -15,7 +15,7 @@ import numpy.typing as npt
 from torch.utils.data import Dataset
 
 from src.bands import BandStatistics, Normalization, measured
-from src.class_map import ClassMap, ClassRule
+from src.class_map import ClassMap
 from src.cores import cores
 from src.datamodules.base import DataDescription, SegmentationData, Stage
 from src.datamodules.batches import Chip
@@ -217,7 +217,7 @@ class SceneData(SegmentationData):
     def survey(self) -> Survey:
         """Read all scenes once: what is in each block, and which blocks validate."""
         infos = describe_all(self.image)
-        rules = None if self.class_map is None else ClassMap(tuple(_rule(row) for row in self.class_map))
+        rules = None if self.class_map is None else ClassMap.from_entries(self.class_map, "datamodule.class_map")
         labels = pair(self.image, self.label, "datamodule.label")
         sources, hints = label_sources(labels, infos, rules, self.label_field, self.label_layer)
         scenes = tuple(
@@ -282,6 +282,7 @@ class SceneData(SegmentationData):
             classes=survey.classes,
             counts=survey.counts,
             weights=tuple(class_weights(survey.counts)),
+            nodata_given=self.nodata is not None,
         )
 
     def source(self, stage: Stage) -> RandomWindows | FixedWindows:
@@ -309,15 +310,6 @@ def _cover(block: Window, size: int) -> list[Window]:
         window._replace(row=window.row + block.row, column=window.column + block.column)
         for window in chip_windows(block.height, block.width, (size, size), (size, size))
     ]
-
-
-def _rule(row: Mapping[str, Any]) -> ClassRule:
-    try:
-        return ClassRule(int(row["value"]), tuple(row["merge"]), row.get("name"), row.get("color"))
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"datamodule.class_map has the entry {dict(row)}; expected value, merge, name, color."
-        ) from error
 
 
 def _classes(counts: npt.NDArray[np.int64], hints: ClassHints) -> ClassTable:

@@ -303,6 +303,7 @@ class TorchGeoData(SegmentationData):
             classes=classes,
             counts=counts,
             weights=tuple(class_weights(counts)),
+            nodata_given=self.nodata is not None,
         )
 
     def _parts(self) -> dict[Stage, tuple[Any, Any]]:

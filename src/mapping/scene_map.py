@@ -21,6 +21,7 @@ import torch
 from src.atomic import write_text
 from src.errors import UserError
 from src.file_lock import locked
+from src.fingerprints import fingerprints
 from src.grid import Blend
 from src.mapping.cog import Layer, write_cog
 from src.mapping.inference import Predictor
@@ -164,6 +165,13 @@ def layer_path(output: Path, layer: str) -> Path:
 def polygons_path(output: Path) -> Path:
     """Name a map's polygons: ``map.tif`` → ``map_polygons.gpkg``, since QGIS takes ``map.qml`` for the raster's."""
     return output.with_name(f"{output.stem}_polygons.gpkg")
+
+
+def map_files(output: Path, options: MapOptions) -> list[Path]:
+    """Name every file that :func:`map_scene` writes, the class map first."""
+    layers = (CLASSES, PROBABILITIES, UNCERTAINTY) if options.probabilities else (CLASSES,)
+    files = [layer_path(output, layer) for layer in layers] + [polygons_path(output)] * options.polygons
+    return [*files, *(file.with_suffix(".qml") for file in files), record_path(output)]
 
 
 def map_scene(mapper: Mapper, image: str | Path, output: str | Path, show: Show = silent) -> SceneMap:
@@ -341,11 +349,14 @@ def _fingerprint(mapper: Mapper, info: RasterInfo) -> dict[str, Any]:
     """Everything that a map's numbers depend on."""
     file = Path(info.path)
     stat = file.stat() if file.is_file() else None
+    # As it was given, links and all: GDAL looks for what belongs to a file beside the link.
+    beside = fingerprints([str(file.absolute()) if stat else info.path])[1:]
     return {
         "checkpoint": mapper.fingerprint,
         "image": str(file.resolve()) if stat else info.path,
         "image_bytes": stat.st_size if stat else None,
         "image_changed": stat.st_mtime_ns if stat else None,
+        **({"image_files": beside} if beside else {}),
         "grid": [info.width, info.height, info.crs, list(info.transform), info.dtype, str(info.nodata)],
         "options": mapper.options.numbers,
         "device": mapper.device.type,

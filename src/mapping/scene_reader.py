@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from src.bands import match_bands
+from src.bands import all_measured, match_bands, nodata_of_bands
 from src.cores import cores
 from src.grid import Window
 from src.mapping.kept_rows import MEMORY_BYTES, KeptRows, Patch, blank
@@ -53,7 +53,7 @@ class SceneReader:
         self._scratch = scratch or Path(tempfile.gettempdir())
         self._bands = match_bands(spec.bands, self.info.bands, self.info.path)
         declared = [self.info.nodata[band] for band in self._bands]
-        self._nodata = [spec.nodata if value is None else value for value in declared]
+        self._nodata = nodata_of_bands(declared, spec.nodata, self.info.dtype, given=spec.nodata_given)
         self._kept: KeptRows | None = None
 
     @property
@@ -131,19 +131,27 @@ class SceneReader:
         if not same:
             patch.image[...] = image
         if not self._spec.nodata_is_data:
-            patch.valid[...] = read_valid(self._dataset, window, image, self._nodata, self._spec.normalization.used)
+            patch.valid[...] = self._measured(image, window, self._spec.normalization.used)
             patch.fed[...] = patch.valid
             return
         patch.fed[...] = False
         patch.fed[: self.info.height - window.row, : self.info.width - window.column] = True
         patch.valid[...] = self._any_measured(image, window) & patch.fed
 
+    def _measured(self, image: npt.NDArray[Any], window: Window, used: Sequence[bool]) -> npt.NDArray[np.bool_]:
+        """Tell where all bands that are used have a measurement."""
+        nodata, *others = self._nodata
+        valid = read_valid(self._dataset, window, image, nodata, used)
+        for values in others:
+            valid &= all_measured(image, values, used)
+        return valid
+
     def _any_measured(self, image: npt.NDArray[Any], window: Window) -> npt.NDArray[np.bool_]:
         """A network that takes nodata for data has learned bands that are nodata everywhere: one band must do."""
         valid = np.zeros(image.shape[1:], bool)
         for band in range(len(image)):
             only = [position == band for position in range(len(image))]
-            valid |= read_valid(self._dataset, window, image, self._nodata, only)
+            valid |= self._measured(image, window, only)
             if valid.all():
                 break
         return valid

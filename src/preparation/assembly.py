@@ -186,7 +186,6 @@ def choose_format(settings: Preparation, scenes: Sequence[Scene]) -> ChipFormat:
         nodata=common_nodata([scene.nodata for scene in scenes]),
         used=used,
         compress=settings.compress,
-        part_values=settings.split_values,
     )
 
 

@@ -44,7 +44,7 @@ class Scene:
         info: The image.
         labels: Its classes.
         nodata: Per band.
-        parts: Part of each pixel as a value of the format's ``part_values``; None where chips are split later.
+        parts: Part of each pixel: 1 training, 2 validation, 3 test, 0 none; None where chips are split later.
     """
 
     info: RasterInfo
@@ -64,7 +64,6 @@ class ChipFormat:
         nodata: Nodata value to declare; None where the scenes have none in common.
         used: Which bands are used.
         compress: Of the GeoTIFFs.
-        part_values: What training, validation and test are called in the scenes' ``parts``; None for no such part.
     """
 
     size: tuple[int, int]
@@ -73,7 +72,6 @@ class ChipFormat:
     nodata: float | None
     used: tuple[bool, ...]
     compress: Compression = "none"
-    part_values: tuple[int | None, ...] = (None, None, None)
 
     @property
     def fill(self) -> float:
@@ -225,12 +223,8 @@ class _Cutter:
         parts: npt.NDArray[np.uint8],
     ) -> Iterator[Chip]:
         """Cut a window once for each part that it has labels of, with no label of another."""
-        own = {
-            number: np.where(parts == value, label, np.uint8(UNCLASSIFIED))
-            for number, value in enumerate(self.format.part_values)
-            if value is not None
-        }
-        there = [number for number, values in own.items() if values.any()]
+        own = [np.where(parts == number + 1, label, np.uint8(UNCLASSIFIED)) for number in range(len(PARTS))]
+        there = [number for number, values in enumerate(own) if values.any()]
         chips = []
         for number in there:
             named = PARTS[number] if len(there) > 1 else None

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from src.class_map import ClassMap
+from src.class_map import ClassMap, ClassRule
 from src.datafolder import DATASET, read_dataset
 from src.errors import UserError
+from src.fingerprints import fingerprints
 from src.input_files import find_files
 from src.label_sources import label_sources
 from src.preparation.assembly import FILES, fill
 from src.preparation.cutting import Scene
-from src.preparation.fingerprints import fingerprints
 from src.preparation.scene_files import describe_all, pair, scene_nodata
 from src.preparation.settings import Preparation
 from src.preparation.staging import clear_leftover, is_interrupted, publish, staged
@@ -73,7 +74,7 @@ def prepare(settings: Preparation, data_dir: str | Path, *, overwrite: bool = Fa
     for info in infos:
         if info.masked:
             log.info("%s has a mask or an alpha band: what it leaves out is unclassified.", info.path)
-    parts = label_sources(drawn, infos, None, None, None)[0] if drawn else [None] * len(infos)
+    parts = label_sources(drawn, infos, _part_map(settings), None, None)[0] if drawn else [None] * len(infos)
     scenes = [
         Scene(info, source, scene_nodata(info, settings.nodata), part)
         for info, source, part in zip(infos, sources, parts, strict=True)
@@ -89,16 +90,23 @@ def prepare(settings: Preparation, data_dir: str | Path, *, overwrite: bool = Fa
     return spec
 
 
+def _part_map(settings: Preparation) -> ClassMap:
+    """Return what turns a split raster's values into those of :attr:`Scene.parts`: 0 may be a part, nodata is none."""
+    numbered = enumerate(settings.split_values, start=1)
+    return ClassMap(tuple(ClassRule(n, (value,)) for n, value in numbered if value is not None), "split.values")
+
+
 def _existing(folder: Path, config: dict[str, Any], *, overwrite: bool) -> DatasetSpec | None:
     """Return the spec of a folder that needs nothing done; None where there is something to do."""
     if (folder / DATASET).is_file():
         spec = read_dataset(folder / DATASET)
-        if spec.config == config:
+        made_with = _plain(spec.config)
+        if made_with == config:
             log.info("%s is there already, made with the same settings from the same files: nothing to do.", folder)
             return spec
         if not overwrite:
             raise UserError(
-                f"{folder} was made with other settings or files ({_difference(spec.config, config)}); give another "
+                f"{folder} was made with other settings or files ({_difference(made_with, config)}); give another "
                 "data_dir, or overwrite=true to replace it."
             )
         return None
@@ -119,7 +127,9 @@ def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return what JSON gives back for a value, so that both compare."""
+    """Return what JSON gives back for a value, so that both compare; it knows no NaN, which equals nothing."""
     if isinstance(value, Mapping):
         return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     return [_plain(entry) for entry in value] if isinstance(value, tuple | list) else value

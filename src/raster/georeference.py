@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
 import rasterio
 import rasterio.shutil
 import rasterio.warp
+from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.enums import Resampling
+from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
 
+from src.errors import UserError
 from src.grid import Window
 from src.raster.read import RasterInfo
 
@@ -73,28 +78,51 @@ def crs_unit(crs: str | None) -> tuple[str, float] | None:
     return ("projected" if parsed.is_projected else "geographic"), float(parsed.units_factor[1])
 
 
+class NoWayError(UserError):
+    """Coordinates in one CRS have none in another."""
+
+
+@contextmanager
+def _transforming(source: str, target: str) -> Iterator[None]:
+    try:
+        with rasterio.Env():  # without one GDAL prints pages of its own
+            yield
+    except (CPLE_BaseError, RasterioError) as error:
+        raise NoWayError(
+            f"What is in {crs_label(source)} has no coordinates in {crs_label(target)}; give both in coordinate "
+            "systems that GDAL can get from one to the other (gdalwarp, ogr2ogr)."
+        ) from error
+
+
 def bounds_in(info: RasterInfo, crs: str | None) -> tuple[float, float, float, float]:
-    """Return a raster's extent (left, bottom, right, top) in a CRS; in its own where one of both has none."""
+    """Return a raster's extent (left, bottom, right, top) in a CRS; in its own where one of both has none.
+
+    Raises:
+        NoWayError: From the one CRS to the other.
+    """
     transform = rasterio.Affine(*info.transform)
     corners = [transform * corner for corner in ((0, 0), (info.width, 0), (0, info.height), (info.width, info.height))]
     xs, ys = zip(*corners, strict=True)
     bounds = min(xs), min(ys), max(xs), max(ys)
     if info.crs is None or crs is None or same_crs(info.crs, crs):
         return bounds
-    left, bottom, right, top = transform_bounds(CRS.from_wkt(info.crs), CRS.from_wkt(crs), *bounds)
+    with _transforming(info.crs, crs):
+        left, bottom, right, top = transform_bounds(CRS.from_wkt(info.crs), CRS.from_wkt(crs), *bounds)
     return left, bottom, right, top
 
 
 def transform_points(points: npt.NDArray[np.float64], source: str, target: str) -> npt.NDArray[np.float64]:
-    """Transform n × 2 coordinates from one CRS (WKT) into another."""
-    xs, ys = rasterio.warp.transform(CRS.from_wkt(source), CRS.from_wkt(target), points[:, 0], points[:, 1])
+    """Transform n × 2 coordinates from one CRS (WKT) into another; raises NoWayError like :func:`bounds_in`."""
+    with _transforming(source, target):
+        xs, ys = rasterio.warp.transform(CRS.from_wkt(source), CRS.from_wkt(target), points[:, 0], points[:, 1])
     return np.column_stack([xs, ys])
 
 
 def warped(dataset: rasterio.DatasetReader, target: RasterInfo) -> WarpedVRT:
     """Lay a label raster onto another raster's grid by nearest neighbour, computed window by window.
 
-    What the source does not cover, and its nodata, becomes 0. The result reads like an open raster.
+    What the source does not cover, masks or declares as nodata becomes NaN, which no class has: the numbers are floats
+    that hold the source's exactly, up to 2⁵³. The result reads like an open raster.
     """
     return WarpedVRT(
         dataset,
@@ -103,6 +131,7 @@ def warped(dataset: rasterio.DatasetReader, target: RasterInfo) -> WarpedVRT:
         width=target.width,
         height=target.height,
         resampling=Resampling.nearest,
-        nodata=0,
+        nodata=math.nan,
+        dtype=str(np.result_type(np.float32, *dataset.dtypes)),
         tolerance=0.01,  # pixels that a position may be off; GDAL's default is an eighth
     )

@@ -286,6 +286,10 @@ def _read(
     dataset: rasterio.DatasetReader, indexes: list[int], window: Window, out: npt.NDArray[Any]
 ) -> npt.NDArray[Any]:
     part = RasterioWindow(window.column, window.row, window.width, window.height)
+    if len({dataset.dtypes[index - 1] for index in indexes}) > 1:  # which rasterio reads one by one only
+        for band, index in zip(out, indexes, strict=True):
+            band[...] = dataset.read(index, window=part)
+        return out
     image: npt.NDArray[Any] = dataset.read(indexes, window=part, out=out)
     return image
 
@@ -306,8 +310,7 @@ def read_decimated(
     """
     part, shape = _decimation(dataset, max_side, window)
     indexes = measurement_indexes(dataset)
-    image: npt.NDArray[Any] = dataset.read([indexes[b] for b in bands], window=part, out_shape=(len(bands), *shape))
-    return image
+    return np.stack([dataset.read(indexes[b], window=part, out_shape=shape) for b in bands])
 
 
 def valid_decimated(

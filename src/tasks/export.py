@@ -15,9 +15,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from src.atomic import whole_file, write_text
-from src.chips import read_labelled
 from src.datafolder import read_data_folder
 from src.errors import UserError
+from src.evaluation import read_chip
 from src.mapping.areas import pixel_metres
 from src.models.checkpoint import ONNX, find_checkpoint, load_network, read_checkpoint
 from src.models.network import Network
@@ -146,8 +146,7 @@ def _images(
     if not samples:
         raise UserError(f"{folder} lists no chip; expected at least one to compare on. Give another data_dir.")
     chosen = samples[: settings.chips]
-    used, classes = spec.normalization.used, spec.classes
-    chips = [read_labelled(s, spec.bands, used, spec.nodata, classes, spec.nodata_is_data) for s in chosen]
+    chips = [read_chip(sample, spec) for sample in chosen]
     metres = pixel_metres(chips[0].info)
     images = [chip.image.astype(np.float32) for chip in chips]
     return images, metres[0] if metres else None, f"{len(images)} chips of {folder}"

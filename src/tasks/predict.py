@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from src.atomic import check_output_folder
 from src.class_map import ClassMap
 from src.errors import UserError
+from src.fingerprints import companions
 from src.grid import Blend
 from src.input_files import GEOTIFFS, find_files
 from src.label_sources import LabelSource
@@ -24,7 +25,7 @@ from src.mapping.layer_file import ShownLayer, scene_layer, write_layer_file
 from src.mapping.map_record import record_path
 from src.mapping.map_scores import MapSurvey, survey
 from src.mapping.processes import check_processes
-from src.mapping.scene_map import MapOptions, Mapper, SceneMap, map_scene
+from src.mapping.scene_map import MapOptions, Mapper, SceneMap, map_files, map_scene
 from src.mapping.scene_reader import open_scene
 from src.mapping.strips import Probabilities
 from src.models.precision import arrange_memory, choose_device, precision_name
@@ -81,6 +82,12 @@ def map_all(settings: PredictConfig, run_folder: Path) -> tuple[Mapper, list[Map
     outputs = choose_outputs(images, settings.output, run_folder)
     check_output_folder(outputs[0].parent)
     mapper = load_mapper(settings)
+    scored = [file for file in labels if file is not None]
+    check_overwriting(
+        [report_path(outputs, settings.output)]
+        + [file for output in outputs for file in written(output, mapper.options, scored=bool(scored))],
+        {"scene": images, "label": scored, "checkpoint": [str(mapper.checkpoint)]},
+    )
     sources = [_check(mapper, image, label, settings) for image, label in zip(images, labels, strict=True)]
     return mapper, [
         _map_one(mapper, image, output, source, label, settings)
@@ -150,7 +157,7 @@ def choose_outputs(images: Sequence[str], output: str | None, run_folder: Path) 
     folder; or in the run's.
 
     Raises:
-        UserError: A file is given for several maps or one that is no GeoTIFF, or a map would take the place of a scene.
+        UserError: A file is given for several maps or one that is no GeoTIFF, or a map's name is a folder's.
     """
     if len(images) == 1 and (output is None or Path(output).suffix.lower() in GEOTIFFS):
         outputs = [Path(output) if output else run_folder / "map.tif"]
@@ -165,14 +172,50 @@ def choose_outputs(images: Sequence[str], output: str | None, run_folder: Path) 
         outputs = [folder / f"{s}_map{f'_{n + 1}' if n else ''}.tif" for s, n in zip(stems, numbers, strict=True)]
     if folders := [path for path in outputs if path.is_dir()]:
         raise UserError(f"output={folders[0]} is a folder; expected a file to write. Choose another name.")
-    if clash := {p.resolve() for p in outputs} & {Path(image).resolve() for image in images}:
-        raise UserError(f"output={clash.pop()} is the scene itself; expected another file. Choose another name.")
     return outputs
+
+
+def written(output: Path, options: MapOptions, *, scored: bool) -> list[Path]:
+    """Name the files that come of a scene, its map first; all that could be where it is scored."""
+    scores = [output.with_name(f"{score_prefix(output)}{name}") for name in MEANINGS] if scored else []
+    return [*map_files(output, options), areas_path(output), layer_file_path(output), *scores]
+
+
+def check_overwriting(outputs: Iterable[Path], inputs: Mapping[str, Iterable[str]]) -> None:
+    """Refuse to write over what is read, or over a file that is read with it.
+
+    Args:
+        outputs: The files that are to be written.
+        inputs: Those that are read, by what they are.
+
+    Raises:
+        UserError: One of them is both.
+    """
+    places = {path.resolve() for path in outputs}
+    for what, files in inputs.items():
+        for given in dict.fromkeys(files):
+            for file in (given, *companions(given)):
+                if Path(file).resolve() in places:
+                    itself = "itself" if file == given else f"{given} is made of"
+                    raise UserError(
+                        f"output would write {file}, which is the {what} {itself}; expected another file. Choose "
+                        "another name."
+                    )
 
 
 def areas_path(output: Path) -> Path:
     """Name the table of what each class covers: ``map.tif`` → ``map_areas.csv``."""
     return output.with_name(f"{output.stem}_areas.csv")
+
+
+def layer_file_path(output: Path) -> Path:
+    """Name what QGIS opens with one click: ``map.tif`` → ``map.qlr``."""
+    return output.with_suffix(".qlr")
+
+
+def score_prefix(output: Path) -> str:
+    """Say what the names of a map's scores begin with: nothing for ``map.tif``, else the map's name."""
+    return "" if output.stem == "map" else f"{output.stem}_"
 
 
 def report_path(outputs: Sequence[Path], output: str | None) -> Path:
@@ -223,8 +266,8 @@ def _map_one(
     for line in ("", *format_areas(found.areas)):
         log.info(line)
     if found.scores is not None:
-        prefix = "" if output.stem == "map" else f"{output.stem}_"
-        files += write_score_files(output.parent, found.scores, _context(mapper, scene, image, label), prefix)
+        context = _context(mapper, scene, image, label)
+        files += write_score_files(output.parent, found.scores, context, score_prefix(output))
         for line in ("", f"Against {label}, on {found.scores.pooled.matrix.sum():,} labelled pixels:", ""):
             log.info(line)
         for line in format_scores(found.scores):
@@ -238,7 +281,7 @@ def _map_one(
 
 def _layer_file(mapper: Mapper, scene: SceneMap, image: str, label: str | None, settings: PredictConfig) -> Path:
     """Write what QGIS opens with one click: the map on its scene, with everything else that belongs to it."""
-    path = scene.path.with_suffix(".qlr")
+    path = layer_file_path(scene.path)
     layers = [
         ShownLayer(
             LAYERS.get(file.stem.removeprefix(scene.path.stem), file.stem),

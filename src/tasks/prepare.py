@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
@@ -75,10 +76,7 @@ def _part_values(values: Any) -> tuple[int | None, int | None, int | None]:
 
 def class_rule(rule: ClassRuleConfig) -> ClassRule:
     """Turn an entry of ``class_map`` into a rule; raises UserError if it merges something else than classes."""
-    merge = rule.merge if isinstance(rule.merge, list) else [rule.merge]
-    if not all(isinstance(source, int | str) and not isinstance(source, bool) for source in merge):
-        raise UserError(f"class_map merges {merge}; list whole numbers or text classes.")
-    return ClassRule(rule.value, tuple(merge), rule.name, rule.color)
+    return ClassRule.from_entry(asdict(rule))
 
 
 def _named(key: str, value: Any) -> dict[int | str, str] | tuple[str, ...] | None:

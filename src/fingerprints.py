@@ -1,4 +1,4 @@
-"""What state files are in, so that a changed scene is not taken for a prepared one."""
+"""What state files are in, so that a changed scene is not taken for one that was prepared or mapped before."""
 
 from __future__ import annotations
 
@@ -18,13 +18,23 @@ def fingerprints(paths: Iterable[str]) -> list[dict[str, Any]]:
     """Tell the state of files, and of those that belong to them: an ENVI header, a Shapefile's table, a VRT's sources.
 
     Returns:
-        A dict per file for ``dataset.json``: path, bytes and time; the path only where there is no such file here.
+        A plain dict per file: path, bytes and time; the path only where there is no such file here.
     """
-    files = dict.fromkeys(file for path in paths for file in (path, *_companions(path)))
+    files = dict.fromkeys(file for path in paths for file in (path, *companions(path)))
     return [_fingerprint(file) for file in files]
 
 
-def _companions(path: str) -> list[str]:
+def companions(path: str) -> list[str]:
+    """List the files that belong to a file and are read with it, a VRT's through all VRTs that it is made of."""
+    found = [path]
+    for file in found:  # it grows
+        if file == path or file.lower().endswith(".vrt"):
+            known = set(found)
+            found += [other for other in _listed(file) if other not in known]
+    return found[1:]
+
+
+def _listed(path: str) -> list[str]:
     if Path(path).suffix.lower() == ".shp":
         return [str(file) for file in map(Path(path).with_suffix, _SHAPEFILE) if file.exists()]
     if Path(path).is_dir():

@@ -1,0 +1,27 @@
+"""A run is its own continuation, whatever its data are."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from src.errors import UserError
+from src.models.restart import check_resumable
+from tests.mapping_scenes import make_trained
+
+
+def test_a_run_on_data_with_nan_as_nodata_can_be_resumed(tmp_path: Path) -> None:
+    """NaN is not equal to itself, and the run was refused as one of other data; older checkpoints hold it as it is."""
+    mapper = make_trained(tmp_path)
+    spec = replace(mapper.spec, nodata=math.nan)
+    content = torch.load(mapper.checkpoint, weights_only=True) | {"optimizer_states": [], "epoch": 0}
+    for nodata in (math.nan, "nan"):
+        content["hyper_parameters"]["spec"]["nodata"] = nodata
+        torch.save(content, mapper.checkpoint)
+        assert check_resumable(mapper.checkpoint, spec, 2) == 1
+    with pytest.raises(UserError, match=r"was trained with nodata value nan, this run has 0\.0"):
+        check_resumable(mapper.checkpoint, replace(spec, nodata=0.0), 2)
