@@ -6,6 +6,7 @@ import errno
 import importlib
 import logging
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -46,9 +47,17 @@ def _made(path: Path) -> IO[bytes]:
             path.parent.mkdir(parents=True, exist_ok=True)
             return path.open("a+b")
         except (FileNotFoundError, FileExistsError):
-            if attempt == _TRIES - 1 or (path.parent.exists() and not path.parent.is_dir()):
+            if attempt == _TRIES - 1 or _is_no_folder(path.parent):
                 raise
     raise AssertionError
+
+
+def _is_no_folder(path: Path) -> bool:
+    """Tell whether something else is there; asked once, as it may be removed between two questions."""
+    try:
+        return not stat.S_ISDIR(path.stat().st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def _is_at(file: IO[bytes], path: Path) -> bool:
