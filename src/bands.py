@@ -25,8 +25,8 @@ _REACH = 40.0
 """Nanometres that a band's centre may lie off a colour's own: further off it is another colour."""
 _SENTINEL2 = ("B0?4", "B0?3", "B0?2")
 
-_SAME = 1.0
-"""Nanometres that a band's centre differs by within one sensor, at most; prepare.py lets as much pass."""
+SAME = 1.0
+"""Nanometres that a band's centre differs by between scenes of one sensor, at most."""
 _ALIKE = 5.0
 """Nanometres up to which a band is the expected one, whatever its neighbours are: calibration moves centres."""
 _OTHER = 0.05
@@ -118,6 +118,8 @@ def match_bands(
     Raises:
         UserError: A band is missing or has another wavelength, or the counts differ where there are no names to go by.
     """
+    if tuple(expected) == tuple(found):  # every chip of a data folder: nothing below need be asked for each
+        return tuple(range(len(expected)))
     wanted, names = _names(expected), _names(found)
     if wanted and names:
         missing = [band.name for band, name in zip(expected, wanted, strict=True) if name not in names]
@@ -142,9 +144,8 @@ def _by_same_wavelength(expected: Sequence[Band], found: Sequence[Band]) -> tupl
     wanted, there = ([band.wavelength for band in bands if band.wavelength] for bands in (expected, found))
     if len(wanted) < len(expected) or len(there) < len(found):
         return None
-    same = [[number for number, other in enumerate(there) if abs(band - other) <= _SAME] for band in wanted]
-    order = tuple(numbers[0] for numbers in same if len(numbers) == 1)
-    return order if len(set(order)) == len(expected) else None
+    same = np.abs(np.subtract.outer(wanted, there)) <= SAME
+    return tuple(same.argmax(1).tolist()) if (same.sum(1) == 1).all() and (same.sum(0) == 1).all() else None
 
 
 def _checked(
@@ -156,8 +157,8 @@ def _checked(
         own, there = band.wavelength, found[number].wavelength
         if not own or not there:
             continue
-        distance, nearest = abs(own - there), min(abs(centre - there) for centre in known)
-        if distance > _OTHER * own or (distance > _ALIKE and distance > nearest):
+        distance = abs(own - there)
+        if distance > _ALIKE and (distance > _OTHER * own or distance > min(abs(centre - there) for centre in known)):
             raise UserError(
                 f"Band {number + 1} of {origin} is {found[number].name!r} ({there:g} nm), but {by} expects "
                 f"{band.name!r} ({own:g} nm) there. Give a raster with the same bands in the same order, or correct "

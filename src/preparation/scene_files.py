@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from src.bands import as_dtype
+from src.bands import SAME, as_dtype
 from src.errors import UserError
 from src.raster.read import RasterInfo, describe
 
@@ -64,7 +64,7 @@ def _check_same_kind(first: RasterInfo, info: RasterInfo) -> None:
         )
     for number, (band, expected) in enumerate(zip(info.bands, first.bands, strict=True), start=1):
         both = band.wavelength, expected.wavelength
-        differs = abs(both[0] - both[1]) > 1 if both[0] and both[1] else band.name != expected.name
+        differs = abs(both[0] - both[1]) > SAME if both[0] and both[1] else band.name != expected.name
         if differs:
             raise UserError(
                 f"Band {number} of {info.path} is {_band(band.name, both[0])}, but that of {first.path} is "

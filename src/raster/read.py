@@ -242,7 +242,7 @@ def read_valid(
         valid &= ~outside
     masks = mask_indexes(dataset)
     if masks and inside.pixels:
-        part = RasterioWindow(inside.column, inside.row, inside.width, inside.height)
+        part = _part(inside)
         mask = (dataset.read_masks(masks, window=part) > 0).all(0)
         valid[top : top + inside.height, left : left + inside.width] &= mask
     return valid
@@ -270,25 +270,35 @@ def read_window(
     inside = window.intersection(Window(0, 0, dataset.height, dataset.width))
     indexes = measurement_indexes(dataset)
     indexes = [indexes[b] for b in bands] if bands is not None else indexes
-    dtype = np.result_type(*(dataset.dtypes[i - 1] for i in indexes))
+    dtype = _common_type(dataset, indexes)
     image = np.empty((len(indexes), window.height, window.width), dtype) if out is None else out
     if inside == window:
-        return _read(dataset, indexes, inside, image)
+        return _read(dataset, indexes, _part(inside), image)
     image[...] = fill
     if inside.pixels:
         row, column = inside.row - window.row, inside.column - window.column
         part = np.empty((len(indexes), inside.height, inside.width), dtype)
-        image[:, row : row + inside.height, column : column + inside.width] = _read(dataset, indexes, inside, part)
+        image[:, row : row + inside.height, column : column + inside.width] = _read(
+            dataset, indexes, _part(inside), part
+        )
     return image
 
 
+def _part(window: Window) -> RasterioWindow:
+    return RasterioWindow(window.column, window.row, window.width, window.height)
+
+
+def _common_type(dataset: rasterio.DatasetReader, indexes: Sequence[int]) -> np.dtype[Any]:
+    return np.result_type(*(dataset.dtypes[index - 1] for index in indexes))
+
+
 def _read(
-    dataset: rasterio.DatasetReader, indexes: list[int], window: Window, out: npt.NDArray[Any]
+    dataset: rasterio.DatasetReader, indexes: Sequence[int], part: RasterioWindow, out: npt.NDArray[Any]
 ) -> npt.NDArray[Any]:
-    part = RasterioWindow(window.column, window.row, window.width, window.height)
+    """Read a part into memory of its shape, or of a smaller one by nearest neighbour."""
     if len({dataset.dtypes[index - 1] for index in indexes}) > 1:  # which rasterio reads one by one only
         for band, index in zip(out, indexes, strict=True):
-            band[...] = dataset.read(index, window=part)
+            band[...] = dataset.read(index, window=part, out_shape=band.shape)
         return out
     image: npt.NDArray[Any] = dataset.read(indexes, window=part, out=out)
     return image
@@ -309,8 +319,9 @@ def read_decimated(
         C × H × W with H, W ≤ ``max_side``.
     """
     part, shape = _decimation(dataset, max_side, window)
-    indexes = measurement_indexes(dataset)
-    return np.stack([dataset.read(indexes[b], window=part, out_shape=shape) for b in bands])
+    measurements = measurement_indexes(dataset)
+    indexes = [measurements[b] for b in bands]
+    return _read(dataset, indexes, part, np.empty((len(bands), *shape), _common_type(dataset, indexes)))
 
 
 def valid_decimated(
@@ -333,7 +344,7 @@ def _decimation(
     part = window or Window(0, 0, dataset.height, dataset.width)
     factor = max(1.0, max(part.height, part.width) / max_side)
     shape = max(1, round(part.height / factor)), max(1, round(part.width / factor))
-    return RasterioWindow(part.column, part.row, part.width, part.height), shape
+    return _part(part), shape
 
 
 def category_names(dataset: rasterio.DatasetReader) -> dict[int, str]:
