@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import rasterio
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -26,15 +25,19 @@ from src.atomic import whole_file
 from src.class_map import ClassMap, ClassRule
 from src.datafolder import DATASET, read_dataset
 from src.errors import UserError
+from src.figures import any_letters, shortened
 from src.labels import ClassTable
 from src.mapping.ground_truth import LabelOptions, ground_truth
 from src.quicklook import colorize, quicklook
-from src.raster.read import describe
+from src.raster.read import describe, open_raster
 from src.spec import DatasetSpec
 
 RANDOM_FOREST = 0.492
 """Mean IoU of a per-pixel random forest (300 trees, 4000 pixels a class) on the real scene's part to map, without
 the labels under its bright haze."""
+
+LONGEST_NAME, LEGEND_LETTERS = 40, 130
+"""Letters of a class's name, and of a row of the legend, in which each name takes six more for its colour."""
 
 INK, PAPER, BLANK = "#1f2933", "#ffffff", "#eef0f2"
 
@@ -59,9 +62,18 @@ def read_labels(path: Path, like: Path, spec: DatasetSpec) -> npt.NDArray[np.uin
 
 
 def read_scores(path: Path) -> dict[str, float]:
-    """Read ``iou.csv``: IoU by class; its last row is the mean."""
+    """Read ``iou.csv``: IoU by class; its last row is the mean.
+
+    Raises:
+        UserError: It is another file.
+    """
     with path.open(encoding="utf-8", newline="") as file:
-        return {row["Class"]: float(row["IoU"] or "nan") for row in csv.DictReader(file)}
+        rows = [(row.get("Class"), row.get("IoU")) for row in csv.DictReader(file)]
+    if "Mean IoU" not in dict(rows):
+        raise UserError(
+            f"{path} has no row Mean IoU; expected the iou.csv that predict.py writes. Give it as --scores."
+        )
+    return {str(name): float(score or "nan") for name, score in rows}
 
 
 def draw(
@@ -97,16 +109,23 @@ def draw(
         if picture is scene:
             _scale_bar(axes, height, width, pixel)
             axes.set_xlabel(source, fontsize=7, color="#6b7785", loc="left")
-    patches = [Patch(facecolor=entry.color, label=entry.name) for entry in classes.classes]
-    patches.append(Patch(facecolor=BLANK, edgecolor="#c3c9d0", linewidth=0.6, label="unclassified"))
-    figure.legend(
-        handles=patches,
+    patches = [Patch(facecolor=entry.color) for entry in classes.classes]
+    patches.append(Patch(facecolor=BLANK, edgecolor="#c3c9d0", linewidth=0.6))
+    names = [shortened(name, LONGEST_NAME) for name in (*classes.names, "unclassified")]
+    columns = max(1, min(7, len(patches), LEGEND_LETTERS // (max(map(len, names)) + 6)))
+    figure.set_figheight(figure.get_figheight() + 0.22 * (-(-len(names) // columns) - 1))
+    legend = figure.legend(
+        patches,
+        ["class"] * len(patches),
         loc="outside lower center",
-        ncols=min(7, len(patches)),
+        ncols=columns,
         frameon=False,
         fontsize=11,
         labelcolor=INK,
     )
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set_text(name)  # here, since a label that begins with _ is left out
+        text.set_parse_math(False)  # $ is a letter of a class's name
     return figure
 
 
@@ -142,9 +161,9 @@ def make_picture(options: argparse.Namespace) -> list[str]:
     scores = read_scores(options.scores)
     mean = scores.pop("Mean IoU")
     names = dict(zip(map(str, classes.values), classes.names, strict=True))
-    with rasterio.open(options.map) as dataset:
+    with open_raster(options.map) as dataset:
         mapped, pixel = dataset.read(1), abs(dataset.transform.a)
-    with rasterio.open(options.image) as dataset:
+    with open_raster(options.image) as dataset:
         tags: Mapping[str, Any] = dataset.tags()
     real = "Copernicus" in tags.get("SOURCE", "")
     label = read_labels(options.label, options.map, spec)
@@ -155,7 +174,7 @@ def make_picture(options: argparse.Namespace) -> list[str]:
     )
     source = "Contains modified Copernicus Sentinel data 2017. Land use © OpenStreetMap contributors." if real else ""
     figure = draw(quicklook(str(options.image)), label, mapped, classes, titles, pixel, source)
-    with whole_file(options.output) as partial:
+    with whole_file(options.output) as partial, any_letters():
         figure.savefig(partial)
     return closing_lines(mean, {names[value]: score for value, score in scores.items()}, real, options)
 

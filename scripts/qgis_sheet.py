@@ -68,4 +68,6 @@ def _painted(layer: Any, grid: Any) -> Any:
 
 
 if __name__ == "__main__":
-    main(*(str(Path(name).resolve()) for name in sys.argv[1:3]))
+    if len(sys.argv) != 3:
+        raise SystemExit("expected a layer file and the picture to draw: qgis_sheet.py map.qlr sheet.png")
+    main(*(str(Path(name).resolve()) for name in sys.argv[1:]))

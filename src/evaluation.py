@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -276,16 +277,22 @@ def chip_exporter(folder: Path, samples: Sequence[Sample], classes: ClassTable, 
     """Return what writes each prediction as a coloured GeoTIFF on its chip's grid.
 
     Args:
-        folder: Where to; chips keep their paths below the folder that all of them share.
+        folder: Where to; chips keep their paths below the folder that all of them share. They end in ``.tif``, after
+            their own suffix where two differ in nothing else.
         samples: All chips that will come.
         classes: The class table.
         mask_unclassified: Whether a prediction is 0 where the label is 0.
     """
-    parents = [sample.image.resolve().parent for sample in samples]
-    root = Path(os.path.commonpath(parents))
+    images = {sample.image.resolve() for sample in samples}
+    root = Path(os.path.commonpath([image.parent for image in images]))
+    alike = Counter(image.with_suffix(".tif") for image in images)
 
     def export(chip: LabelledChip, values: npt.NDArray[np.uint8]) -> None:
-        path = folder / Path(chip.info.path).resolve().relative_to(root).with_suffix(".tif")
+        image = Path(chip.info.path).resolve()
+        name = image.with_suffix(".tif")
+        if alike[name] > 1:
+            name = image.with_name(f"{image.name}.tif")
+        path = folder / name.relative_to(root)
         path.parent.mkdir(parents=True, exist_ok=True)
         shown = np.where(chip.values == 0, 0, values).astype(np.uint8) if mask_unclassified else values
         grid = chip.info

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,9 @@ from src.atomic import whole_file
 from src.calibration import BINS, Calibration
 
 _MOST_CLASSES_WITH_NUMBERS = 24
+_LONGEST_TITLE = 40
+_ROOM = 12
+"""Letters of a title that find room beside the matrix as it is; a longer one makes the picture larger."""
 INK, ACCENT, GREY = "#1f2933", "#1f77b4", "#9aa5b1"
 """Colours of drawings: text, what matters, what stands behind it. A report exchanges them for its own."""
 
@@ -33,21 +39,25 @@ def draw_confusion(
     """
     classes = len(titles)
     side = 2.2 + min(16.0, max(3.0, 0.72 * classes))
-    figure = Figure(figsize=(side + 0.6, side), dpi=150, layout="constrained")
+    size = max(2.0, min(9.0, 9.0 * 30 / classes))
+    titles = [shortened(title, _LONGEST_TITLE) for title in titles]
+    further = max(0, max(map(len, titles)) - _ROOM) * size * 0.6 / 72  # inches; a letter is 0.6 of its height wide
+    figure = Figure(figsize=(side + 0.6 + further, side + 0.8 * further), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     axes.set_facecolor("#eef0f2")  # shows where a class has no pixels
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    text: dict[str, Any] = {"fontsize": max(2.0, min(9.0, 9.0 * 30 / classes)), "parse_math": False}  # $ is a letter
+    text: dict[str, Any] = {"fontsize": size, "parse_math": False}  # $ is a letter
     axes.set_xticks(range(classes), titles, rotation=45, ha="right", rotation_mode="anchor", **text)
     axes.set_yticks(range(classes), titles, **text)
     axes.set_xlabel("prediction")
     axes.set_ylabel("truth")
-    axes.set_title("Confusion matrix: share of the class's pixels, and pixels", fontsize=10)
+    numbered = classes <= _MOST_CLASSES_WITH_NUMBERS
+    axes.set_title(f"Confusion matrix: share of the class's pixels{', and pixels' if numbered else ''}", fontsize=10)
     axes.set_xticks(np.arange(classes + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(classes + 1) - 0.5, minor=True)
     axes.grid(which="minor", color="white", linewidth=1)
     axes.tick_params(which="minor", length=0)
-    if classes <= _MOST_CLASSES_WITH_NUMBERS:
+    if numbered:
         for (row, column), count in np.ndenumerate(counts):
             share = shares[row, column]
             if count:
@@ -56,8 +66,9 @@ def draw_confusion(
                 axes.text(column, row + 0.22, _short(int(count)), ha="center", va="center", fontsize=6, color=color)
     bar = figure.colorbar(image, ax=axes, fraction=0.045, pad=0.02, format=lambda value, _: f"{value:.0%}")
     bar.outline.set_visible(False)
-    figure.draw_without_rendering()  # only a second layout knows how much room the turned names take
-    _save(figure, path)
+    with any_letters():
+        figure.draw_without_rendering()  # only a second layout knows how much room the turned names take
+    _save(figure, path, bbox_inches="tight")  # whatever the layout comes to, no word is cut off
 
 
 def draw_reliability(path: str | Path, calibration: Calibration) -> None:
@@ -87,6 +98,19 @@ def reliability_figure(calibration: Calibration) -> Figure:
     return figure
 
 
+def shortened(text: str, most: int) -> str:
+    """Cut a text to at most so many characters, the last of them … where something is missing."""
+    return text if len(text) <= most else f"{text[: most - 1].rstrip()}…"
+
+
+@contextmanager
+def any_letters() -> Iterator[None]:
+    """Take names in any script without a word about each letter that matplotlib's font lacks."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
+        yield
+
+
 def _short(count: int) -> str:
     """Write a count in at most five characters: 9,999, 12.3k, 4.57M."""
     for limit, divisor, unit in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
@@ -96,6 +120,6 @@ def _short(count: int) -> str:
     return f"{count:,}"
 
 
-def _save(figure: Figure, path: str | Path) -> None:
-    with whole_file(path) as partial:
-        figure.savefig(partial, format="png")
+def _save(figure: Figure, path: str | Path, **options: Any) -> None:
+    with whole_file(path) as partial, any_letters():
+        figure.savefig(partial, format="png", **options)

@@ -11,7 +11,7 @@ from src.bands import Band, find_rgb
 from src.chips import LabelledChip
 from src.grid import Window
 from src.labels import ClassTable
-from src.raster.read import info_of, open_raster, read_decimated, valid_decimated
+from src.raster.read import DatasetReader, info_of, open_raster, read_decimated, valid_decimated
 
 
 def rgb_bands(bands: Sequence[Band]) -> tuple[int, int, int]:
@@ -47,8 +47,12 @@ def stretch(
 
 
 def limits(values: npt.NDArray[np.generic], valid: npt.NDArray[np.bool_], percent: float = 2.0) -> tuple[float, float]:
-    """Return the values between which a band is stretched; 0 and 1 without a valid pixel. See :func:`stretch`."""
+    """Return the values between which a band is stretched; 0 and 1 without a valid pixel. See :func:`stretch`.
+
+    What is no number does not count either: bands that are not used are part of no mask.
+    """
     chosen = values[valid].astype(np.float32)
+    chosen = chosen[np.isfinite(chosen)]
     if not chosen.size:
         return 0.0, 1.0
     low, high = np.percentile(chosen, [percent, 100 - percent])
@@ -58,15 +62,38 @@ def limits(values: npt.NDArray[np.generic], valid: npt.NDArray[np.bool_], percen
 def quicklook(path: str, max_side: int = 1000, window: Window | None = None) -> npt.NDArray[np.uint8]:
     """Read a small colour picture of a raster of any size: H × W × 4, nodata transparent.
 
+    A band without a measurement, which would leave nothing to see, is shown as its neighbour among the three.
+
     Args:
         path: Raster to look at.
         max_side: Pixels of the picture's longer side at most.
         window: Part of the raster; None for all of it.
     """
     with open_raster(path) as dataset:
-        bands = rgb_bands(info_of(dataset).bands)
-        image = read_decimated(dataset, bands, max_side, window)
-        return stretch(image, valid_decimated(dataset, image, bands, max_side, window))
+        _, image, valid = shown_bands(dataset, max_side, window)
+        return stretch(image, valid)
+
+
+def shown_bands(
+    dataset: DatasetReader, max_side: int, window: Window | None = None
+) -> tuple[tuple[int, int, int], npt.NDArray[np.generic], npt.NDArray[np.bool_]]:
+    """Read the three bands that a picture shows, small; see :func:`quicklook`.
+
+    Returns:
+        Their 0-based numbers, 3 × H × W, and where all of them have a measurement: H × W.
+    """
+    bands = rgb_bands(info_of(dataset).bands)
+    image = read_decimated(dataset, bands, max_side, window)
+    valid = valid_decimated(dataset, image, bands, max_side, window)
+    if not valid.any():
+        single = ((image[i : i + 1], [band]) for i, band in enumerate(bands))
+        masks = np.stack([valid_decimated(dataset, values, one, max_side, window) for values, one in single])
+        measured = np.flatnonzero(masks.any((1, 2)))
+        if len(measured):
+            nearest = measured[np.abs(np.subtract.outer(np.arange(len(bands)), measured)).argmin(1)]
+            red, green, blue = (bands[i] for i in nearest)
+            return (red, green, blue), image[nearest], np.asarray(masks[measured].all(0))
+    return bands, image, valid
 
 
 def chip_picture(chip: LabelledChip, bands: Sequence[Band], max_side: int = 512) -> npt.NDArray[np.uint8]:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from mapping_scenes import CLASSES, write_raster
 from rasterio import Affine
+from rasterio.warp import transform_bounds
 
-from src.mapping.areas import AreaCounter, format_areas, row_areas
+from src.mapping.areas import AreaCounter, format_areas, ground_pixel, row_areas
 from src.raster.read import describe
 
 
@@ -49,6 +50,22 @@ def test_degrees_become_areas_on_the_ellipsoid(tmp_path: Path) -> None:
     values[:90] = 4
     found = {a.value: a.hectares for a in counted(whole, values).result()}
     assert found[1] == pytest.approx(found[4])
+
+
+@pytest.mark.parametrize("crs", ["EPSG:3857", "EPSG:3395", "EPSG:4087", "EPSG:6933"])
+def test_areas_in_a_cylindrical_projection_are_those_on_the_ground(tmp_path: Path, crs: str) -> None:
+    # Web Mercator shows Berlin 2.7 times as large as it is: its plane tells no hectares.
+    left, bottom, right, top = transform_bounds("EPSG:4326", crs, 13.0, 52.0, 13.6, 53.0)
+    grid = Affine((right - left) / 60, 0, left, 0, (bottom - top) / 40, top)
+    path = write_raster(tmp_path / "map.tif", np.ones((1, 40, 60), np.uint8), crs=crs, transform=grid)
+    degrees = Affine(0.01, 0, 13.0, 0, -0.025, 53.0)
+    same = write_raster(tmp_path / "same.tif", np.ones((1, 40, 60), np.uint8), crs="EPSG:4326", transform=degrees)
+    areas, expected = row_areas(describe(path)), row_areas(describe(same))
+    assert areas is not None
+    assert expected is not None
+    assert areas.sum() == pytest.approx(expected.sum(), rel=1e-6)
+    width, height = ground_pixel(describe(path)) or (0, 0)
+    assert width * height == pytest.approx(areas.mean(), rel=5e-3)
 
 
 def test_without_a_crs_there_are_pixels_only(tmp_path: Path) -> None:

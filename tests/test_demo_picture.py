@@ -118,3 +118,23 @@ def test_the_scale_bar_has_a_round_length(width: int, pixel: float, words: str) 
     blank, scene = np.zeros((60, width), np.uint8), np.zeros((60, width, 4), np.uint8)
     figure = module.draw(scene, blank, blank, CLASSES, ("a", "b", "c"), pixel)
     assert [text.get_text() for text in figure.axes[0].texts] == [words]
+
+
+def test_names_of_any_kind_stand_in_the_legend() -> None:
+    names = ("_forest", r"$\foo$", "Land principally occupied by agriculture, with significant areas", "x" * 80, "y")
+    classes = ClassTable.build(range(1, 6), dict(enumerate(names, start=1)))
+    blank, scene = np.zeros((60, 96), np.uint8), np.zeros((60, 96, 4), np.uint8)
+    figure = module.draw(scene, blank, blank, classes, ("a", "b", "c"), 10)
+    figure.draw_without_rendering()
+    legend = figure.legends[0]
+    found = [text.get_text() for text in legend.get_texts()]
+    assert found[:2] == list(names[:2])
+    assert (found[4], found[5]) == ("y", "unclassified")
+    assert legend.get_window_extent().x0 >= 0
+
+
+@pytest.mark.parametrize(("option", "said"), [("--scores", "has no row Mean IoU"), ("--map", "cannot be read as a")])
+def test_another_file_than_the_one_asked_for_is_one_line(demo: Demo, option: str, said: str) -> None:
+    (demo.folder / "scores.csv").write_text("Aggregation,Class,IoU\nall pixels,1,0.5\n")
+    with pytest.raises(SystemExit, match=rf"error: .*scores\.csv {said}"):
+        module.main([*demo.options, option, str(demo.folder / "scores.csv")])

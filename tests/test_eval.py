@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -180,6 +181,20 @@ def test_predictions_appear_only_when_all_are_written(
     with pytest.raises(OSError, match="No space left"):
         run(tmp_path, **keys)
     assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
+
+
+def test_predictions_do_not_replace_the_chips_that_are_scored(data: Path, checkpoint: Path, tmp_path: Path) -> None:
+    """Predictions that became labels were deleted when they were scored into the folder that they are from."""
+    keys = {"checkpoint": str(checkpoint), "export_predictions": True}
+    images = shutil.copytree(data / "images", tmp_path / "images")
+    run(tmp_path, data_dir=str(data), **keys)
+    rows = [(f"images/{image.name}", f"out/predictions/{image.name}") for image in sorted(images.glob("test*"))]
+    write_samples(tmp_path / "pseudo.csv", rows)
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=r"would replace .*predictions, where test_tile_2_0.tif lies, .*output_dir"):
+        run(tmp_path, csv=str(tmp_path / "pseudo.csv"), **keys)
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
+    assert run(tmp_path / "b", csv=str(tmp_path / "pseudo.csv"), **keys) == 1.0
 
 
 def test_an_output_folder_that_cannot_be_is_refused_before_anything_runs(

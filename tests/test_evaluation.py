@@ -189,6 +189,19 @@ def test_chips_of_one_name_in_two_folders_do_not_overwrite_each_other(tmp_path: 
     assert len(list((tmp_path / "out").rglob("*.tif"))) == 2
 
 
+def test_chips_that_differ_in_the_end_of_their_names_only_do_not_overwrite_each_other(tmp_path: Path) -> None:
+    # What looks like a suffix may be a date; ENVI files have none.
+    names = ("a_2020.06.01.tif", "a_2020.06.02", "a_2020.06.03", "b.tif", "b.img")
+    samples = []
+    for number, name in enumerate(names):
+        sample = write_chip(tmp_path, f"chip{number}", np.full((8, 8), number % 3), np.full((8, 8), 10))
+        samples.append(Sample(sample.image.rename(sample.image.with_name(name)), sample.label))
+    export = chip_exporter(tmp_path / "out", samples, CLASSES, mask_unclassified=False)
+    evaluate(network(), SPEC, samples, device=CPU, export=export)
+    found = {path.name for path in (tmp_path / "out").iterdir()}
+    assert found == {"a_2020.06.01.tif", "a_2020.06.02.tif", "a_2020.06.03.tif", "b.tif.tif", "b.img.tif"}
+
+
 def test_a_label_of_an_unknown_class_is_refused(tmp_path: Path) -> None:
     sample = write_chip(tmp_path, "a", np.zeros((8, 8), int), np.full((8, 8), 40))
     with pytest.raises(UserError, match="has the value 40; the checkpoint knows the classes 10, 20, 30"):

@@ -75,6 +75,16 @@ def test_paths_are_relative_and_lead_to_the_files(tmp_path: Path) -> None:
     assert [node.get("id") for node in nodes] == [layer.findtext("id") for layer in root.iter("maplayer")]
 
 
+def test_a_band_without_a_measurement_is_shown_as_its_neighbour(tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(100, 1100, (4, 40, 30), dtype=np.uint16)
+    image[0] = 0
+    write_geotiff(tmp_path / "scene.tif", image, crs=None, transform=(1, 0, 0, 0, -1, 40), nodata=0)
+    style = Xml.fromstring(scene_layer(str(tmp_path / "scene.tif")).style)
+    renderer = next(style.iter("rasterrenderer"))
+    assert [renderer.get(f"{color}Band") for color in ("red", "green", "blue")] == ["2", "2", "3"]
+    assert {float(node.text or 1) > 1 for node in renderer.iter("maxValue")} == {True}
+
+
 def test_a_scene_is_shown_in_its_colours_without_nodata(tmp_path: Path) -> None:
     layer = list(Xml.parse(make(tmp_path)).getroot().iter("maplayer"))[2]
     renderer = layer.find("pipe/rasterrenderer")

@@ -9,7 +9,7 @@ import pytest
 
 from src.bands import Band
 from src.labels import ClassTable
-from src.quicklook import colorize, quicklook, rgb_bands, stretch
+from src.quicklook import colorize, limits, quicklook, rgb_bands, stretch
 from src.raster.write import write_geotiff
 
 
@@ -52,6 +52,29 @@ def test_quicklook_is_small_and_masks_nodata(tmp_path: Path) -> None:
     assert picture.shape == (60, 40, 4)
     assert (picture[:19, :, 3] == 0).all()
     assert (picture[21:, :, 3] == 255).all()
+
+
+def test_a_band_without_a_measurement_does_not_empty_the_picture(tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(1, 1000, (4, 30, 20), dtype=np.uint16)
+    image[0], image[:, :5] = 0, 0
+    write_geotiff(tmp_path / "scene.tif", image, crs=None, transform=(1, 0, 0, 0, -1, 30), nodata=0)
+    picture = quicklook(str(tmp_path / "scene.tif"))
+    assert (picture[:5, :, 3] == 0).all()
+    assert (picture[5:, :, 3] == 255).all()
+    assert (picture[..., 0] == picture[..., 1]).all()
+    assert (picture[..., 1] != picture[..., 2]).any()
+    write_geotiff(tmp_path / "empty.tif", image * 0, crs=None, transform=(1, 0, 0, 0, -1, 30), nodata=0)
+    assert not quicklook(str(tmp_path / "empty.tif")).any()
+
+
+def test_what_is_no_number_in_a_band_that_is_not_used_spoils_no_picture() -> None:
+    image = np.tile(np.arange(100, dtype=np.float32).reshape(10, 10), (3, 1, 1))
+    image[0, 0, 0], image[1] = np.nan, np.nan
+    valid = np.ones((10, 10), bool)
+    assert limits(image[0], valid) == pytest.approx(limits(image[2], valid), abs=1)
+    picture = stretch(image, valid)
+    assert picture[9, 9].tolist() == [255, 0, 255, 255]
+    assert picture[..., 0].std() > 50
 
 
 def test_colorize_paints_classes_and_leaves_the_rest_transparent() -> None:

@@ -7,6 +7,7 @@ import io
 import logging
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,17 +16,20 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_rgb
 from omegaconf import OmegaConf
 from PIL import Image
 
 from src.bands import Band, Normalization
 from src.datamodules.batches import Chip, collate
-from src.labels import IGNORE, ClassTable, LandClass
+from src.figures import any_letters
+from src.labels import IGNORE, PALETTE, ClassTable, LandClass
 from src.mapping.areas import pixel_metres
 from src.mapping.map_scores import survey
 from src.raster.read import RasterInfo
 from src.raster.write import write_geotiff
 from src.report.blocks import Bar, Matrix
+from src.report.charts import Curve, chart, curves_figure
 from src.report.evaluation import evaluation_report
 from src.report.examples import Extremes, example_section
 from src.report.page import Report, Section, write_report
@@ -41,7 +45,7 @@ from src.report.pictures import (
 )
 from src.report.prediction import MappedScene, ground, prediction_report
 from src.report.provenance import Run
-from src.report.scores import score_sentences
+from src.report.scores import score_sections, score_sentences
 from src.report.training import read_history, training_report, validation_examples
 from src.report.wording import decimal, grouped, listed, percent
 from src.scores import Evaluation, ScoreCounter, Scores
@@ -257,6 +261,39 @@ def test_a_training_without_numbers_is_reported_too(tmp_path: Path) -> None:
     assert "no labelled pixel" in words
 
 
+def test_a_training_says_which_classes_its_curves_leave_out(tmp_path: Path) -> None:
+    names = {value: f"kind {value}" for value in range(1, 14)} | {2: "kind 1"}  # a table has one column for both
+    classes = ClassTable.build(names, names)
+    history = [{"epoch": 0.0, "val_iou": 0.5} | {f"val_iou_of/{name}": 0.5 for name in names.values()}]
+    none = Scores(np.zeros((13, 13), np.int64))
+    where = {"checkpoint": Path("a.ckpt"), "data": "d", "examples": Extremes(classes), "files": []}
+    report = training_report(RUN, none, history, spec=replace(SPEC, classes=classes), **where)
+    page = Page(write_report(tmp_path / "r.html", report))
+    assert "IoU of 12 of the 13 classes, validation" in page.words
+    drawn = "".join(re.findall(r"<svg.*?</svg>", page.path.read_text(encoding="utf-8"), re.DOTALL))
+    assert [drawn.count(f">kind {value}<") for value in (1, 2, 3, 13)] == [1, 0, 1, 1]
+    assert "IoU of each class, validation" in Page(training_page(tmp_path)).words
+
+
+def test_curves_have_the_colours_and_names_of_their_classes() -> None:
+    """The first colour of the palette is the drawing's own, which the page exchanges for green."""
+    names = ["_forest", *(f"Land principally occupied by agriculture, kind {n}" for n in range(6)), "森林"]
+    curves = [Curve(name, [0, 1], [0, n / 10], color=PALETTE[n]) for n, name in enumerate(names)]
+    for drawn in (curves, curves[:2], curves[2:4]):
+        figure = curves_figure(drawn, ylabel="IoU", marked=1)
+        svg = chart(figure, "classes", "", "").svg
+        lines = [line for line in figure.axes[0].lines if line.get_linestyle() == "-"]
+        for curve, line in zip(drawn, lines, strict=True):
+            assert str(line.get_color()) in svg
+            assert np.abs(np.subtract(to_rgb(line.get_color()), to_rgb(curve.color or ""))).max() < 0.01
+            assert f">{curve.name[:30]}" in svg
+        with any_letters():
+            box = (figure.legends or [figure.axes[0].get_legend()])[0].get_window_extent()
+        assert box.x0 >= 0
+        assert box.x1 <= figure.bbox.x1
+        assert figure.axes[0].get_window_extent().height > 100
+
+
 def test_validation_chips_are_mapped_until_there_are_enough() -> None:
     class Echo(torch.nn.Module):
         """Says of every pixel the class that its first band names."""
@@ -291,6 +328,41 @@ def test_a_map_reports_areas_of_its_classes(tmp_path: Path) -> None:
     assert "cannot say how right it is" in words
 
 
+def test_a_map_says_what_all_labelled_pixels_say_also_where_its_pictures_show_few(tmp_path: Path) -> None:
+    _, evaluation = examples_and_scores()
+    scene = mapped_scene(tmp_path, "scene", evaluation)
+    assert scene.sample is not None
+    seen = replace(scene, sample=(scene.sample[0], np.zeros_like(scene.sample[1])))
+    report = prediction_report(RUN, [seen], spec=SPEC, checkpoint=Path("best.ckpt"))
+    words = Page(write_report(tmp_path / "r.html", report)).words
+    assert f"differs from the labels in {percent(1 - evaluation.pooled.overall_accuracy)} of what they name" in words
+
+
+def test_a_map_whose_labels_say_nothing_of_it_is_not_told_that_none_were_given(tmp_path: Path) -> None:
+    report = prediction_report(RUN, [mapped_scene(tmp_path, "s", None)], spec=SPEC, checkpoint=Path("best.ckpt"))
+    assert "There is no ground truth for it" in Page(write_report(tmp_path / "r.html", report)).words
+
+
+@pytest.mark.parametrize(
+    ("crs", "transform", "size"),
+    [
+        (4326, (0.00015, 0, 13, 0, -0.0001, 52.6), "10.1 × 11.1\u202fm"),
+        (3857, (10, 0, 1.45e6, 0, -10, 6.9e6), "6.07\u202fm"),  # on the ground; 10 m on Web Mercator's plane
+    ],
+)
+def test_pixels_have_their_width_and_height_on_the_ground(
+    tmp_path: Path, crs: int, transform: tuple[float, ...], size: str
+) -> None:
+    from rasterio.crs import CRS
+
+    where = {"crs": CRS.from_epsg(crs).to_wkt(), "transform": transform, "nodata": 0}
+    write_geotiff(tmp_path / "s.tif", np.ones((3, 8, 8), np.uint8), **where)
+    write_geotiff(tmp_path / "m.tif", np.ones((8, 8), np.uint8), **where)
+    scene = MappedScene(str(tmp_path / "s.tif"), tmp_path / "m.tif", survey(tmp_path / "m.tif", CLASSES).areas)
+    path = write_report(tmp_path / "r.html", prediction_report(RUN, [scene], spec=SPEC, checkpoint=Path("best.ckpt")))
+    assert f"8 × 8 pixels of {size}, " in Page(path).words
+
+
 def test_a_scene_without_crs_or_measurement_is_reported_too(tmp_path: Path) -> None:
     write_geotiff(tmp_path / "s.tif", np.zeros((3, 8, 8), np.uint8), crs=None, transform=(2, 0, 0, 0, 2, 0), nodata=0)
     write_geotiff(tmp_path / "m.tif", np.zeros((8, 8), np.uint8), crs=None, transform=(2, 0, 0, 0, 2, 0), nodata=0)
@@ -311,6 +383,18 @@ def test_the_sentences_name_best_weakest_and_the_largest_confusion() -> None:
     assert "Of the 300 labelled pixels, 93\u202f%" in first
     assert "best is water (IoU 0.943), weakest forest (0.792)" in second
     assert second.endswith("Most often forest is taken for <b>bog & fen</b>: 15\u202f% of its pixels.")
+
+
+def test_the_mean_says_which_classes_it_is_over(tmp_path: Path) -> None:
+    counter = ScoreCounter(CLASSES)
+    counter.add(torch.tensor([[0, 0, 0, 0]]), torch.tensor([[0, 0, 0, 1]]))
+    assert score_sentences(counter.result())[0].endswith("both give it 75\u202f%.")
+    report = Report("Test", "t", "", (), score_sections(counter.result()))
+    assert "Mean: over the classes that the labels have." in Page(write_report(tmp_path / "r.html", report)).words
+    counter.add(torch.tensor([[1, 2]]), torch.tensor([[1, 2]]))
+    assert "averaged over the 3 classes that the labels have" in score_sentences(counter.result())[0]
+    report = Report("Test", "t", "", (), score_sections(counter.result()))
+    assert "Mean: over" not in Page(write_report(tmp_path / "r.html", report)).words
 
 
 def test_extremes_keep_the_best_and_the_worst_of_many_and_pictures_of_no_others() -> None:
@@ -381,7 +465,17 @@ def test_pictures_of_large_rasters_stay_small(tmp_path: Path) -> None:
 def test_matrix_shades_are_shares_of_the_row() -> None:
     rows = Matrix("c", ("a", "b"), ("#000000", "#ffffff"), np.array([[3, 1], [0, 0]])).rows
     assert rows[0][2] == [("3", 75, True), ("1", 25, False)]
-    assert rows[1][2] == [("0", 0, False), ("0", 0, True)]
+    assert rows[1][2] == [("0", None, False), ("0", None, True)]
+
+
+@pytest.mark.parametrize("classes", [2, 9])
+def test_a_class_without_labels_has_no_shares(tmp_path: Path, classes: int) -> None:
+    counts = np.zeros((classes, classes), np.int64)
+    counts[0, 0] = 5
+    matrix = Matrix("c", tuple("abcdefghi"[:classes]), ("#000000",) * classes, counts)
+    report = Report("Test", "t", "", (), (Section("Matrix", (matrix,)),))
+    words = Page(write_report(tmp_path / "m.html", report)).words
+    assert words.count("–") == classes * (classes - 1) + 1  # one in the title
 
 
 def test_many_classes_stand_above_their_columns_by_number(tmp_path: Path) -> None:
@@ -402,6 +496,14 @@ def test_bars_stay_in_their_track(share: float | None, expected: float | None) -
 
 
 def test_words() -> None:
+    assert [percent(share, 1) for share in (0.0, 1e-5, 0.5, 0.99999, 1.0)] == [
+        "0.0\u202f%",
+        "<0.1\u202f%",
+        "50.0\u202f%",
+        ">99.9\u202f%",
+        "100.0\u202f%",
+    ]
+    assert [percent(share) for share in (0.004, 0.997, float("nan"))] == ["<1\u202f%", ">99\u202f%", "–"]
     assert grouped(1234567) == "1\u202f234\u202f567"
     assert listed(["a", "b", "c"]) == "a, b and c"
     assert listed(["a"]) == "a"
@@ -475,3 +577,14 @@ def test_chromium_shows_every_picture_without_a_word_and_no_page_is_wider_than_a
             assert browser.evaluate("[...document.images].every(i => i.offsetHeight && i.offsetHeight < 1000)")
             assert browser.evaluate("[...document.querySelectorAll('details > *')].every(e => e.checkVisibility())")
         assert not browser.complaints
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian: apt-get install chromium)")
+def test_names_of_any_length_leave_room_for_the_matrix(tmp_path: Path) -> None:
+    names = tuple(f"Land principally occupied by agriculture, with significant areas of kind {n}" for n in range(7))
+    matrix = Matrix("c", names, ("#000000",) * 7, np.full((7, 7), 1000))
+    path = write_report(tmp_path / "m.html", Report("Test", "t", "", (), (Section("Matrix", (matrix,)),)))
+    with chromium(tmp_path / "profile") as browser:
+        browser.show(path)
+        assert browser.evaluate("(s => s.scrollWidth <= s.clientWidth)(document.querySelector('.scroll'))")
+        assert browser.evaluate("document.querySelector('.matrix thead').offsetHeight") < 250

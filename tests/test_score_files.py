@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from src import figures
 from src.atomic import whole_file
@@ -120,12 +121,31 @@ def test_pictures_are_drawn_for_any_number_of_classes(tmp_path: Path, classes: i
 
 def test_names_of_any_length_stay_inside_the_picture(tmp_path: Path) -> None:
     """The word "truth" lost its left half."""
-    for titles in (["forest", "grassland", "farmland", "residential", "water"], ["a", "b"]):
+    corine = "Land principally occupied by agriculture, with significant areas of natural vegetation"
+    for titles in (
+        ["forest", "grassland", "farmland", "residential", "water"],
+        ["a", "b"],
+        ["1 water", "2 forest"],
+        [f"{n} {corine}" for n in range(5)],  # once they left no room for the matrix
+        ["1 森林", "2 🌲"],  # and these came with a page of warnings
+    ):
         matrix = np.full((len(titles),) * 2, 200)
         figures.draw_confusion(tmp_path / "a.png", titles, matrix, matrix / matrix.sum(1, keepdims=True))
         picture = matplotlib.image.imread(tmp_path / "a.png")
         for edge in (picture[:2], picture[-2:], picture[:, :2], picture[:, -2:]):
             assert edge.min() == 1.0  # white
+
+
+@pytest.mark.parametrize(("classes", "numbered"), [(24, True), (25, False)])
+def test_the_picture_promises_no_numbers_that_it_does_not_have(
+    monkeypatch: pytest.MonkeyPatch, classes: int, numbered: bool
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(figures, "_save", lambda figure, *_, **__: drawn.append(figure))
+    matrix = np.full((classes, classes), 7)
+    figures.draw_confusion("a.png", [str(n) for n in range(classes)], matrix, matrix / matrix.sum(1, keepdims=True))
+    axes = drawn[0].axes[0]
+    assert bool(axes.texts) == axes.get_title().endswith("and pixels") == numbered
 
 
 @pytest.mark.parametrize(

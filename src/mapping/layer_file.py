@@ -10,9 +10,9 @@ from xml.etree import ElementTree as Xml
 
 from src.atomic import write_text
 from src.mapping.styles import composite_style
-from src.quicklook import limits, rgb_bands
+from src.quicklook import limits, shown_bands
 from src.raster.georeference import crs_label
-from src.raster.read import info_of, open_raster, read_decimated, valid_decimated
+from src.raster.read import info_of, open_raster
 
 _SAMPLE = 1000
 """Pixels of the longer side of the reading that a scene's brightness is measured on."""
@@ -70,9 +70,7 @@ def scene_layer(path: str, name: str = "Scene") -> ShownLayer:
     """Show a scene in the bands nearest to red, green and blue, stretched by the percentiles of a small reading."""
     with open_raster(path) as dataset:
         info = info_of(dataset)
-        bands = rgb_bands(info.bands)
-        image = read_decimated(dataset, bands, _SAMPLE)
-        valid = valid_decimated(dataset, image, bands, _SAMPLE)
+        bands, image, valid = shown_bands(dataset, _SAMPLE)
     style = composite_style(bands, [limits(band, valid) for band in image])
     return ShownLayer(name, path, style, crs=info.crs)
 

@@ -110,12 +110,15 @@ class Matrix:
         return len(self.names) > _MOST_NAMED
 
     @property
-    def rows(self) -> list[tuple[str, str, list[tuple[str, int, bool]]]]:
-        """Per true class its name, colour, and per cell the count, the share in percent and whether it is right."""
-        totals = np.maximum(self.counts.sum(1, keepdims=True), 1)
-        percents = np.rint(100 * self.counts / totals).astype(int)
+    def rows(self) -> list[tuple[str, str, list[tuple[str, int | None, bool]]]]:
+        """Per true class its name, colour, and per cell the count, the share in percent and whether it is right.
+
+        The shares of a class without a label are None.
+        """
+        totals = self.counts.sum(1, keepdims=True)
+        percents = np.where(totals, np.rint(100 * self.counts / np.maximum(totals, 1)).astype(int), None)
         return [
-            (name, color, [(grouped(c), int(p), i == j) for j, (c, p) in enumerate(zip(counts, shares, strict=True))])
+            (name, color, [(grouped(c), p, i == j) for j, (c, p) in enumerate(zip(counts, shares, strict=True))])
             for i, (name, color, counts, shares) in enumerate(
                 zip(self.names, self.colors, self.counts, percents, strict=True)
             )

@@ -11,7 +11,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from src.figures import ACCENT, GREY, INK
+from src.figures import ACCENT, GREY, INK, any_letters, shortened
 from src.report.blocks import Chart
 
 SECOND = "#b3541e"
@@ -41,7 +41,7 @@ def chart(figure: Figure, name: str, alt: str, caption: str) -> Chart:
         caption: Below it.
     """
     buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}), any_letters():
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = _INVISIBLE.sub("", buffer.getvalue()).strip()
     for color, variable in _VARIABLES.items():
@@ -55,6 +55,10 @@ def chart(figure: Figure, name: str, alt: str, caption: str) -> Chart:
 
 _MOST_INSIDE = 4
 """Names of curves that find room between the curves."""
+_SHORT_NAME, _LONGEST_NAME = 20, 36
+"""Letters of a name that finds room between the curves, and of one that finds any."""
+_LETTERS = 66
+"""Of a legend's row: what fits below a chart, of which each name takes six more for its line."""
 _WIDE = 30
 """How many times the smallest value the largest may be before an axis becomes logarithmic."""
 
@@ -72,8 +76,9 @@ def curves_figure(curves: Sequence[Curve], *, ylabel: str, marked: float | None 
     axes = figure.add_subplot()
     shown = [curve for curve in curves if len(curve.x)]
     for curve in shown:
-        style, color = "o" if len(curve.x) == 1 else "-", curve.color or (SECOND if curve.second else ACCENT)
-        axes.plot(curve.x, curve.y, style, label=curve.name, color=color, linewidth=1.6)
+        style = "o" if len(curve.x) == 1 else "-"
+        color = _kept(curve.color) if curve.color else SECOND if curve.second else ACCENT
+        axes.plot(curve.x, curve.y, style, label="a curve", color=color, linewidth=1.6)
     if marked is not None:
         axes.axvline(marked, color=GREY, linestyle=":", linewidth=1.2, label="best")
     values = [y for curve in shown for y in curve.y]
@@ -82,12 +87,24 @@ def curves_figure(curves: Sequence[Curve], *, ylabel: str, marked: float | None 
     axes.set(xlabel="epoch", ylabel=ylabel)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.spines[["top", "right"]].set_visible(False)
-    names = len(shown) + (marked is not None)
+    names = [shortened(curve.name, _LONGEST_NAME) for curve in shown] + ["best"] * (marked is not None)
     legend = None
-    if names > _MOST_INSIDE:
-        legend = figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    elif names > 1:
+    longest = max(map(len, names), default=0)
+    if len(names) > _MOST_INSIDE or longest > _SHORT_NAME:
+        columns = max(1, min(3, _LETTERS // (longest + 6)))
+        legend = figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+    elif len(names) > 1:
         legend = axes.legend(frameon=False, fontsize=9)
-    for text in legend.get_texts() if legend else ():
+    for text, name in zip(legend.get_texts() if legend else (), names, strict=False):
+        text.set_text(name)  # here, since a label that begins with _ is left out
         text.set_parse_math(False)  # $ is a letter of a class's name
+    if legend in figure.legends:
+        figure.set_figheight(figure.get_figheight() + 0.2 * max(0, -(-len(names) // columns) - 2))
     return figure
+
+
+def _kept(color: str) -> str:
+    """Return a class's colour, one step beside the drawing's own where it is one of those: the page changes these."""
+    red, green, blue = (int(color[at : at + 2], 16) for at in (1, 3, 5))
+    own = color.lower() in {ACCENT, GREY, SECOND}
+    return f"#{red:02x}{green:02x}{blue + 1:02x}" if own else color

@@ -12,7 +12,7 @@ from matplotlib import colormaps, colors
 from PIL import Image
 
 from src.labels import ClassTable
-from src.mapping.areas import pixel_metres
+from src.mapping.areas import ground_pixel
 from src.quicklook import colorize, quicklook
 from src.raster.read import RasterInfo, describe, open_raster, read_decimated, valid_decimated
 from src.report.blocks import Gradient, Picture, ScaleBar
@@ -96,7 +96,7 @@ def mean_of(path: str) -> float:
 
 def scale_bar(info: RasterInfo) -> ScaleBar | None:
     """Choose the longest bar of 1, 2 or 5 × 10ⁿ metres that takes up to 30 % of the width; None without a scale."""
-    metres = pixel_metres(info)
+    metres = ground_pixel(info)
     if metres is None:
         return None
     width = metres[0] * info.width

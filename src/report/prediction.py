@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.labels import UNCLASSIFIED, ClassTable
-from src.mapping.areas import ClassArea, pixel_metres
+from src.mapping.areas import ClassArea, ground_pixel
 from src.mapping.map_scores import Values
 from src.quicklook import colorize
 from src.raster.read import describe
@@ -99,18 +99,19 @@ def _sentences(scene: MappedScene) -> tuple[str, ...]:
     rest = [f"{len(found) - 6} more"] if len(found) > 6 else []
     sentence = f"{scene.name} ({_extent(scene)}) is mapped as {listed(parts + rest)}."
     if scene.evaluation is None:
-        return (sentence, "No ground truth was given, so this page cannot say how right it is.")
+        return (sentence, "There is no ground truth for it, so this page cannot say how right it is.")
     return (sentence, *score_sentences(scene.evaluation))
 
 
 def _extent(scene: MappedScene) -> str:
     info = describe(scene.image)
-    metres = pixel_metres(info)
+    metres = ground_pixel(info)
     size = f"{grouped(info.width)} × {grouped(info.height)} pixels"
     if metres is None:
         return size
     mapped = f", {ground(hectares)} with measurements" if (hectares := _sum(scene.classes)) is not None else ""
-    return f"{size} of {metres[0]:.3g}{THIN}m{mapped}"
+    across, down = (f"{side:.3g}" for side in metres)
+    return f"{size} of {across if across == down else f'{across} × {down}'}{THIN}m{mapped}"
 
 
 def _sum(areas: Sequence[ClassArea]) -> float | None:
@@ -127,9 +128,9 @@ def _scene_sections(scene: MappedScene, classes: ClassTable, several: bool) -> l
     if scene.uncertainty is not None:
         title = f"{prefix}uncertainty" if several else "How sure the network is"
         sections.append(Section(title, _uncertainty_blocks(scene, scene.uncertainty)))
-    if scene.sample is not None:
+    if scene.sample is not None and scene.evaluation is not None:
         title = f"{prefix}where map and labels agree" if several else "Where map and labels agree"
-        sections.append(Section(title, _agreement_blocks(scene, classes, *scene.sample)))
+        sections.append(Section(title, _agreement_blocks(scene, classes, scene.evaluation, *scene.sample)))
     if scene.evaluation is not None:
         scored = score_sections(scene.evaluation, scene.output.stem)
         sections += [Section(prefix + section.title, section.blocks) for section in scored]
@@ -174,9 +175,11 @@ def _uncertainty_blocks(scene: MappedScene, path: Path) -> tuple[Block, ...]:
     return Text((text,)), gradient("sure", "undecided"), Pictures((shown,))
 
 
-def _agreement_blocks(scene: MappedScene, classes: ClassTable, mapped: Values, truth: Values) -> tuple[Block, ...]:
-    info, compared = describe(scene.image), int(((mapped > 0) & (truth > 0)).sum())
-    differs = percent(((mapped != truth) & (mapped > 0) & (truth > 0)).sum() / max(1, compared))
+def _agreement_blocks(
+    scene: MappedScene, classes: ClassTable, evaluation: Evaluation, mapped: Values, truth: Values
+) -> tuple[Block, ...]:
+    info = describe(scene.image)
+    differs = percent(1 - evaluation.pooled.overall_accuracy)  # of all pixels; the pictures may show every n-th
     pictures = (
         picture(colorize(truth, classes), f"Labels of {scene.name}", "The labels", drawn=True, info=info),
         picture(

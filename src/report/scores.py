@@ -22,11 +22,12 @@ def score_sentences(evaluation: Evaluation) -> tuple[str, ...]:
     present = np.flatnonzero(scores.support)
     if not len(present):
         return ("There is no labelled pixel to score against.",)
+    averaged = f", averaged over the {len(present)} classes that the labels have" if len(present) > 1 else ""
     hits, mean = percent(scores.overall_accuracy), decimal(scores.mean_iou)
     sentences = [
         f"Of the {grouped(scores.support.sum())} labelled pixels, {hits} are mapped as the class that their label "
         f"names. The mean IoU is {mean} (1 is perfect): of the pixels that map or labels give to a class, both give it "
-        f"{percent(scores.mean_iou)}, averaged over the {len(present)} classes that the labels have."
+        f"{percent(scores.mean_iou)}{averaged}."
     ]
     order = present[np.argsort(scores.iou[present])]
     if len(order) > 1:
@@ -103,10 +104,12 @@ def _class_bars(evaluation: Evaluation) -> Bars:
     chip_mean = (decimal(chips.mean_iou),) if chips else ()
     total = (*means, *chip_mean, grouped(scores.support.sum()))
     rows.append(Bar("Mean", scores.mean_iou, total, summary=True))
+    absent = len(classes) - int(np.count_nonzero(scores.support))
+    labelled = "" if not absent else " Mean: over the classes that the labels have."
     return Bars(
         "Over all pixels. IoU: of the pixels that map or labels give to the class, the share that both do. Precision: "
         "share of the class in the map that is right (user’s accuracy). Recall: share of the class in the labels that "
-        "is found (producer’s accuracy). F1: balance of both. Pixels: labelled ones.",
+        f"is found (producer’s accuracy). F1: balance of both. Pixels: labelled ones.{labelled}",
         ("Class", "IoU", "F1", "Precision", "Recall", *over_chips, "Pixels"),
         tuple(rows),
     )

@@ -163,15 +163,13 @@ def _charts(history: History, classes: ClassTable) -> Iterable[Chart]:
         last = ", ".join(f"{curve.name} {decimal(curve.y[-1])}" for curve in curves if curve.y)
         figure = curves_figure(curves, ylabel=title, marked=marked, loss=name == "loss")
         yield chart(figure, name, f"{title} by epoch; in the last one {last}", f"{title} by epoch")
-    curves = [
-        _curve(history, _OF_CLASS + entry.name, entry.name, color=entry.color)
-        for entry in classes.classes[:MOST_CURVES]
-    ]
+    named = {entry.name: entry for entry in classes.classes}  # of those of one name the table has the last one's IoU
+    chosen = list(named.values())[:MOST_CURVES]
+    curves = [_curve(history, _OF_CLASS + entry.name, entry.name, color=entry.color) for entry in chosen]
     last = ", ".join(f"{curve.name} {decimal(curve.y[-1])}" for curve in curves if curve.y)
     figure = curves_figure(curves, ylabel="IoU", marked=marked)
-    yield chart(
-        figure, "classes", f"IoU of each class by epoch; in the last one {last}", "IoU of each class, validation"
-    )
+    which = "each class" if len(chosen) == len(classes) else f"{len(chosen)} of the {len(classes)} classes"
+    yield chart(figure, "classes", f"IoU of {which} by epoch; in the last one {last}", f"IoU of {which}, validation")
     figure = curves_figure([_curve(history, "lr", "rate")], ylabel="learning rate")
     yield chart(figure, "rate", f"Learning rate by epoch, {final.get('lr', math.nan):.2g} in the last", "Learning rate")
 

@@ -26,8 +26,15 @@ def decimal(score: float, digits: int = 3) -> str:
 
 
 def percent(share: float, digits: int = 0) -> str:
-    """A share of 0–1 as percent; a dash where it has no meaning."""
-    return f"{100 * share:.{digits}f}{THIN}%" if np.isfinite(share) else "–"
+    """A share of 0–1 as percent; a dash where it has no meaning. Only none at all is 0 %, and only all of it 100 %."""
+    if not np.isfinite(share):
+        return "–"
+    text, step = f"{100 * share:.{digits}f}", 10.0**-digits
+    if share > 0 and float(text) == 0:
+        text = f"<{step:.{digits}f}"
+    elif share < 1 and float(text) == 100:
+        text = f">{100 - step:.{digits}f}"
+    return f"{text}{THIN}%"
 
 
 def listed(words: Sequence[str]) -> str:

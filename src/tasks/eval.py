@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -42,6 +42,9 @@ from src.tasks.reporting import add_report
 from src.tasks.schema import EvalConfig
 
 log = logging.getLogger(__name__)
+
+PREDICTIONS = "predictions"
+"""Folder of the chips' predictions; the one of an earlier run is replaced."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,8 @@ def score(settings: EvalConfig, output: Path) -> Scored:
     arrange_memory(device)
     checkpoint = find_checkpoint(settings.checkpoint)
     chips = find_chips(settings.data_dir, settings.csv, settings.split)
+    if settings.export_predictions:
+        check_replacing(output / PREDICTIONS, chips.samples)
     network, spec = load_network(checkpoint)
     if chips.bands is not None and chips.classes is not None:
         check_fit(spec, chips.bands, chips.classes, chips.origin)
@@ -125,7 +130,7 @@ def score(settings: EvalConfig, output: Path) -> Scored:
         log.info(line)
     files = write_score_files(output, evaluation, context)
     if settings.export_predictions:
-        files.append(output / "predictions")
+        files.append(output / PREDICTIONS)
     for path in files:
         log.info("%s", path)
     return Scored(
@@ -187,13 +192,28 @@ def find_chips(data_dir: str | None, csv: str | None, split: str) -> Chips:
     return Chips(samples, f"{data_dir} ({split})", folder.spec.bands, folder.spec.classes)
 
 
+def check_replacing(folder: Path, samples: Iterable[Sample]) -> None:
+    """Refuse to replace a folder that holds what is scored, as predictions that became labels.
+
+    Raises:
+        UserError: A chip's image or label lies in it.
+    """
+    one_of_each = {file.parent: file for sample in samples for file in (sample.image, sample.label)}
+    for parent, file in one_of_each.items():
+        if parent.resolve().is_relative_to(folder.resolve()):
+            raise UserError(
+                f"export_predictions=true would replace {folder}, where {file.name} lies, which is scored; expected a "
+                "folder without chips. Give another output_dir."
+            )
+
+
 @contextmanager
 def _predictions(output: Path, wanted: bool) -> Iterator[Path | None]:
     """Give a folder beside ``predictions``; it takes its place when the block ends well, else it disappears."""
     if not wanted:
         yield None
         return
-    partial, final = output / ".predictions.partial", output / "predictions"
+    partial, final = output / f".{PREDICTIONS}.partial", output / PREDICTIONS
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
