@@ -87,7 +87,7 @@ def read_labelled(
         used: Which of them count for the mask.
         nodata: Nodata value of images that declare none.
         classes: The class table.
-        nodata_is_data: Take every pixel for a measurement.
+        nodata_is_data: Take every pixel for a measurement whose bands are all numbers.
         by: What to call who expects bands and classes, in errors.
         nodata_given: Whether a user has given the nodata value: then it counts also where images declare another one.
         again: Whether it will be read again: then look whether that can be done without GDAL.
@@ -102,8 +102,9 @@ def read_labelled(
         image = read_window(dataset, info.window, 0, chosen)
         declared = [info.nodata[band] for band in chosen]
         missing, *others = nodata_of_bands(declared, nodata, info.dtype, given=nodata_given)
-        valid = np.ones(image.shape[1:], bool)
-        if not nodata_is_data:
+        if nodata_is_data:
+            valid = all_measured(image, None)
+        else:
             valid = read_valid(dataset, info.window, image, missing, used)
             for second in others:
                 valid &= all_measured(image, second, used)

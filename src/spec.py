@@ -198,7 +198,7 @@ class NetworkSpec:
             return cls(
                 architecture=str(row["architecture"]),
                 encoder=str(row["encoder"]),
-                options=dict(row["options"]),
+                options={_word(name): value for name, value in row["options"].items()},
                 bands=bands_from_dicts(row["bands"]),
                 normalization=Normalization.from_dict(row["normalization"]).checked(len(row["bands"])),
                 nodata=None if row["nodata"] is None else float(row["nodata"]),
@@ -208,10 +208,16 @@ class NetworkSpec:
                 nodata_is_data=bool(row["nodata_is_data"]),
                 nodata_given=bool(row.get("nodata_given", False)),  # older checkpoints do not say
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise UserError(
                 f"{origin} is not a whole SpecDeepMap checkpoint ({error!r}); give one that train.py wrote."
             ) from error
+
+
+def _word(name: Any) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"{name!r} is no name")
+    return name
 
 
 def check_format(row: Any, origin: str) -> None:

@@ -164,3 +164,13 @@ def test_the_same_bands_keep_their_kernels() -> None:
     weight = torch.rand(3, 2, 1, 1)
     assert torch.equal(same_bands(data, [True, True]).adapt(weight), weight)
     assert not same_bands(data, [True, False]).adapt(weight)[:, 1].any()
+
+
+def test_two_bands_are_no_colours_and_share_the_kernels() -> None:
+    """Red, green and blue could not be named among two bands: whatever weights.rgb said was refused."""
+    data = bands("VV", "VH")
+    kernels = rgb_bands(data, used(data), None)
+    weight = torch.rand(4, 3, 3, 3)
+    torch.testing.assert_close(kernels.adapt(weight), weight.sum(1, keepdim=True).expand(-1, 2, -1, -1) / 2)
+    assert kernels.sources == (None, None)
+    assert rgb_bands(data, [False, True], None).rows == ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))

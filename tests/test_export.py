@@ -20,7 +20,7 @@ from pystac.stac_object import STACObjectType
 from pystac.validation.stac_validator import JsonSchemaSTACValidator
 from stac_model.schema import SCHEMA_URI, MLModelProperties
 
-from src.bands import Band, Normalization
+from src.bands import Band, Normalization, all_measured
 from src.errors import UserError
 from src.labels import ClassTable
 from src.mapping.scene_map import MapOptions, Mapper, map_scene
@@ -204,6 +204,65 @@ def test_a_map_by_the_exported_network_is_the_same(exported: Path, checkpoint: P
     assert (maps[0] == maps[1]).mean() > 0.995  # bfloat16 or float32 may decide ties
     assert (maps[1][:3, :5] == 0).all()
     assert (maps[1] > 0).sum() == 40 * 23 - 16
+
+
+@pytest.mark.parametrize(("nodata", "mean"), [(-1.7976931348623157e308, 500.0), (0.0, 3e-7)])
+def test_what_is_no_measurement_is_so_in_the_file_and_nothing_else(tmp_path: Path, nodata: float, mean: float) -> None:
+    """Beside the lowest float64, infinite in float32, or a nodata value of 0 and small numbers all was nodata."""
+    used = (True, True, False)
+    spec = dataclasses.replace(
+        SPEC, nodata=nodata, normalization=Normalization(used, 1.0, (mean, mean, 0.0), (mean / 3, mean / 3, 1.0))
+    )
+    path, _ = _exported(spec, tmp_path)
+    image = np.random.default_rng(0).normal(mean, mean / 3, (3, 16, 16)).astype(np.float32)
+    with np.errstate(over="ignore"):
+        image[0, :4] = np.float32(nodata)
+    valid = torch.from_numpy(all_measured(image, nodata, used))[None]
+    assert valid.float().mean() == 0.75
+    images = torch.from_numpy(image[None])
+    network, _ = load_network(tmp_path / "best.ckpt")
+    with torch.inference_mode():
+        expected = network(images, valid).softmax(1).numpy()
+    np.testing.assert_allclose(probabilities_of(path, image[None]), expected, atol=1e-5)
+    with torch.inference_mode():
+        np.testing.assert_allclose(load_network(path)[0](images, valid).softmax(1).numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("nodata", [0.0, -9999.0])
+def test_a_raster_with_another_nodata_value_may_have_the_chips_as_data(tmp_path: Path, nodata: float) -> None:
+    """The file masks the training chips' value; a map or a score by it goes by what the raster declares."""
+    normalization = Normalization((True, True, False), 1.0, (400.0, 300.0, 0.0), (600.0, 500.0, 1.0))
+    spec = dataclasses.replace(SPEC, nodata=nodata, normalization=normalization)
+    path, _ = _exported(spec, tmp_path)
+    image = torch.from_numpy(np.random.default_rng(0).normal(400, 600, (1, 3, 16, 16)).astype(np.float32))
+    image[:, 0, 4:8] = nodata
+    valid = torch.ones(1, 16, 16, dtype=torch.bool)
+    networks = [load_network(p)[0] for p in (tmp_path / "best.ckpt", path)]
+    with torch.inference_mode():
+        expected, found = (network(image, valid).softmax(1).numpy() for network in networks)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_a_file_that_fails_at_another_size_is_one_for_the_chips_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime raises where a graph has taken a size for a constant."""
+    run = probabilities_of
+
+    def fixed(path: Path, images: np.ndarray) -> np.ndarray:
+        if images.shape[2] > 16:
+            raise RuntimeError("[ONNXRuntimeError] : 2 : INVALID_ARGUMENT")
+        return run(path, images)
+
+    monkeypatch.setattr("src.tasks.export.probabilities_of", fixed)
+    path, _ = _exported(SPEC, tmp_path)
+    assert _shape(path) == [None, 3, 16, 16]
+
+
+@pytest.mark.parametrize("chips", [0, -1])
+def test_a_comparison_needs_a_chip(checkpoint: Path, tmp_path: Path, chips: int) -> None:
+    with pytest.raises(UserError, match=rf"chips={chips} leaves nothing to compare on"):
+        export(ExportConfig(checkpoint=str(checkpoint), chips=chips), tmp_path / "m.onnx")
 
 
 def test_an_export_that_computes_something_else_is_not_kept(

@@ -189,12 +189,41 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"normalization": {**NETWORK.normalization.to_dict(), "std": [1.0, 0.0]}}, "for 2 bands"),
         ({"normalization": {**NETWORK.normalization.to_dict(), "scale": math.inf}}, "scale inf"),
         ({"classes": []}, "0 classes"),
+        ({"classes": torch.zeros(2)}, "is not a whole SpecDeepMap checkpoint"),
+        ({"bands": [1, 2]}, "is not a whole SpecDeepMap checkpoint"),
+        ({"chip_size": [math.inf, 32]}, "is not a whole SpecDeepMap checkpoint"),
+        ({"options": {1: 2}}, "1 is no name"),
+        ({"options": 5}, "is not a whole SpecDeepMap checkpoint"),
         ({"encoder": "tu-resnet18", "options": {"pretrained_cfg": {"url": "http://x"}}}, "pretrained_cfg is unknown"),
     ],
 )
 def test_a_spec_names_networks_and_nothing_else(changes: dict[str, Any], words: str, tmp_path: Path) -> None:
     path = tmp_path / "odd.ckpt"
     torch.save({"state_dict": {}, "hyper_parameters": {"spec": NETWORK.to_dict() | changes}}, path)
+    with pytest.raises(UserError, match=words):
+        load_network(path)
+
+
+@pytest.mark.parametrize("odd", [{0: torch.zeros(1)}, {b"x": torch.zeros(1)}, {"network.mean": None}, {"x": [1]}])
+def test_a_state_dict_has_tensors_by_name(odd: dict[Any, Any], tmp_path: Path) -> None:
+    path, network = tmp_path / "odd.ckpt", build_network(NETWORK)
+    state = {f"network.{name}": value for name, value in network.state_dict().items()}
+    torch.save({"state_dict": state | odd, "hyper_parameters": {"spec": NETWORK.to_dict()}}, path)
+    for read in (lambda: load_network(path), lambda: start_from(network, NETWORK, str(path))):
+        with pytest.raises(UserError, match=r"odd\.ckpt has no tensor under"):
+            read()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"whitening": True}, "whitening=True does not fit 2 bands"),
+        ({"detail": 10**9}, "model.detail=1000000000 cannot"),
+    ],
+)
+def test_options_that_no_network_has_are_one_line(options: dict[str, Any], words: str, tmp_path: Path) -> None:
+    path = tmp_path / "odd.ckpt"
+    torch.save({"state_dict": {}, "hyper_parameters": {"spec": NETWORK.to_dict() | {"options": options}}}, path)
     with pytest.raises(UserError, match=words):
         load_network(path)
 

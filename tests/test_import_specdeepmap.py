@@ -101,6 +101,46 @@ def test_without_scaler_normalisation_and_class_0_all_outputs_are_classes(tmp_pa
     assert not any("class value 0" in words for words in imported.dropped)
 
 
+def test_outputs_are_classes_in_the_order_of_their_values_without_class_0_too(tmp_path: Path) -> None:
+    """With as many outputs as classes, those of a mapping in another order were taken for each other."""
+    torch.manual_seed(0)
+    theirs = random_network(Justo(3))
+    changes = {"preprocess": None, "scaler": None, "reverse_mapping": {0: 200, 1: 5, 2: 9}}
+    imported = import_checkpoint(foreign(tmp_path / "a.ckpt", theirs, "JustoUNetSimple", **changes))
+    image, valid = torch.rand(1, BANDS, 32, 32), torch.ones(1, 32, 32, dtype=torch.bool)
+    with torch.inference_mode():
+        torch.testing.assert_close(imported.network(image, valid), theirs(image)[:, [1, 2, 0]], rtol=1e-4, atol=1e-4)
+    assert imported.spec.classes.values == (5, 9, 200)
+
+
+def test_a_backbone_that_the_network_does_not_have_is_not_kept(tmp_path: Path) -> None:
+    """With it a network could not be started from: no training describes itself so."""
+    source = foreign(tmp_path / "a.ckpt", Justo(4), "JustoUNetSimple", backbone="resnet18")
+    assert import_checkpoint(source).spec.encoder == "none"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scaler": 0}, r"a\.ckpt is not a whole SpecDeepMap checkpoint.*scale 0"),
+        ({"img_x": 0}, r"a\.ckpt is not a whole SpecDeepMap checkpoint.*chips of \[0, 64\]"),
+        ({"reverse_mapping": [0, 5, 9, 200]}, "lacks a hyper-parameter or has an odd one"),
+    ],
+)
+def test_what_nobody_could_use_is_not_written(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    source = foreign(tmp_path / "a.ckpt", Justo(4), "JustoUNetSimple", **changes)
+    with pytest.raises(SystemExit, match=message):
+        main([str(source), str(tmp_path / "b.ckpt")])
+    assert not (tmp_path / "b.ckpt").exists()
+
+
+def test_weights_that_are_no_numbers_are_not_converted(tmp_path: Path) -> None:
+    network = Justo(4)
+    torch.nn.init.constant_(network.enc_conv1.weight, torch.nan)
+    with pytest.raises(UserError, match="no numbers"):
+        import_checkpoint(foreign(tmp_path / "a.ckpt", network, "JustoUNetSimple"))
+
+
 def test_sentinels_one_number_for_all_bands(tmp_path: Path) -> None:
     scaling = transforms.Compose([transforms.Normalize(mean=0, std=10_000)])
     imported = import_checkpoint(foreign(tmp_path / "a.ckpt", Justo(4), "JustoUNetSimple", preprocess=scaling))

@@ -36,6 +36,7 @@ STATE = {"conv1.weight": torch.ones(2, 3, 1, 1), "bn1.bias": torch.zeros(2)}
 
 def test_files_are_read_whatever_wraps_the_tensors(tmp_path: Path) -> None:
     safetensors.torch.save_file(STATE, tmp_path / "a.safetensors")
+    safetensors.torch.save_file(STATE, tmp_path / "A.SAFETENSORS")
     torch.save(STATE, tmp_path / "b.pth")
     torch.save({"epoch": 3, "state_dict": STATE}, tmp_path / "c.ckpt")
     torch.save({"model": {"state_dict": STATE}}, tmp_path / "d.pt")
@@ -43,6 +44,13 @@ def test_files_are_read_whatever_wraps_the_tensors(tmp_path: Path) -> None:
         assert {name: value.shape for name, value in read_tensors(path).items()} == {
             name: value.shape for name, value in STATE.items()
         }
+
+
+def test_a_file_that_holds_itself_is_read_to_an_end(tmp_path: Path) -> None:
+    content: dict[str, object] = {"conv1.weight": torch.ones(1)}
+    content["state_dict"] = content
+    torch.save(content, tmp_path / "a.pth")
+    assert set(read_tensors(tmp_path / "a.pth")) == {"conv1.weight"}
 
 
 class Malicious:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -354,6 +354,60 @@ def test_an_encoder_of_our_own_checkpoint_is_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("architecture", "encoder"),
+    [("unet", "tu-resnet18"), ("unet", "tu-test_convnext"), ("unet", "tu-swin_tiny_patch4_window7_224")],
+)
+def test_a_timm_encoder_of_our_own_checkpoint_is_taken(tmp_path: Path, architecture: str, encoder: str) -> None:
+    """Its names are those of smp's wrapper around timm, which timm's own conversion does not know."""
+    trained = architectures.build(architecture, encoder, 13, 3, SIZE)
+    torch.save(
+        {"state_dict": {f"network.architecture.{k}": v for k, v in trained.state_dict().items()}}, tmp_path / "a.ckpt"
+    )
+    network = start({"kind": "file", "path": str(tmp_path / "a.ckpt")}, architecture, encoder)
+    own, given = network.encoder.state_dict(), trained.encoder.state_dict()
+    assert all(torch.equal(own[name], value) for name, value in given.items())
+
+
+def test_what_timm_cannot_convert_is_one_line(tmp_path: Path) -> None:
+    network = architectures.build("unet", "tu-swin_tiny_patch4_window7_224", 13, 3, SIZE)
+    torch.save({f"other.{name}": value for name, value in network.state_dict().items()}, tmp_path / "a.pth")
+    with pytest.raises(UserError, match=r"a\.pth .*give weights of the encoder that encoder= names"):
+        prepare({"kind": "file", "path": str(tmp_path / "a.pth")}, encoder="tu-swin_tiny_patch4_window7_224")
+
+
+@pytest.mark.parametrize("prefix", ["module.encoder.", "_orig_mod.encoder.", "model.module.encoder."])
+def test_a_whole_networks_encoder_is_taken_from_whatever_wrapped_it(
+    prefix: str, tmp_path: Path, resnet18_of_13_bands: tuple[Path, dict[str, torch.Tensor]]
+) -> None:
+    _, state = resnet18_of_13_bands
+    torch.save({"state_dict": {prefix + name: value for name, value in state.items()}}, tmp_path / "a.ckpt")
+    network = start({"kind": "file", "path": str(tmp_path / "a.ckpt")})
+    assert torch.equal(network.encoder.conv1.weight, state["conv1.weight"])
+
+
+@pytest.mark.parametrize(
+    ("odd", "words"),
+    [
+        (lambda value: torch.full_like(value, torch.nan), r"conv1\.weight has values that are no numbers"),
+        (lambda value: value.to("meta"), r"conv1\.weight is no plain tensor of numbers"),
+        (lambda value: value.to_sparse(), r"conv1\.weight is no plain tensor of numbers"),
+    ],
+    ids=["nan", "meta", "sparse"],
+)
+@pytest.mark.filterwarnings("ignore:.*parse")
+def test_weights_that_are_no_numbers_are_refused(
+    odd: Callable[[torch.Tensor], torch.Tensor],
+    words: str,
+    tmp_path: Path,
+    resnet18_of_13_bands: tuple[Path, dict[str, torch.Tensor]],
+) -> None:
+    _, state = resnet18_of_13_bands
+    torch.save(state | {"conv1.weight": odd(state["conv1.weight"])}, tmp_path / "a.pth")
+    with pytest.raises(UserError, match=words):
+        prepare({"kind": "file", "path": str(tmp_path / "a.pth")})
+
+
+@pytest.mark.parametrize(
     ("choice", "encoder", "words"),
     [
         ({"like": "imagenet"}, "resnet18", "conv1.weight is 64 × 13 × 7 × 7, the encoder expects 64 × 3 × 7 × 7"),
@@ -377,6 +431,17 @@ def test_weights_of_another_network_are_refused(
         ({"kind": "file"}, r"weights\.path="),
         ({"kind": "files", "path": "x"}, "expected none, imagenet, torchgeo, file"),
         ({"kind": "file", "path": "x", "like": "rgb"}, "expected none, imagenet, torchgeo"),
+        ({"kind": "file", "path": 18}, r"weights\.path=18 is no word"),
+        ({"kind": "torchgeo", "name": 18}, r"weights\.name=18 is no word"),
+        ({"kind": "imagenet", "rgb": 3}, r"weights\.rgb=3 does not fit; expected a list of numbers or names"),
+        ({"kind": "imagenet", "rgb": "B04"}, r"weights\.rgb=B04 does not fit"),
+        ({"kind": "torchgeo", "name": MOCO, "bands": [4, 3, 2]}, r"weights\.bands=\[4, 3, 2\] does not fit"),
+        ({"kind": "torchgeo", "name": MOCO, "bands": 4}, r"weights\.bands=4 does not fit"),
+        ({"kind": "imagenet", "scale": "abc"}, r"weights\.scale=abc does not fit; expected a number above 0"),
+        ({"kind": "imagenet", "scale": 0}, r"weights\.scale=0 does not fit"),
+        ({"kind": "imagenet", "scale": float("inf")}, r"weights\.scale=inf does not fit"),
+        ({"kind": "torchgeo", "name": MOCO, "scale": -1}, r"weights\.scale=-1 does not fit"),
+        ({"kind": "imagenet", "white": 255}, r"weights\.white is unknown"),
     ],
 )
 def test_a_wrong_choice_is_one_line(choice: dict[str, Any], words: str) -> None:

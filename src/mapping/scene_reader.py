@@ -11,11 +11,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from src.bands import all_measured, match_bands, nodata_of_bands
+from src.bands import all_measured, match_bands, measured, nodata_of_bands
 from src.cores import cores
 from src.grid import Window
 from src.mapping.kept_rows import MEMORY_BYTES, KeptRows, Patch, blank
-from src.raster.read import RasterInfo, block_cache, info_of, is_striped, open_raster, read_valid, read_window
+from src.raster.read import (
+    RasterInfo,
+    block_cache,
+    info_of,
+    is_striped,
+    open_raster,
+    read_decimated,
+    read_valid,
+    read_window,
+)
 from src.spec import NetworkSpec
 
 CACHE_MEGABYTES = 64
@@ -25,6 +34,8 @@ GPU_CACHE_MEGABYTES = 512
 13 bands."""
 ROWS, ROW_BYTES = 64, 32_000_000
 """Rows that are read from edge to edge at a time, and how many bytes of them at most."""
+PICTURE_SIDE = 512
+"""Pixels of the longer side of a picture that tells whether a band has measurements."""
 STRIP_BYTES = 160_000_000
 """Rows of one block of the file are read together up to this size, which they are decoded at anyway."""
 
@@ -51,7 +62,8 @@ class SceneReader:
         self.striped = is_striped(dataset)
         self._dataset, self._spec = dataset, spec
         self._scratch = scratch or Path(tempfile.gettempdir())
-        self._bands = match_bands(spec.bands, self.info.bands, self.info.path)
+        alpha = f" (without its alpha band {self.info.alpha[0]})" if self.info.alpha else ""
+        self._bands = match_bands(spec.bands, self.info.bands, f"{self.info.path}{alpha}")
         declared = [self.info.nodata[band] for band in self._bands]
         self._nodata = nodata_of_bands(declared, spec.nodata, self.info.dtype, given=spec.nodata_given)
         self._kept: KeptRows | None = None
@@ -107,6 +119,15 @@ class SceneReader:
         needed = self._blocks(height) * self.block_rows * self.info.width * self.pixel_bytes if self.striped else 0
         return needed if needed > MEMORY_BYTES else 0
 
+    def dead_bands(self) -> list[str]:
+        """Name the bands that the network uses and a small picture of the scene has no measurement in."""
+        nodata, *_ = self._nodata
+        dead = []
+        for band, value, used in zip(self._bands, nodata, self._spec.normalization.used, strict=True):
+            if used and not measured(read_decimated(self._dataset, [band], PICTURE_SIDE), [value]).any():
+                dead.append(self.info.bands[band].name)
+        return dead
+
     def close(self) -> None:
         """Forget the rows that are kept."""
         if self._kept is not None:
@@ -136,6 +157,7 @@ class SceneReader:
             return
         patch.fed[...] = False
         patch.fed[: self.info.height - window.row, : self.info.width - window.column] = True
+        patch.fed[...] &= all_measured(image, None)  # what is no number would spread as far as the network sees
         patch.valid[...] = self._any_measured(image, window) & patch.fed
 
     def _measured(self, image: npt.NDArray[Any], window: Window, used: Sequence[bool]) -> npt.NDArray[np.bool_]:

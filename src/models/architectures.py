@@ -82,7 +82,7 @@ def build(
         raise UserError(f"model={architecture} is unknown; did you mean {near}? There are {', '.join(ARCHITECTURES)}.")
     components = options.pop(ATTRIBUTE, 0)
     if components:
-        if not isinstance(components, int) or not 0 < components <= bands:
+        if not isinstance(components, int) or isinstance(components, bool) or not 0 < components <= bands:
             raise UserError(f"{ATTRIBUTE}={components} does not fit {bands} bands; expected 1 to {bands} components.")
         network = build(architecture, encoder, components, classes, chip_size, **options)
         return whiten(network, bands, components)
@@ -112,7 +112,12 @@ def build(
         raise UserError(
             f"model={architecture} cannot take encoder={encoder}: {cause(error)}. docs/encoders.md lists what works."
         ) from error
-    return add_detail(network, bands, classes, branch) if branch.width else network
+    try:
+        return add_detail(network, bands, classes, branch) if branch.width else network
+    except (MemoryError, RuntimeError) as error:
+        raise UserError(
+            f"model.detail={branch.width} cannot be built: {cause(error)}. Give fewer channels, or 0 for none."
+        ) from error
 
 
 def outline(

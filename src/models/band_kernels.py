@@ -71,7 +71,8 @@ def rgb_bands(bands: Sequence[Band], used: Sequence[bool], given: Sequence[int |
     """Spread RGB kernels over the data's bands.
 
     Red, green and blue keep their kernels, every further used band gets their mean, and all are scaled by
-    3 / (number of used bands), so that activations keep the size that the batch norms behind were trained with.
+    3 / (number of used bands), so that activations keep the size that the batch norms behind were trained with. One or
+    two bands are no colours: each gets the mean.
 
     Args:
         bands: The data's bands.
@@ -82,8 +83,11 @@ def rgb_bands(bands: Sequence[Band], used: Sequence[bool], given: Sequence[int |
         UserError: They cannot be found, or what was given is no band.
     """
     count = sum(used)
-    if len(bands) == 1:
-        return Kernels(((1.0, 1.0, 1.0),), (None,), (f"{bands[0].name} ← red + green + blue",))
+    if len(bands) < 3:
+        rows = tuple((float(u) / count,) * 3 for u in used)
+        share = f" / {count}" if count > 1 else ""
+        words = [f"{band.name} ← (red + green + blue){share}" for band, u in zip(bands, used, strict=True) if u]
+        return Kernels(rows, (None,) * len(bands), tuple(words))
     rgb = _given_rgb(bands, given) if given is not None else _found_rgb(bands)
     unused = [bands[i].name for i in rgb if not used[i]]
     if unused:
@@ -91,16 +95,16 @@ def rgb_bands(bands: Sequence[Band], used: Sequence[bool], given: Sequence[int |
             f"{unused[0]} has no measurements, but weights=imagenet needs it; choose others: weights.rgb=[…]."
         )
     scale = 3.0 / count
-    rows = []
+    kernels = []
     for position in range(len(bands)):
         row = [float(position == i) for i in rgb] if position in rgb else [1 / 3] * 3
-        rows.append(tuple(scale * value * used[position] for value in row))
+        kernels.append(tuple(scale * value * used[position] for value in row))
     lines = [f"{colour} kernel → {bands[i].name}" for colour, i in zip(("red", "green", "blue"), rgb, strict=True)]
     further = [band.name for i, band in enumerate(bands) if i not in rgb and used[i]]
     if further:
         lines.append(f"mean of the three → {_listed(further)}; all scaled by 3/{count}")
     sources = tuple(rgb.index(i) if i in rgb else None for i in range(len(bands)))
-    return Kernels(tuple(rows), sources, tuple(lines))
+    return Kernels(tuple(kernels), sources, tuple(lines))
 
 
 def _given_rgb(bands: Sequence[Band], given: Sequence[int | str]) -> tuple[int, int, int]:

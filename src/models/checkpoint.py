@@ -83,6 +83,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise UserError(f"{path} holds no state_dict; expected a .ckpt that train.py wrote.")
+    odd = [k for k, v in content["state_dict"].items() if not (isinstance(k, str) and isinstance(v, torch.Tensor))]
+    if odd:
+        raise UserError(
+            f"{path} has no tensor under {odd[0]!r} of its state_dict; expected a .ckpt that train.py wrote."
+        )
     return content
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from src.atomic import whole_file
+from src.bands import as_dtype
 from src.errors import UserError
 from src.models.architectures import accepted_sizes
 from src.models.network import Network
@@ -43,17 +44,23 @@ class Exported(nn.Module):
     def __init__(self, network: Network, spec: NetworkSpec) -> None:
         super().__init__()
         self.network = network
-        self.nodata = None if spec.nodata_is_data else spec.nodata
+        self.nodata = _nodata(spec)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Return probabilities."""
         image = image * DIVISOR
         missing = torch.isnan(image) | torch.isinf(image)
-        if self.nodata is not None and np.isfinite(self.nodata):
-            missing = missing | ((image - self.nodata).abs() <= _NODATA_ERROR * max(1.0, abs(self.nodata)))
+        if self.nodata is not None:
+            missing = missing | ((image - self.nodata).abs() <= _NODATA_ERROR * abs(self.nodata))
         valid = ~(missing & self.network.used).any(1, keepdim=True)
         probabilities: torch.Tensor = self.network(image, valid).softmax(1)
         return probabilities
+
+
+def _nodata(spec: NetworkSpec) -> float | None:
+    """Return the nodata value that a graph looks for, as float32 has it; None for what is no number there anyway."""
+    nodata = None if spec.nodata_is_data else as_dtype(spec.nodata, "float32")
+    return None if nodata is None or np.isinf(nodata) else float(nodata)
 
 
 def takes_other_sizes(network: Network, spec: NetworkSpec) -> bool:
@@ -185,7 +192,9 @@ class OnnxArchitecture(nn.Module):
     """An exported network in an architecture's place: normalised B × C × H × W → logarithms of probabilities.
 
     The normalisation in the file is undone before, since whoever calls has done it. Pixels without a measurement
-    are 0 here; undone they are the bands' means, which the file's own normalisation makes 0 again.
+    are 0 here; undone they are the bands' means, which the file's own normalisation makes 0 again. Whoever calls knows
+    which those are: the training chips' nodata value, which may be a measurement in a raster that declares another one,
+    is moved out of the file's reach.
     """
 
     def __init__(self, session: onnxruntime.InferenceSession, spec: NetworkSpec) -> None:
@@ -195,6 +204,7 @@ class OnnxArchitecture(nn.Module):
         self._scale = np.float32(spec.normalization.scale / DIVISOR)
         self._mean = np.asarray(spec.normalization.mean, np.float32).reshape(shape)
         self._std = np.asarray(spec.normalization.std, np.float32).reshape(shape)
+        self._nodata = _nodata(spec)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OnnxArchitecture:
         return self
@@ -204,6 +214,10 @@ class OnnxArchitecture(nn.Module):
         if normalized.is_meta:
             raise RuntimeError("an ONNX file takes no meta tensors")
         numbers = (normalized.float().cpu().numpy() * self._std + self._mean) * self._scale
+        if self._nodata is not None:
+            nodata = np.float32(self._nodata / DIVISOR)
+            near = np.abs(numbers - nodata) <= 3 * _NODATA_ERROR * abs(nodata)
+            numbers[near] = nodata * np.float32(1 + 4 * _NODATA_ERROR) if nodata else np.float32(_LOWEST)
         probabilities = self._session.run([OUTPUT], {INPUT: np.ascontiguousarray(numbers)})[0]
         return torch.from_numpy(probabilities).clamp_min(_LOWEST).log().to(normalized.device)
 

@@ -45,6 +45,9 @@ PREFIXES = (
 WRAPPERS = ("state_dict", "model_state_dict", "model", "teacher", "student")
 """Under which key training frameworks keep the tensors."""
 
+_DEEPEST = 9
+"""Wrappers in wrappers that are opened: a file may hold itself."""
+
 _PATIENCE = 3.0
 """Seconds that a server may take to be reached before there is taken to be no network."""
 
@@ -59,7 +62,7 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise UserError(f"There is no weights file {path}; give a .safetensors, .pth, .pt, .bin or .ckpt file.")
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors":
             return dict(safetensors.torch.load_file(path, device="cpu"))
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # both raise whatever the bytes provoke
@@ -67,16 +70,43 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
             f"{path} cannot be read as plain tensors ({type(error).__name__}); expected safetensors, or a pickle that "
             "torch.load(weights_only=True) takes."
         ) from error
-    while isinstance(content, Mapping):
-        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
+    for _ in range(_DEEPEST):
+        inner = [
+            content[key] for key in WRAPPERS if isinstance(content, Mapping) and isinstance(content.get(key), Mapping)
+        ]
+        if not inner:
             break
-        content = inner
+        content = inner[0]
     tensors = content if isinstance(content, Mapping) else {}
-    found = {str(name): value for name, value in tensors.items() if isinstance(value, torch.Tensor)}
+    found = {_bare(str(name)): value for name, value in tensors.items() if isinstance(value, torch.Tensor)}
     if not found:
         raise UserError(f"{path} holds no tensors by name; expected the state dict of an encoder.")
     return found
+
+
+def own_tensors(state: Mapping[str, torch.Tensor], names: Iterable[str]) -> dict[str, torch.Tensor]:
+    """Return an encoder's tensors where it was saved from here or from smp, behind a prefix; else nothing.
+
+    They are in their final form: what timm does to its published files would not know them.
+    """
+    names = list(names)
+    for prefix in ("", *PREFIXES):
+        found = {name: state[prefix + name] for name in names if prefix + name in state}
+        if all(name in found or name.endswith("num_batches_tracked") for name in names):
+            return found
+    return {}
+
+
+def check_numbers(tensors: Mapping[str, torch.Tensor], origin: str) -> None:
+    """Raise UserError where tensors hold no numbers, or such that no network can start from."""
+    for name, value in tensors.items():
+        if value.is_meta or value.is_quantized or value.is_complex() or value.layout != torch.strided:
+            raise UserError(f"{origin}: {name} is no plain tensor of numbers; expected a state dict as it was trained.")
+        if not value.isfinite().all():
+            raise UserError(
+                f"{origin}: {name} has values that are no numbers (NaN or infinite), so every answer would be; "
+                "expected weights of a training that went well. Take others."
+            )
 
 
 def aligned(state: Mapping[str, torch.Tensor], names: Iterable[str], origin: str) -> dict[str, torch.Tensor]:
@@ -111,13 +141,18 @@ def aligned(state: Mapping[str, torch.Tensor], names: Iterable[str], origin: str
     return best
 
 
+def _bare(name: str) -> str:
+    """Leave out of a name what torch.compile and DataParallel (around a Lightning module's ``model`` too) put there."""
+    return re.sub(r"^((?:model\.)?)module\.", r"\1", name.replace("_orig_mod.", ""))
+
+
 def _plain(name: str) -> str:
     """Undo what timm's feature wrappers do to the dots of a name."""
     return name.replace(".", "_")
 
 
 def filtered(
-    base: str, state: dict[str, torch.Tensor], channels: int, arguments: Mapping[str, Any]
+    base: str, state: dict[str, torch.Tensor], channels: int, arguments: Mapping[str, Any], origin: str
 ) -> dict[str, torch.Tensor]:
     """Let timm bring tensors into today's names and this encoder's sizes (position embeddings, patches, windows).
 
@@ -126,9 +161,13 @@ def filtered(
         state: The tensors as they were saved.
         channels: Bands that the weights were trained on.
         arguments: What the encoder is built with.
+        origin: What to call the tensors in an error.
 
     Returns:
         All tensors of the whole timm model under its names, except what the file lacks.
+
+    Raises:
+        UserError: They are of another model.
     """
     with torch.device("meta"):  # its shapes are enough
         model = timm.create_model(base, **{"in_chans": channels, "num_classes": 0, **arguments})
@@ -139,9 +178,15 @@ def filtered(
     rename = getattr(module, "checkpoint_filter_fn", None) or getattr(module, "_filter_fn", None)
     if rename is not None:
         takes = (stripped, model) if len(inspect.signature(rename).parameters) > 1 else (stripped,)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # timm resizes position biases with an indexing that torch is to change
-            stripped = rename(*takes)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # timm resizes position biases with an indexing that torch is to change
+                stripped = rename(*takes)
+        except Exception as error:  # timm raises whatever other names and shapes provoke
+            raise UserError(
+                f"{origin} has tensors that timm cannot bring into the form of {base} ({type(error).__name__}); give "
+                "weights of the encoder that encoder= names."
+            ) from error
     return {
         name: _resampled(value, own.get(name), arguments.get("img_size"))
         for name, value in stripped.items()

@@ -11,6 +11,7 @@ import torch
 from src.errors import UserError
 from src.models.checkpoint import PREFIX, find_checkpoint, read_checkpoint, read_spec
 from src.models.network import Network
+from src.models.pretrained import check_numbers
 from src.models.whitening import ATTRIBUTE
 from src.spec import NetworkSpec
 
@@ -91,7 +92,10 @@ def check_resumable(path: Path, spec: NetworkSpec, epochs: int, *, finished: boo
             )
     if "optimizer_states" not in content:
         raise UserError(f"resume={path} holds weights only, nothing to resume; start from them with init_from={path}.")
-    epoch = int(content["epoch"]) + ("train_counts" not in content)  # they are of an epoch that is not finished
+    trained = content.get("epoch")
+    if not isinstance(trained, int):
+        raise UserError(f"resume={path} does not say which epoch it is of; expected a .ckpt that train.py wrote.")
+    epoch = trained + ("train_counts" not in content)  # they are of an epoch that is not finished
     if epoch >= epochs and not finished:
         raise UserError(f"resume={path} has trained all its {epoch} epochs; raise trainer.max_epochs={epochs}.")
     return epoch
@@ -109,7 +113,7 @@ def start_from(network: Network, spec: NetworkSpec, path: str) -> list[str]:
         What was taken and what was not, in words.
 
     Raises:
-        UserError: It is a checkpoint of another architecture or encoder.
+        UserError: It is a checkpoint of another architecture or encoder, or its weights are no numbers.
     """
     file = find_checkpoint(path)
     content = read_checkpoint(file)
@@ -123,6 +127,7 @@ def start_from(network: Network, spec: NetworkSpec, path: str) -> list[str]:
     given = {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}
     own = network.architecture.state_dict()
     fitting = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
+    check_numbers(fitting, f"init_from={file}")
     network.architecture.load_state_dict(own | fitting)
     lines = [f"weights: {len(fitting)} of {len(own)} tensors from {file}; normalisation by this data"]
     lines += [f"  not taken: {name} ({_misfit(given.get(name), own[name])})" for name in _missing(own, fitting)]

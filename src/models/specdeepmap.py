@@ -12,7 +12,9 @@ import torch
 from src.bands import Band, Normalization
 from src.errors import UserError
 from src.labels import UNCLASSIFIED, ClassTable
+from src.models.architectures import encoder_name
 from src.models.network import Network, build_network
+from src.models.pretrained import check_numbers
 from src.spec import NetworkSpec
 
 ARCHITECTURES = {
@@ -26,7 +28,7 @@ ARCHITECTURES = {
 }
 """Its names in lower case, and ours."""
 
-_PREFIX = "model."
+_PREFIX, _HEAD = "model.", "segmentation_head."
 _JUSTO = {
     "enc_conv1": "encoder.0.0",
     "enc_bn1": "encoder.0.1",
@@ -99,8 +101,9 @@ def import_checkpoint(path: str | Path) -> Imported:
         )
     try:
         spec, outputs = _spec(parameters)
-    except (KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"{path} lacks a hyper-parameter or has an odd one ({error!r}); export it again.") from error
+    spec = NetworkSpec.from_dict(spec.to_dict(), str(path))  # as who uses it reads it
     network = build_network(spec)
     _fill(network, state, outputs, str(path))
     return Imported(network.eval(), spec, _dropped(content, parameters, outputs))
@@ -137,7 +140,7 @@ def _spec(parameters: Mapping[str, Any]) -> tuple[NetworkSpec, list[int]]:
     outputs = sorted((index for index, value in values.items() if value != UNCLASSIFIED), key=values.__getitem__)
     spec = NetworkSpec(
         architecture=ARCHITECTURES[name.lower()],
-        encoder=str(parameters.get("backbone") or "none"),
+        encoder=encoder_name(ARCHITECTURES[name.lower()], str(parameters.get("backbone"))),
         options={},
         bands=tuple(Band(f"band {number}") for number in range(1, bands + 1)),
         normalization=_normalization(parameters, bands),
@@ -191,15 +194,16 @@ def _listed(value: Any, bands: int) -> list[float]:
     return numbers * bands if len(numbers) == 1 else numbers
 
 
-def _fill(network: Network, state: Mapping[str, Any], outputs: list[int], origin: str) -> None:
-    """Load the weights, of the last layers those of the outputs that are classes."""
+def _fill(network: Network, state: Mapping[Any, Any], outputs: list[int], origin: str) -> None:
+    """Load the weights, of the last layers those of the outputs that are classes, in the order of the classes."""
     own = network.architecture.state_dict()
     weights: dict[str, torch.Tensor] = {}
     for key, value in state.items():
-        if key.startswith(_PREFIX) and isinstance(value, torch.Tensor):
+        if isinstance(key, str) and key.startswith(_PREFIX) and isinstance(value, torch.Tensor):
             name = _our_name(key.removeprefix(_PREFIX))
-            fewer = name in own and value.ndim > 0 and own[name].shape[:1] != value.shape[:1]
-            weights[name] = value[outputs] if fewer and len(value) > max(outputs) else value
+            last = name.startswith(_HEAD) and value.ndim > 0 and len(value) > max(outputs)
+            weights[name] = value[outputs] if last else value
+    check_numbers(weights, origin)
     try:
         network.architecture.load_state_dict(weights)
     except RuntimeError as error:

@@ -8,6 +8,7 @@ the first layer is adapted to them, so that a checkpoint takes a raster as it is
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ from src.models import imagenet, satellite
 from src.models.architectures import WITHOUT_ENCODER, encoder_name, outline
 from src.models.band_kernels import Kernels, matched_bands, rgb_bands, same_bands
 from src.models.encoders import TIMM, encoder_arguments
-from src.models.pretrained import aligned, filtered, read_tensors, url_file
+from src.models.pretrained import aligned, check_numbers, filtered, own_tensors, read_tensors, url_file
 
 AUTO = "auto"
 """The encoder that the weights belong to."""
@@ -56,6 +57,9 @@ class WeightsChoice:
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> WeightsChoice:
         """Read the group's keys; raises UserError for a value that does not exist."""
+        unknown = [key for key in row if key not in KEYS]
+        if unknown:
+            raise UserError(f"weights.{unknown[0]} is unknown; there are {', '.join(KEYS)}. Leave it out.")
         choice = cls(**row)
         for key, known in (
             ("kind", ("none", "imagenet", "torchgeo", "file")),
@@ -63,9 +67,35 @@ class WeightsChoice:
         ):
             if getattr(choice, key) not in known:
                 raise UserError(f"weights.{key}={getattr(choice, key)} is unknown; expected {', '.join(known)}.")
+        choice._check_kinds()
         if choice.kind == "file" and not choice.path:
             raise UserError("weights=file needs weights.path=…, a safetensors file or a pickle of plain tensors.")
         return choice
+
+    def _check_kinds(self) -> None:
+        for key in ("name", "path"):
+            value = getattr(self, key)
+            if value is not None and not isinstance(value, str):
+                raise UserError(
+                    f"weights.{key}={value} is no word; expected one, or null. Put it in quotes: '\"{value}\"'."
+                )
+        for key, kinds, example in (("rgb", (int, str), "[3,2,1]"), ("bands", (str, type(None)), "[B2,B3,null]")):
+            value = getattr(self, key)
+            if value is None:
+                continue
+            if (
+                isinstance(value, str)
+                or not isinstance(value, Sequence)
+                or not all(isinstance(v, kinds) for v in value)
+            ):
+                what = "numbers or names" if key == "rgb" else "names, null for a band that the weights don't know"
+                raise UserError(f"weights.{key}={value} does not fit; expected a list of {what}, as in {example}.")
+        scale = self.scale
+        number = isinstance(scale, int | float) and not isinstance(scale, bool)
+        if scale is not None and not (number and 0 < scale < math.inf):
+            raise UserError(
+                f"weights.scale={scale} does not fit; expected a number above 0, which divides the file's, or null."
+            )
 
     @property
     def trained(self) -> str:
@@ -146,9 +176,12 @@ def prepare_weights(
         kernels, normalization, words = same_bands(bands, data.used), data, "every band by its own mean and std"
         source, channels = Path(choice.path or ""), len(bands)
     state = read_tensors(source)
-    if encoder.startswith(TIMM):
-        state = filtered(encoder.removeprefix(TIMM), state, channels, arguments)
-    tensors = aligned(state, names, str(source))
+    tensors = own_tensors(state, names)
+    if not tensors:
+        if encoder.startswith(TIMM):
+            state = filtered(encoder.removeprefix(TIMM), state, channels, arguments, str(source))
+        tensors = aligned(state, names, str(source))
+    check_numbers(tensors, str(source))
     _check_shapes(tensors, names, inputs, channels, len(bands), source)
     lines = (f"weights: {source} → {encoder}", *kernels.lines, f"normalisation: {words}")
     return WeightsPlan(encoder, normalization, True, lines, tensors, kernels, inputs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,14 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from src.atomic import whole_file, write_text
+from src.bands import all_measured
 from src.datafolder import read_data_folder
 from src.errors import UserError
 from src.evaluation import read_chip
 from src.mapping.areas import pixel_metres
 from src.models.checkpoint import ONNX, find_checkpoint, load_network, read_checkpoint
 from src.models.network import Network
-from src.models.onnx_file import Exported, probabilities_of, takes_other_sizes, write_onnx
+from src.models.onnx_file import probabilities_of, takes_other_sizes, write_onnx
 from src.spec import NetworkSpec
 from src.stac import model_item
 from src.tables import Part
@@ -51,6 +53,8 @@ def export(settings: ExportConfig, output: Path) -> float:
     Raises:
         UserError: Something that was given cannot be used, or the file computes something else; it is not kept then.
     """
+    if settings.chips < 1:
+        raise UserError(f"chips={settings.chips} leaves nothing to compare on; expected 1 or more.")
     if output.suffix.lower() != ONNX:
         raise UserError(f"output={output} does not end in {ONNX}; expected the name of an ONNX file. Add the ending.")
     checkpoint = find_checkpoint(settings.checkpoint)
@@ -119,12 +123,21 @@ def _write_and_compare(
 
 
 def compare(path: Path, network: Network, spec: NetworkSpec, images: list[npt.NDArray[np.float32]]) -> float:
-    """Return the largest difference between the file's probabilities, by ONNX Runtime, and PyTorch's."""
-    exported, largest = Exported(network, spec).eval(), 0.0
+    """Return the largest difference between the file's probabilities, by ONNX Runtime, and PyTorch's.
+
+    PyTorch's are those that a map by the checkpoint is made of, with its own mask of what is no measurement. Infinite
+    where the file does not take an image.
+    """
+    nodata, largest = None if spec.nodata_is_data else spec.nodata, 0.0
     for image in images:
+        valid = torch.from_numpy(all_measured(image, nodata, spec.normalization.used))[None]
         with torch.inference_mode():
-            expected = exported(torch.from_numpy(image[None] / np.float32(255))).numpy()
-        found = probabilities_of(path, image[None])
+            expected = network(torch.from_numpy(image[None]), valid).softmax(1).numpy()
+        try:
+            found = probabilities_of(path, image[None])
+        except Exception as error:  # noqa: BLE001  ONNX Runtime has a dozen kinds
+            log.debug("%s", error)
+            return math.inf
         largest = max(largest, float(np.nan_to_num(np.abs(found - expected), nan=np.inf).max()))
     return largest
 
@@ -148,7 +161,8 @@ def _images(
     chosen = samples[: settings.chips]
     chips = [read_chip(sample, spec) for sample in chosen]
     metres = pixel_metres(chips[0].info)
-    images = [chip.image.astype(np.float32) for chip in chips]
+    with np.errstate(over="ignore"):  # nodata values of float64, which are infinite then
+        images = [chip.image.astype(np.float32) for chip in chips]
     return images, metres[0] if metres else None, f"{len(images)} chips of {folder}"
 
 
