@@ -19,6 +19,9 @@ from src.errors import UserError
 _NUMBERED = re.compile(r"(band|layer|channel)?[\s_-]*\d+", re.IGNORECASE)
 """Names that only count (``band 7``): as good as no name."""
 
+_WAVELENGTH = re.compile(r"\s*\(?\s*(\d+(?:\.\d*)?)\s*(?:nanometers?|micrometers?|nm|um|µm)?\s*\)?", re.IGNORECASE)
+"""What GDAL names a band of an ENVI file, or puts behind its name: ``0.665 Micrometers``, ``B4 (664.6 Nanometers)``."""
+
 _COLOURS = {"red": 665.0, "green": 560.0, "blue": 490.0}
 """Centres in nanometres."""
 _REACH = 40.0
@@ -102,9 +105,9 @@ def match_bands(
     """Find the bands that a network or a data folder expects among those of a raster.
 
     By name where both sides have names, whatever the order, so a raster may have further bands; else by order, and
-    then the count has to be the same. Upper and lower case are one; numbers (``band 7``) and repeated names are none.
-    Where both sides have wavelengths, these have to agree; bands without names whose wavelengths are the expected ones
-    in another order are taken in that order.
+    then the count has to be the same. Upper and lower case are one; numbers (``band 7``) and repeated names are none,
+    nor is a wavelength part of a name. Where both sides have wavelengths, these have to agree; bands without names, or
+    with others, whose wavelengths are the expected ones in another order are taken in that order.
 
     Args:
         expected: The expected bands.
@@ -120,11 +123,14 @@ def match_bands(
     """
     if tuple(expected) == tuple(found):  # every chip of a data folder: nothing below need be asked for each
         return tuple(range(len(expected)))
-    wanted, names = _names(expected), _names(found)
+    for named in (_names, _bare_names):
+        wanted, names = named(expected), named(found)
+        if wanted and names and set(wanted) <= set(names):
+            return _checked(tuple(names.index(name) for name in wanted), expected, found, origin, by)
+    if (order := _by_same_wavelength(expected, found)) is not None:
+        return order
     if wanted and names:
         missing = [band.name for band, name in zip(expected, wanted, strict=True) if name not in names]
-        if not missing:
-            return _checked(tuple(names.index(name) for name in wanted), expected, found, origin, by)
         raise UserError(
             f"{origin} has {_listing(found)}; {by} expects {_listing(expected)}, of which "
             f"{_shortened(missing)} {'is' if len(missing) == 1 else 'are'} missing. Give a raster with these bands, "
@@ -135,8 +141,7 @@ def match_bands(
             f"{origin} has {_listing(found)}; {by} expects {_listing(expected)}. Give a raster with just "
             "these bands in this order, or with band names to find them by."
         )
-    order = _by_same_wavelength(expected, found) or tuple(range(len(expected)))
-    return _checked(order, expected, found, origin, by)
+    return _checked(tuple(range(len(expected))), expected, found, origin, by)
 
 
 def _by_same_wavelength(expected: Sequence[Band], found: Sequence[Band]) -> tuple[int, ...] | None:
@@ -169,7 +174,26 @@ def _checked(
 
 def _names(bands: Sequence[Band]) -> tuple[str, ...] | None:
     """Return the names to match by, None where they tell nothing or are ambiguous."""
-    names = tuple(band.name.strip().casefold() for band in bands)
+    return _telling(band.name.strip().casefold() for band in bands)
+
+
+def _bare_names(bands: Sequence[Band]) -> tuple[str, ...] | None:
+    """Return the names without the wavelengths in them, like :func:`_names`."""
+    return _telling(_bare(band) for band in bands)
+
+
+def _bare(band: Band) -> str:
+    name = band.name.strip().casefold()
+    for found in _WAVELENGTH.finditer(name):
+        number = float(found[1])
+        same = band.wavelength is not None and min(abs(n - band.wavelength) for n in (number, 1000 * number)) <= SAME
+        if same and found.end() == len(name):
+            return name[: found.start()].rstrip()
+    return name
+
+
+def _telling(given: Iterable[str]) -> tuple[str, ...] | None:
+    names = tuple(given)
     if len(set(names)) < len(names) or any(not name or _NUMBERED.fullmatch(name) for name in names):
         return None
     return names

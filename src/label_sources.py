@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ from src.class_map import ClassMap, class_values, spellings
 from src.errors import UserError
 from src.grid import Window
 from src.labels import UNCLASSIFIED
-from src.raster.georeference import bounds_in, crs_label, offset_on, warped
+from src.raster.georeference import NoWayError, bounds_in, crs_label, offset_on, warped
 from src.raster.read import (
     RasterInfo,
     category_names,
@@ -32,6 +32,7 @@ from src.vector import Burner, is_vector, read_classes, read_features
 log = logging.getLogger(__name__)
 
 Values = npt.NDArray[np.uint8]
+Bounds = tuple[float, float, float, float]
 
 
 class LabelReader(Protocol):
@@ -54,14 +55,30 @@ class LabelSource(Protocol):
 
 @dataclass(frozen=True)
 class ClassHints:
-    """Names and colours that label files bring, by class value."""
+    """Names and colours that label files bring, by class value.
+
+    Attributes:
+        names: Names.
+        colors: Colours as #rrggbb.
+        contradictions: Two names for each value that different files call differently.
+    """
 
     names: dict[int, str] = field(default_factory=dict)
     colors: dict[int, str] = field(default_factory=dict)
+    contradictions: dict[int, tuple[str, str]] = field(default_factory=dict)
 
     def merged(self, other: ClassHints) -> ClassHints:
         """Join two; the other one's entries go first."""
-        return ClassHints({**self.names, **other.names}, {**self.colors, **other.colors})
+        differing = {
+            value: (name, other.names[value])
+            for value, name in self.names.items()
+            if name.strip().casefold() != other.names.get(value, name).strip().casefold()
+        }
+        return ClassHints(
+            {**self.names, **other.names},
+            {**self.colors, **other.colors},
+            {**self.contradictions, **other.contradictions, **differing},
+        )
 
 
 @dataclass(frozen=True)
@@ -123,7 +140,7 @@ class _RasterReader:
         with reading(self.info.path):
             raw = read_window(self.dataset, moved, fill=0, bands=[0])
             valid = read_valid(self.dataset, moved, raw, None)
-        values = class_values(raw[0], self.dataset.nodatavals[0], self.class_map, self.info.path)
+        values = class_values(raw[0], self.info.nodata[0], self.class_map, self.info.path)
         return np.where(valid, values, np.uint8(UNCLASSIFIED))  # a class map may name the 0 that fills the outside
 
 
@@ -168,20 +185,33 @@ def label_sources(
     if class_map is not None:
         _check_known(class_map, listed, only=set(labels) == set(vectors))
     texts = _text_classes(listed, class_map)
+    numbered = class_map is None and not _are_values(texts)
+    for path, entries in listed.items():
+        if numbered and not all(isinstance(entry, str) for entry in entries):
+            raise _unnamed(path)
     sources: list[LabelSource] = []
     hints = ClassHints(
-        {value: text for text, value in texts.items() if text != str(value)} if class_map is None else {}
+        {value: text for text, value in texts.items() if numbered or text != str(value)} if class_map is None else {}
     )
     for path, image in zip(labels, images, strict=True):
         if path in vectors:
             sources.append(_vector_source(path, image, class_map, texts, label_field, label_layer))
         else:
             source, found = _raster_source(path, image, class_map)
+            if numbered and not found.names:
+                raise _unnamed(path)
             sources.append(source)
             hints = hints.merged(found)
     if class_map is not None:
-        hints = hints.merged(ClassHints(class_map.names(), class_map.colors()))
+        hints = ClassHints(class_map.names(), class_map.colors())
     return sources, hints
+
+
+def _unnamed(path: str) -> UserError:
+    return UserError(
+        f"{path} has numbers without names, and other labels have text classes, which would get numbers of their own; "
+        "expected to know which are the same. Say it: class_map=[{value: 1, merge: [1, forest]}, …]."
+    )
 
 
 def _text_classes(found: Mapping[str, Sequence[float | str]], class_map: ClassMap | None) -> dict[str, int]:
@@ -194,11 +224,16 @@ def _text_classes(found: Mapping[str, Sequence[float | str]], class_map: ClassMa
     if class_map is not None:
         target = class_map.target()
         return {text: target.get(text, 0) for text in texts}
-    if all(text.isdecimal() and int(text) <= 255 for text in texts):
+    if _are_values(texts):
         return {text: int(text) for text in texts}
     if len(texts) > 255:
         raise UserError(f"{', '.join(found)}: {len(texts)} text classes; 255 fit. Merge some with class_map.")
     return {text: value for value, text in enumerate(texts, start=1)}
+
+
+def _are_values(texts: Iterable[str]) -> bool:
+    """Tell whether all texts are numbers that can be class values."""
+    return all(text.isdecimal() and int(text) <= 255 for text in texts)
 
 
 def _check_known(class_map: ClassMap, found: Mapping[str, Sequence[float | str]], *, only: bool) -> None:
@@ -260,14 +295,25 @@ def _check_overlap(label: RasterInfo, image: RasterInfo) -> None:
         )
         raise UserError(
             f"{without} has no CRS, so {label.path} ({sizes[0]} px) cannot be laid onto {image.path} ({sizes[1]} px); "
-            "declare it (gdal_edit.py -a_srs), or give labels of the image's size without any georeference."
+            "declare it (gdal_edit.py -a_srs), warp what has control points only (gdalwarp), or give labels of the "
+            "image's size without any georeference."
         )
-    a, b = bounds_in(label, image.crs), bounds_in(image, image.crs)
-    if a[0] >= b[2] or b[0] >= a[2] or a[1] >= b[3] or b[1] >= a[3]:
+    found: dict[str | None, tuple[Bounds, Bounds]] = {}
+    for crs in dict.fromkeys((image.crs, label.crs)):  # of all the earth in one, hardly a place is right in the other
+        with suppress(NoWayError):
+            found[crs] = bounds_in(label, crs), bounds_in(image, crs)
+    if any(_share(*extents) for extents in found.values()):
+        return
+    for crs, (ours, its) in found.items():
         raise UserError(
-            f"{label.path} and {image.path} do not overlap ({_extent(a)} against {_extent(b)} in "
-            f"{crs_label(image.crs)}); give the labels of this image."
+            f"{label.path} and {image.path} do not overlap ({_extent(ours)} against {_extent(its)} in "
+            f"{crs_label(crs)}); give the labels of this image."
         )
+    bounds_in(label, image.crs)  # raises the error that says why there is neither
+
+
+def _share(a: Bounds, b: Bounds) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def _vector_source(
@@ -282,8 +328,8 @@ def _vector_source(
     if not len(features.geometries):
         extent = _extent(bounds_in(image, image.crs))
         raise UserError(
-            f"{path} and {image.path} do not overlap: no geometry lies within {extent} in {crs_label(image.crs)}; give "
-            "the labels of this image."
+            f"{path} and {image.path} do not overlap: no geometry with a class lies within {extent} in "
+            f"{crs_label(image.crs)}; give the labels of this image."
         )
     order = np.arange(len(features.classes))
     if features.classes.dtype.kind in "iuf":
@@ -304,5 +350,5 @@ def _georeferenced(info: RasterInfo) -> bool:
     return info.crs is not None or info.transform != (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 
-def _extent(bounds: tuple[float, float, float, float]) -> str:
+def _extent(bounds: Bounds) -> str:
     return f"{bounds[0]:.7g}…{bounds[2]:.7g}, {bounds[1]:.7g}…{bounds[3]:.7g}"

@@ -48,7 +48,8 @@ def choose_class_field(path: str | Path, field: str | None, layer: str | None) -
     Raises:
         UserError: The file cannot be read, or the layer or field does not exist or cannot be chosen.
     """
-    layer = _choose(path, "layer", "label_layer", layer, [str(row[0]) for row in _layers(path)])
+    spatial = [str(name) for name, kind in _layers(path) if kind is not None]  # QGIS keeps styles in another
+    layer = _choose(path, "layer", "label_layer", layer, spatial)
     names = [str(name) for name in pyogrio.read_info(path, layer=layer)["fields"]]
     return layer, _choose(path, "field", "label_field", field, names)
 
@@ -82,17 +83,47 @@ def read_features(path: str | Path, target: RasterInfo, field: str | None, layer
     if (crs is None) != (target.crs is None):
         raise UserError(
             f"{target.path if crs else path} has no CRS, but {path if crs else target.path} has one; they cannot be "
-            "laid on each other. Declare it (gdal_edit.py -a_srs, ogr2ogr -a_srs)."
+            "laid on each other. Declare it (gdal_edit.py -a_srs, ogr2ogr -a_srs), or warp what has only control "
+            "points (gdalwarp)."
         )
-    _, _, wkb, columns = pyogrio.raw.read(path, layer=layer, columns=[field], bbox=bounds_in(target, crs))
-    geometries = shapely.force_2d(_shapes(wkb, path))
-    classes = _classes(columns[0], path, field)
+    bounds = bounds_in(target, crs)
+    _, fids, wkb, columns = pyogrio.raw.read(path, layer=layer, columns=[field], bbox=bounds, return_fids=True)
+    order = _in_file_order(path, layer, fids)
+    geometries = shapely.force_2d(_shapes(wkb[order], path))
+    classes = _classes(columns[0][order], path, field)
     there = ~(shapely.is_missing(geometries) | shapely.is_empty(geometries) | _empty(classes))
     geometries, classes = geometries[there], classes[there]
     if crs is not None and target.crs is not None and not same_crs(crs, target.crs):
         source, goal = crs, target.crs
+        geometries = _around(geometries, bounds)
         geometries = shapely.transform(geometries, lambda points: transform_points(points, source, goal))
+        there = ~shapely.is_empty(geometries)
+        geometries, classes = geometries[there], classes[there]
     return Features(geometries, classes)
+
+
+def _in_file_order(path: str | Path, layer: str, fids: npt.NDArray[np.int64]) -> npt.NDArray[np.intp]:
+    """Say how to sort features that were read by their extent: a GeoPackage has them as its spatial index does."""
+    _, whole, _, _ = pyogrio.raw.read(path, layer=layer, columns=[], read_geometry=False, return_fids=True)
+    by_number = np.argsort(whole)
+    return np.argsort(by_number[np.searchsorted(whole, fids, sorter=by_number)])
+
+
+def _around(geometries: npt.NDArray[Any], bounds: tuple[float, float, float, float]) -> npt.NDArray[Any]:
+    """Cut geometries to an extent and as much around it on each side.
+
+    What reaches around the earth has no coordinates, or wrong ones, in a CRS for a part of it.
+    """
+    left, bottom, right, top = bounds
+    if right <= left:  # it crosses the 180th meridian
+        return geometries
+    width, height = right - left, top - bottom
+    box = left - width, bottom - height, right + width, top + height
+    its = shapely.bounds(geometries)
+    far = (its[:, :2] < box[:2]).any(1) | (its[:, 2:] > box[2:]).any(1)
+    cut = geometries.copy()
+    cut[far] = shapely.clip_by_rect(shapely.make_valid(geometries[far]), *box)
+    return cut
 
 
 def read_classes(path: str | Path, field: str | None, layer: str | None) -> npt.NDArray[Any]:

@@ -79,3 +79,18 @@ def test_sensors_of_a_kind_and_bands_without_wavelengths_fit() -> None:
     assert match_bands(of(665, 833, names=("red", "nir")), landsat, "scene.tif") == (1, 0)
     assert match_bands((*of(443, 665), Band("band 3")), of(443, 665, 842), "scene.tif") == (0, 1, 2)
     assert match_bands(of(443, 665), (Band("band 1"), Band("band 2", 665)), "scene.tif") == (0, 1)
+
+
+def test_a_wavelength_is_no_part_of_a_name() -> None:
+    """GDAL puts it behind the names of an ENVI file, or in their place, in the unit that the header has."""
+    envi = of(664.6, 2202.4, names=("B4 (664.6 Nanometers)", "B12 (2202.4 Nanometers)"))
+    assert match_bands(envi, of(2185.7, 664.9, names=("B12 (2.1857 Micrometers)", "B4")), "scene.tif") == (1, 0)
+    micro, nano = of(450, 550, names=("0.45", "0.55")), of(450, 550, names=("450 nm", "550 nm"))
+    assert match_bands(micro, nano, "scene.tif") == (0, 1)
+    with pytest.raises(UserError, match=r"of which B12 \(2202\.4 Nanometers\) is missing"):
+        match_bands(envi, of(664.6, 1610, names=("B4", "B11 (1610)")), "scene.tif")
+
+
+def test_bands_of_other_names_are_found_by_their_wavelengths() -> None:
+    """prepare.py took such scenes together, and train.py refused the chips of the second."""
+    assert match_bands(of(665, 842, names=("red", "nir")), of(842, 665, names=("B8", "B4")), "scene.tif") == (1, 0)

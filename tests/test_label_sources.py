@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from src.errors import UserError
 from src.grid import Window, chip_windows
 from src.label_sources import label_sources
 from src.raster.read import describe
-from src.vector import Burner
+from src.vector import Burner, read_features
 from tests import rasters
 
 
@@ -295,3 +296,83 @@ def test_several_fields_or_layers_have_to_be_chosen_from(tmp_path: Path) -> None
     (source,), _ = label_sources([path], [image], None, "b", "water")
     with source.open() as reader:
         assert np.unique(reader.read(image.window)).tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("beside", ["alpha", "mask"])
+@pytest.mark.parametrize("shift", [0, 0.25])
+def test_a_nodata_value_hides_neither_mask_nor_alpha_of_labels(beside: str, shift: float, tmp_path: Path) -> None:
+    """Warped, GDAL heeds either the one or the other."""
+    image = describe(rasters.image(tmp_path / "s.tif"))
+    grid = rasters.NORTH_UP @ Affine.translation(shift, shift)
+    values = rasters.read(rasters.label(tmp_path / "plain.tif"))[0]
+    there = np.ones((64, 64), bool)
+    there[:, :9] = False
+    if beside == "alpha":
+        cube = np.stack([values, np.where(there, 255, 0).astype(np.uint8)])
+        label = rasters.write(tmp_path / "l.tif", cube, transform=grid, alpha="YES", nodata=3)
+    else:
+        label = rasters.write(tmp_path / "l.tif", values, transform=grid, mask=there, nodata=3)
+    (source,), _ = label_sources([str(label)], [image], None, None, None)
+    with source.open() as reader:
+        np.testing.assert_array_equal(reader.read(image.window), np.where(there & (values != 3), values, 0))
+
+
+@pytest.mark.parametrize("kind", ["raster", "polygon", "crossing"])
+def test_labels_of_all_the_earth(kind: str, tmp_path: Path) -> None:
+    """In the image's UTM zone most of it has wrong coordinates: rasters lay elsewhere, polygons were lost."""
+    image = describe(rasters.image(tmp_path / "s.tif"))
+    if kind == "raster":
+        degrees = Affine(1, 0, -180, 0, -1, 90)
+        label = rasters.write(tmp_path / "l.tif", np.full((180, 360), 2, np.uint8), crs="EPSG:4326", transform=degrees)
+    else:
+        ring = [(-180, -90), (180, -90), (180, 83), (-180, 83)]
+        ring += [(-180, -80), (-170, -80), (-180, -70)] if kind == "crossing" else []
+        label = rasters.polygons(tmp_path / "l.gpkg", [(shapely.Polygon(ring), 2)], crs="EPSG:4326")
+    (source,), _ = label_sources([str(label)], [image], None, None, None)
+    with source.open() as reader:
+        assert np.unique(reader.read(image.window)).tolist() == [2]
+
+
+def test_a_table_without_geometries_is_no_layer_to_choose_from(tmp_path: Path) -> None:
+    """QGIS keeps its styles in one, in the GeoPackage itself."""
+    image = describe(rasters.image(tmp_path / "s.tif"))
+    path = rasters.polygons(tmp_path / "l.gpkg", [(shapely.box(330_000, 5_821_360, 330_640, 5_822_000), 1)])
+    pyogrio.raw.write(path, None, [np.array(["x"], object)], ["styleQML"], driver="GPKG", layer="layer_styles")
+    (source,), _ = label_sources([str(path)], [image], None, None, None)
+    with source.open() as reader:
+        assert (reader.read(image.window) == 1).all()
+
+
+def test_text_classes_of_their_own_numbers_keep_their_names(tmp_path: Path) -> None:
+    """A text that was its class's number by chance lost its name, and labels found it no longer by that."""
+    image = describe(rasters.image(tmp_path / "s.tif"))
+    box = shapely.box(330_000, 5_821_400, 330_600, 5_822_000)
+    codes = rasters.polygons(tmp_path / "l.gpkg", [(box, code) for code in ("10", "2", "311")])
+    assert label_sources([str(codes)], [image], None, None, None)[1].names == {1: "10", 2: "2", 3: "311"}
+
+
+def test_numbers_and_text_classes_are_not_thrown_together(tmp_path: Path) -> None:
+    image = describe(rasters.image(tmp_path / "s.tif"))
+    box = shapely.box(330_000, 5_821_400, 330_600, 5_822_000)
+    texts = str(rasters.polygons(tmp_path / "t.gpkg", [(box, "forest"), (box, "water")]))
+    numbers = [rasters.label(tmp_path / "l.tif"), rasters.polygons(tmp_path / "n.gpkg", [(box, 1)])]
+    for path in map(str, numbers):
+        with pytest.raises(UserError, match=rf"{Path(path).name} has numbers without names, and other labels"):
+            label_sources([path, texts], [image, image], None, None, None)
+        merged = ClassMap((ClassRule(1, (1, "forest")), ClassRule(2, (2, "water"))))
+        assert len(label_sources([path, texts], [image, image], merged, None, None)[0]) == 2
+
+
+@pytest.mark.parametrize("suffix", ["gpkg", "shp", "geojson"])
+def test_polygons_come_in_the_file_s_order(suffix: str, tmp_path: Path) -> None:
+    """Within an extent, a GeoPackage has them in the order of its spatial index: earlier ones lay on later ones."""
+    image = describe(rasters.image(tmp_path / "s.tif"))
+    places = np.random.default_rng(0).random((500, 2)) * 600
+    boxes = [shapely.box(330_000 + x, 5_821_300 + y, 330_060 + x, 5_821_360 + y) for x, y in places]
+    path = rasters.polygons(tmp_path / f"l.{suffix}", list(zip(boxes, range(500), strict=True)))
+    if suffix == "geojson":  # where features may have numbers of their own, in any order
+        content = json.loads(path.read_text())
+        for number, feature in enumerate(content["features"]):
+            feature["id"] = 1000 - number
+        path.write_text(json.dumps(content))
+    assert (np.diff(read_features(path, image, None, None).classes) > 0).all()

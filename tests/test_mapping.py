@@ -190,16 +190,24 @@ def test_an_alpha_band_is_a_mask_and_no_band(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read(found.path), np.where(alpha[0] > 0, VALUES[image.argmax(0)], 0))
 
 
+def test_an_alpha_band_that_is_missed_among_the_bands_is_named(tmp_path: Path) -> None:
+    image = (noise(40, 60)[:2] * 200).astype(np.uint8)
+    path = write_raster(tmp_path / "scene.tif", image, photometric="minisblack", alpha="yes")
+    with pytest.raises(UserError, match=r"scene\.tif \(without its alpha band 2\) has 1 band; .*expects 3"):
+        map_scene(make_mapper(tmp_path, Argmax()), str(path), tmp_path / "map.tif")
+
+
 def test_a_network_that_takes_nodata_for_data_maps_what_any_band_has_measured(tmp_path: Path) -> None:
     image = noise(40, 60) + 1
     image[1] = -5  # as the water-vapour bands of EnMAP: nodata everywhere, in training too
     image[:, :4] = -5
+    image[2, 20, 30] = np.nan
     path = write_raster(tmp_path / "scene.tif", image, nodata=-5)
     mapper = make_mapper(tmp_path, Argmax())
     mapper = dataclasses.replace(mapper, spec=dataclasses.replace(mapper.spec, nodata_is_data=True))
     found = map_scene(mapper, str(path), tmp_path / "map.tif")
     expected = VALUES[image.argmax(0)]
-    expected[:4] = 0
+    expected[:4], expected[20, 30] = 0, 0
     np.testing.assert_array_equal(read(found.path), expected)
 
 

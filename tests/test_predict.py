@@ -143,12 +143,19 @@ def test_labels_on_another_grid_score_the_map_and_leave_it_whole(
     assert "is warped onto the grid" in caplog.text
 
 
-def test_polygons_score_by_their_classes_names_and_by_a_class_map(tmp_path: Path, checkpoint: Path) -> None:
+def test_polygons_score_by_their_classes_names_and_by_a_class_map(
+    tmp_path: Path, checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     image = scene(tmp_path)
     with rasterio.open(image) as dataset:
         left, bottom, right, top = dataset.bounds
     boxes = [shapely.box(left, bottom, right, (top + bottom) / 2), shapely.box(left, (top + bottom) / 2, right, top)]
-    for name, texts in (("named.gpkg", ["Town", "water"]), ("other.gpkg", ["city", "lake"])):
+    for name, texts in (
+        ("named.gpkg", ["Town", "water"]),
+        ("other.gpkg", ["city", "lake"]),
+        ("half.gpkg", ["city", "water"]),
+    ):
         pyogrio.raw.write(
             tmp_path / name,
             np.array(shapely.to_wkb(boxes), object),
@@ -166,6 +173,38 @@ def test_polygons_score_by_their_classes_names_and_by_a_class_map(tmp_path: Path
     np.testing.assert_array_equal(mapped.evaluation.pooled.matrix, by_name.evaluation.pooled.matrix)
     with pytest.raises(UserError, match="has the classes city, lake; the checkpoint knows water, forest"):
         run(tmp_path / "c", **given, label=str(tmp_path / "other.gpkg"))
+    assert "does not know" not in caplog.text
+    (half,) = run(tmp_path / "d", **given, label=str(tmp_path / "half.gpkg"))
+    assert half.evaluation.pooled.support.tolist() == [45 * 70, 0, 0]
+    assert caplog.text.count("Label    has city, which the checkpoint does not know; they do not count.") == 1
+
+
+def test_a_value_that_label_and_checkpoint_call_differently_is_named(
+    tmp_path: Path, checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As where classes were merged before training, and the labels of before score the map."""
+    caplog.set_level(logging.INFO)
+    label, header = tmp_path / "label.dat", tmp_path / "label.hdr"
+    rasterio.shutil.copy(write_raster(tmp_path / "l.tif", np.full((1, 90, 70), 4, np.uint8)), label, driver="ENVI")
+    header.write_text(
+        header.read_text().replace("ENVI Standard", "ENVI Classification")
+        + "classes = 5\nclass names = {Unclassified, Water, b, c, bare soil}\n"
+    )
+    run(tmp_path, checkpoint=str(checkpoint), image=scene(tmp_path), label=str(label))
+    assert caplog.text.count("Label    calls") == 1
+    assert "Label    calls 4 'bare soil', the checkpoint 'forest & heath'" in caplog.text
+
+
+def test_an_empty_map_says_which_band_has_no_measurement(
+    tmp_path: Path, checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    image = noise(90, 70)
+    image[1] = np.nan
+    (found,) = run(tmp_path, checkpoint=str(checkpoint), image=str(write_raster(tmp_path / "scene.tif", image)))
+    assert not read(found.output).any()
+    assert "Map      is empty" in caplog.text
+    assert "there is none in band 2." in caplog.text
 
 
 def test_values_that_the_checkpoint_does_not_know_do_not_count_and_are_named(

@@ -854,3 +854,48 @@ def test_a_split_raster_without_a_part_is_a_mistake(
     with pytest.raises(UserError, match=message):
         made(tmp_path, settings(image, label, split_raster=str(split), split_values=values))
     assert not (tmp_path / "data").exists()
+
+
+SENTINELS = {
+    "the same names": (("B4", "B12"), ("B4", "B12")),
+    "of ENVI files": (("B4 (664.6 Nanometers)", "B12 (2202.4)"), ("B4 (0.6649 Micrometers)", "B12 (2185.7 nm)")),
+    "wavelengths": (("0.6646 Micrometers", "2.2024 Micrometers"), ("0.6649 Micrometers", "2.1857 Micrometers")),
+    "none in one": (("B4", "B12"), ("Band 1", "Band 2")),
+}
+
+
+@pytest.mark.parametrize("names", SENTINELS.values(), ids=list(SENTINELS))
+def test_scenes_of_sensors_of_a_kind_are_one_data_set(names: tuple[tuple[str, ...], ...], tmp_path: Path) -> None:
+    """Sentinel-2A and B: prepare.py refused what predict.py took, or made chips that train.py refused."""
+    images, labels = [], []
+    for number, (named, centres) in enumerate(zip(names, ((664.6, 2202.4), (664.9, 2185.7)), strict=True)):
+        grid = rasters.NORTH_UP @ Affine.translation(100 * number, 0)
+        tags = {n: {"wavelength": str(w), "wavelength_units": "Nanometers"} for n, w in enumerate(centres, start=1)}
+        images.append(rasters.image(tmp_path / f"s{number}.tif", bands=2, names=named, tags=tags, transform=grid))
+        labels.append(rasters.label(tmp_path / f"l{number}.tif", transform=grid))
+    folder = made(tmp_path, settings(tuple(images), tuple(labels)))
+    spec, read = folder.spec, []
+    for part in PARTS:
+        for sample in folder.samples(part):
+            read.append(read_labelled(sample, spec.bands, spec.used, spec.nodata, spec.classes))
+            assert read[-1].info.bands == spec.bands
+    assert len(read) == 32
+
+
+def test_bands_in_another_order_are_said_and_how_to_reorder_them(tmp_path: Path) -> None:
+    first = rasters.image(tmp_path / "a.tif", names=["red", "green", "blue"])
+    second = rasters.image(tmp_path / "b.tif", names=["blue", "red", "green"])
+    label = rasters.label(tmp_path / "l.tif")
+    with pytest.raises(UserError, match=r"Band 1 of .*b\.tif is 'blue'.*gdal_translate -b 2 -b 3 -b 1"):
+        made(tmp_path, settings((first, second), label))
+
+
+def test_what_becomes_of_an_alpha_band_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """GDAL takes the fourth of four bytes, near infrared in orthophotos, for alpha unless it is told otherwise."""
+    pixels = np.random.default_rng(0).integers(1, 250, (4, 64, 64)).astype(np.uint8)
+    image = rasters.write(tmp_path / "rgbi.tif", pixels, photometric="RGB", alpha="YES")
+    with caplog.at_level(logging.INFO):
+        folder = made(tmp_path, settings(image, rasters.label(tmp_path / "l.tif")))
+    assert len(folder.spec.bands) == 3
+    assert "Its band 4 is the alpha band" in caplog.text
+    assert "gdal_edit.py -colorinterp_4 undefined" in caplog.text

@@ -70,7 +70,7 @@ def test_labels_elsewhere(scene: Path) -> None:
     fails(scene, r"do not overlap")
     box = shapely.box(0, 0, 10, 10)
     rasters.polygons(scene / "l.gpkg", [(box, "a")])
-    fails(scene, r"do not overlap: no geometry lies within", label=str(scene / "l.gpkg"))
+    fails(scene, r"do not overlap: no geometry with a class lies within", label=str(scene / "l.gpkg"))
 
 
 @pytest.mark.parametrize(
@@ -235,3 +235,22 @@ def test_a_full_disk_leaves_nothing(scene: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(OSError, match="No space left"):
         prepare(replace(SETTINGS, image=str(scene / "s.tif"), label=str(scene / "l.tif")), scene / "out/data")
     assert not (scene / "out/data").exists()
+
+
+def test_label_files_that_call_one_value_differently(scene: Path) -> None:
+    """The last file's names were taken for all: forest was water in the other."""
+    elsewhere = rasters.image(scene / "s2.tif", transform=AWAY)
+    images = (str(scene / "s.tif"), str(elsewhere))
+    labels = []
+    for name, words, grid in (("a", "Forest, Water", rasters.NORTH_UP), ("b", "Water, forest", AWAY)):
+        path = rasters.label(scene / f"{name}.dat", driver="ENVI", transform=grid, values=(1, 2))
+        header = (scene / f"{name}.hdr").read_text().replace("ENVI Standard", "ENVI Classification")
+        (scene / f"{name}.hdr").write_text(f"{header}classes = 3\nclass names = {{Unclassified, {words}}}\n")
+        labels.append(str(path))
+    clash = {"image": images, "label": tuple(labels)}
+    fails(scene, r"The labels call class 1 both 'Forest' and 'Water'.*class_names=\{1: Forest\}", **clash)
+    fails(scene, r"The labels call class 2 both", **clash, class_names={1: "green"})
+    given = replace(SETTINGS, **clash, class_names=("green", "blue"))
+    assert prepare(given, scene / "named").classes.names == ("green", "blue")
+    (scene / "b.hdr").write_text((scene / "b.hdr").read_text().replace("Water, forest", "FOREST, water"))
+    assert prepare(replace(SETTINGS, **clash), scene / "alike").classes.names == ("FOREST", "water")

@@ -136,3 +136,8 @@ def test_real_data_become_folders_that_are_balanced(name: str, tmp_path: Path) -
     used = np.array(spec.used)
     np.testing.assert_allclose(np.array(statistics.mean)[used], expected.mean(1)[used], rtol=1e-9)
     np.testing.assert_allclose(np.array(statistics.std)[used], expected.std(1)[used], rtol=1e-9)
+
+
+def test_a_folder_may_be_called_by_a_number() -> None:
+    given = composed("image=2021", "label=[2021,b.tif]", "data_dir=2022")
+    assert (given.image, given.label) == ("2021", ("2021", "b.tif"))

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rasterio.transform import Affine
@@ -15,7 +16,16 @@ from src.bands import Band
 from src.errors import UserError
 from src.grid import Window
 from src.raster.georeference import bounds_in, offset_on, transform_points
-from src.raster.read import describe, info_of, open_raster, read_decimated, read_valid, read_window
+from src.raster.read import (
+    category_names,
+    describe,
+    info_of,
+    open_raster,
+    read_decimated,
+    read_valid,
+    read_window,
+    valid_decimated,
+)
 from src.raster.write import recode, write_geotiff
 from tests import rasters
 
@@ -176,3 +186,59 @@ def test_crss_without_a_way_between_them_are_one_line(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"no coordinates in .*; give both in") as caught:
             call()
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("beside", ["alpha", "mask"])
+def test_a_nodata_value_hides_neither_alpha_nor_mask(beside: str, tmp_path: Path) -> None:
+    """GDAL's masks tell of the nodata value only where a file has an alpha band too (gdalwarp -dstalpha -dstnodata)."""
+    pixels = np.random.default_rng(0).integers(1, 250, (3, 20, 24)).astype(np.uint8)
+    pixels[1, 12] = 0
+    there = np.ones((20, 24), bool)
+    there[:5] = False
+    if beside == "alpha":
+        cube = np.concatenate([pixels, np.where(there, 255, 0).astype(np.uint8)[None]])
+        path = rasters.write(tmp_path / "s.tif", cube, photometric="RGB", alpha="YES", nodata=0)
+    else:
+        path = rasters.write(tmp_path / "s.tif", pixels, mask=there, nodata=0)
+    with open_raster(path) as dataset:
+        info = info_of(dataset)
+        valid = read_valid(dataset, info.window, read_window(dataset, info.window, 0), info.nodata)
+    np.testing.assert_array_equal(valid, there & (pixels[1] != 0))
+    assert (info.masked, info.alpha) == (True, (4,) if beside == "alpha" else ())
+
+
+def test_nodata_of_a_picture_is_that_of_its_bands_where_an_alpha_band_comes_first(tmp_path: Path) -> None:
+    rasters.write(tmp_path / "s.tif", np.array([[[255, 255]], [[7, 9]]], np.uint8))
+    bands = "".join(
+        f'<VRTRasterBand dataType="Byte" band="{number}"><ColorInterp>{meaning}</ColorInterp>{nodata}<SimpleSource>'
+        f'<SourceFilename relativeToVRT="1">s.tif</SourceFilename><SourceBand>{number}</SourceBand></SimpleSource>'
+        "</VRTRasterBand>"
+        for number, meaning, nodata in ((1, "Alpha", ""), (2, "Gray", "<NoDataValue>7</NoDataValue>"))
+    )
+    (tmp_path / "s.vrt").write_text(f'<VRTDataset rasterXSize="2" rasterYSize="1">{bands}</VRTDataset>')
+    with open_raster(tmp_path / "s.vrt") as dataset:
+        assert valid_decimated(dataset, read_decimated(dataset, [0], 2), [0], 2).tolist() == [[False, True]]
+
+
+def test_a_container_of_rasters_names_what_is_in_it(tmp_path: Path) -> None:
+    path, options = tmp_path / "two.gpkg", {"driver": "GPKG"}
+    for number, name in enumerate("AB"):
+        page = rasters.image(tmp_path / f"{name}.tif", bands=1, dtype="uint8")
+        more = {"APPEND_SUBDATASET": "YES"} if number else {}
+        rasterio.shutil.copy(page, path, RASTER_TABLE=name, **options, **more)
+    with pytest.raises(UserError, match=r"is no raster itself but holds 2; .*: GPKG:.*two\.gpkg:A, GPKG:.*two\.gpkg:B"):
+        describe(path)
+    assert describe(f"GPKG:{path}:B").dtype == "uint8"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252"])
+def test_names_in_an_envi_header_of_any_encoding(encoding: str, tmp_path: Path) -> None:
+    """Older programs write what the machine's code page is: rasterio stumbled over its umlauts."""
+    rasters.write(tmp_path / "s.dat", np.ones((2, 4, 5), np.uint8), driver="ENVI")
+    header = (tmp_path / "s.hdr").read_text().partition("band names")[0]
+    header += "band names = {grün, Fluß}\nclasses = 2\nclass names = {nichts, Wälder}\n"
+    header = header.replace("ENVI Standard", "ENVI Classification")
+    (tmp_path / "s.hdr").write_text(header, encoding=encoding)
+    with open_raster(tmp_path / "s.dat") as dataset:
+        assert [band.name for band in info_of(dataset).bands] == ["grün", "Fluß"]
+        assert category_names(dataset) == {1: "Wälder"}

@@ -311,6 +311,14 @@ def test_globs_of_files_become_one_run_each(tmp_path: Path) -> None:
         arrange(["-m", "image=glob(none/*.tif)"], {})
 
 
+def test_a_tilde_is_the_home_folder_where_the_shell_left_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/é")
+    assert arrange(["output=~/maps/a.tif"], {}) == ["output='/home/é/maps/a.tif'"]
+    assert arrange(["image=[~/a.tif, ~/b~/c.tif]"], {}) == ["image=['/home/é/a.tif','/home/é/b~/c.tif']"]
+    untouched = ["image='~a/b.tif'", "image='a~/b.tif'", "model.name=~/a"]
+    assert arrange(untouched, {}) == untouched
+
+
 @pytest.mark.parametrize("variable", ["RANK", "SLURM_PROCID"])
 def test_only_the_first_of_distributed_processes_writes_what_hydra_writes(variable: str) -> None:
     assert arrange(["lr=1"], {variable: "0"}) == ["lr=1"]

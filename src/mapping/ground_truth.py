@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 from src.class_map import ClassMap, ClassRule
@@ -12,6 +13,8 @@ from src.labels import IGNORE, ClassTable
 from src.mapping.styles import polygon_style, raster_style
 from src.raster.read import RasterInfo
 from src.vector import choose_class_field, is_vector, read_classes
+
+log = logging.getLogger(__name__)
 
 BLOCK_PIXELS = 4_000_000
 """Pixels of labels that are read at a time."""
@@ -42,7 +45,14 @@ def ground_truth(path: str, image: RasterInfo, classes: ClassTable, options: Lab
     class_map = options.class_map
     if class_map is None and is_vector(path):
         class_map = _by_name(path, classes, options)
-    sources, _ = label_sources([path], [image], class_map, options.field, options.layer)
+        known = class_map.target() if class_map is not None else None
+        if known is not None and (others := [text for text in _texts(path, options) if text not in known]):
+            log.info("Label    has %s, which the checkpoint does not know; they do not count.", ", ".join(others))
+    sources, hints = label_sources([path], [image], class_map, options.field, options.layer)
+    for entry in classes.classes if class_map is None else ():
+        its = hints.names.get(entry.value, entry.name)
+        if its.strip().casefold() != entry.name.strip().casefold():
+            log.info("Label    calls %d %r, the checkpoint %r; they count as the same.", entry.value, its, entry.name)
     return sources[0]
 
 
@@ -75,9 +85,13 @@ def check_ground_truth(source: LabelSource, path: str, image: RasterInfo, classe
         )
 
 
+def _texts(path: str, options: LabelOptions) -> list[str]:
+    return [str(entry) for entry in read_classes(path, options.field, options.layer) if isinstance(entry, str)]
+
+
 def _by_name(path: str, classes: ClassTable, options: LabelOptions) -> ClassMap | None:
     """Match text classes with the names of the classes; None for numbers, also where they are written as text."""
-    texts = [str(entry) for entry in read_classes(path, options.field, options.layer) if isinstance(entry, str)]
+    texts = _texts(path, options)
     if not texts:
         return None
     rules = [

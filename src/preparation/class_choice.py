@@ -45,6 +45,17 @@ def merge_rare(total: Counts, min_share: float, hints: ClassHints) -> tuple[npt.
     return lookup, ClassHints(names, colors)
 
 
+def check_one_name(hints: ClassHints, class_names: Named | None) -> None:
+    """Raise UserError for a value that label files call differently, unless the user names it."""
+    settled = [str(value) for value in class_names] if isinstance(class_names, Mapping) else None
+    for value, (one, other) in sorted(hints.contradictions.items()):
+        if class_names is None or (settled is not None and str(value) not in settled):
+            raise UserError(
+                f"The labels call class {value} both {one!r} and {other!r}; expected one meaning of a value in all of "
+                f"them. Say which is which with class_map, or if both are the same: class_names={{{value}: {one}}}."
+            )
+
+
 def class_table(
     values: Sequence[int], hints: ClassHints, class_names: Named | None, class_colors: Named | None
 ) -> ClassTable:

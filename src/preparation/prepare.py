@@ -16,6 +16,7 @@ from src.fingerprints import fingerprints
 from src.input_files import find_files
 from src.label_sources import label_sources
 from src.preparation.assembly import FILES, fill
+from src.preparation.class_choice import check_one_name
 from src.preparation.cutting import Scene
 from src.preparation.scene_files import describe_all, pair, scene_nodata
 from src.preparation.settings import Preparation
@@ -68,12 +69,16 @@ def prepare(settings: Preparation, data_dir: str | Path, *, overwrite: bool = Fa
     class_map = ClassMap(settings.class_map) if settings.class_map is not None else None
     infos = describe_all(images)
     sources, hints = label_sources(labels, infos, class_map, settings.label_field, settings.label_layer)
+    check_one_name(hints, settings.class_names)
     for source in sources:
         if source.note:
             log.info("%s", source.note)
     for info in infos:
         if info.masked:
             log.info("%s has a mask or an alpha band: what it leaves out is unclassified.", info.path)
+        for number in info.alpha:  # which GDAL takes the fourth of four 8-bit bands for, unless it is told otherwise
+            told = f"gdal_edit.py -colorinterp_{number} undefined {info.path}"
+            log.info("Its band %d is the alpha band and no measurement; if it is one (near infrared): %s", number, told)
     parts = label_sources(drawn, infos, _part_map(settings), None, None)[0] if drawn else [None] * len(infos)
     scenes = [
         Scene(info, source, scene_nodata(info, settings.nodata), part)

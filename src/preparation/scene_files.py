@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from src.bands import SAME, as_dtype
+from src.bands import Band, as_dtype, match_bands
 from src.errors import UserError
 from src.raster.read import RasterInfo, describe
 
@@ -31,7 +32,7 @@ def pair(images: Sequence[str], files: Sequence[str], key: str) -> list[str]:
 
 
 def describe_all(images: Sequence[str]) -> list[RasterInfo]:
-    """Describe the images of one data set.
+    """Describe the images of one data set, all with the first one's names and wavelengths of the bands.
 
     Raises:
         UserError: One cannot be read; two have the same name; bands, their order, or data types differ.
@@ -48,7 +49,12 @@ def describe_all(images: Sequence[str]) -> list[RasterInfo]:
             )
         names[info.name] = info.path
         _check_same_kind(first, info)
-    return infos
+    return [replace(info, bands=_named_alike(first, info)) for info in infos]
+
+
+def _named_alike(first: RasterInfo, info: RasterInfo) -> tuple[Band, ...]:
+    """Return a scene's bands as those of the data set: what finds them in one chip finds them in all."""
+    return tuple(replace(same, bad=band.bad) for same, band in zip(first.bands, info.bands, strict=True))
 
 
 def _check_same_kind(first: RasterInfo, info: RasterInfo) -> None:
@@ -62,18 +68,18 @@ def _check_same_kind(first: RasterInfo, info: RasterInfo) -> None:
             f"{info.path} is {info.dtype}, but {first.path} is {first.dtype}; the scenes of a data set have one data "
             "type. Convert one with gdal_translate -ot."
         )
-    for number, (band, expected) in enumerate(zip(info.bands, first.bands, strict=True), start=1):
-        both = band.wavelength, expected.wavelength
-        differs = abs(both[0] - both[1]) > SAME if both[0] and both[1] else band.name != expected.name
-        if differs:
-            raise UserError(
-                f"Band {number} of {info.path} is {_band(band.name, both[0])}, but that of {first.path} is "
-                f"{_band(expected.name, both[1])}; the scenes of a data set have the same bands in the same order."
-            )
+    order = match_bands(first.bands, info.bands, info.path, f"a data set that begins with {first.path}")
+    if moved := [number for number, there in enumerate(order) if number != there]:
+        listed = " ".join(f"-b {there + 1}" for there in order[:20]) + " …" * (len(order) > 20)
+        raise UserError(
+            f"Band {moved[0] + 1} of {info.path} is {_band(info.bands[moved[0]])}, but that of {first.path} is "
+            f"{_band(first.bands[moved[0]])}; the scenes of a data set have the same bands in the same order. Reorder "
+            f"one: gdal_translate {listed}"
+        )
 
 
-def _band(name: str, wavelength: float | None) -> str:
-    return f"{name!r} ({wavelength:g} nm)" if wavelength else repr(name)
+def _band(band: Band) -> str:
+    return f"{band.name!r} ({band.wavelength:g} nm)" if band.wavelength else repr(band.name)
 
 
 def scene_nodata(info: RasterInfo, override: float | None) -> tuple[float | None, ...]:

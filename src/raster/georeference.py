@@ -21,7 +21,7 @@ from rasterio.warp import transform_bounds
 
 from src.errors import UserError
 from src.grid import Window
-from src.raster.read import RasterInfo
+from src.raster.read import RasterInfo, info_of
 
 
 def apply_transform(transform: Sequence[float], points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -122,8 +122,10 @@ def warped(dataset: rasterio.DatasetReader, target: RasterInfo) -> WarpedVRT:
     """Lay a label raster onto another raster's grid by nearest neighbour, computed window by window.
 
     What the source does not cover, masks or declares as nodata becomes NaN, which no class has: the numbers are floats
-    that hold the source's exactly, up to 2⁵³. The result reads like an open raster.
+    that hold the source's exactly, up to 2⁵³. Where the source has both a mask (or an alpha band) and a nodata value,
+    that value stays, since GDAL heeds one of them only. The result reads like an open raster.
     """
+    both = info_of(dataset).masked and dataset.nodatavals[0] is not None
     return WarpedVRT(
         dataset,
         crs=CRS.from_wkt(target.crs),
@@ -132,6 +134,7 @@ def warped(dataset: rasterio.DatasetReader, target: RasterInfo) -> WarpedVRT:
         height=target.height,
         resampling=Resampling.nearest,
         nodata=math.nan,
+        **({"src_nodata": None} if both else {}),
         dtype=str(np.result_type(np.float32, *dataset.dtypes)),
         tolerance=0.01,  # pixels that a position may be off; GDAL's default is an eighth
     )

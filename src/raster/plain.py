@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from rasterio.enums import Interleaving
 
-from src.raster.read import DatasetReader, mask_indexes, measurement_indexes
+from src.raster.read import DatasetReader, mask_indexes, measurement_indexes, unheeded_alpha
 
 _NATIVE = b"II" if sys.byteorder == "little" else b"MM"
 """How a TIFF begins whose numbers are in this machine's order of bytes."""
@@ -74,7 +74,8 @@ def find_plain(dataset: DatasetReader, bands: Sequence[int], image: npt.NDArray[
         bands: 0-based band numbers; alpha bands do not count.
         image: What GDAL reads of them, C × H × W: only what gives the same numbers is plain.
     """
-    if dataset.driver != "GTiff" or dataset.compression or mask_indexes(dataset) or not Path(dataset.name).is_file():
+    masked = mask_indexes(dataset) or unheeded_alpha(dataset)
+    if dataset.driver != "GTiff" or dataset.compression or masked or not Path(dataset.name).is_file():
         return None
     begin = dataset.get_tag_item("BLOCK_OFFSET_0_0", "TIFF", bidx=1)
     with Path(dataset.name).open("rb") as file:

@@ -59,6 +59,7 @@ class RasterInfo:
             count.
         masked: Whether a mask or an alpha band says which pixels are measurements; see :func:`read_valid`.
         block: Height and width of the blocks that the file is stored in.
+        alpha: 1-based numbers of the alpha bands in the file.
     """
 
     path: str
@@ -71,6 +72,7 @@ class RasterInfo:
     bands: tuple[Band, ...]
     masked: bool = False
     block: tuple[int, int] = (1, 1)
+    alpha: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
@@ -176,7 +178,13 @@ def describe(path: str | Path) -> RasterInfo:
 
 
 def info_of(dataset: rasterio.DatasetReader) -> RasterInfo:
-    """Describe an open dataset; see :class:`RasterInfo`. Raises UserError for complex numbers."""
+    """Describe an open dataset; see :class:`RasterInfo`. Raises UserError for complex numbers and for no raster."""
+    if not dataset.count:
+        inside = dataset.subdatasets
+        raise UserError(
+            f"{dataset.name} is no raster itself but holds {len(inside)}; expected one raster. Give one by its name"
+            f"{': ' + ', '.join(inside[:5]) if inside else ''}{' …' if len(inside) > 5 else ''} (gdalinfo lists them)."
+        )
     indexes = measurement_indexes(dataset)
     dtypes = [dataset.dtypes[i - 1] for i in indexes]
     if strange := [dtype for dtype in dtypes if dtype.startswith("complex")]:
@@ -193,8 +201,9 @@ def info_of(dataset: rasterio.DatasetReader) -> RasterInfo:
         transform=tuple(dataset.transform)[:6],
         nodata=tuple(dataset.nodatavals[i - 1] for i in indexes),
         bands=_bands(dataset, indexes),
-        masked=bool(mask_indexes(dataset)),
+        masked=bool(mask_indexes(dataset) or unheeded_alpha(dataset)),
         block=dataset.block_shapes[0],
+        alpha=tuple(alpha_indexes(dataset)),
     )
 
 
@@ -206,12 +215,24 @@ def measurement_indexes(dataset: rasterio.DatasetReader) -> list[int]:
     return indexes or list(dataset.indexes)
 
 
+def alpha_indexes(dataset: rasterio.DatasetReader) -> list[int]:
+    """List the 1-based indexes of the alpha bands, which are no measurements."""
+    return sorted(set(dataset.indexes) - set(measurement_indexes(dataset)))
+
+
 def mask_indexes(dataset: rasterio.DatasetReader) -> list[int]:
     """List the 1-based indexes whose GDAL masks say more than nodata values do: one where all bands share it."""
     flags = dataset.mask_flag_enums
     if any(MaskFlags.per_dataset in flag for flag in flags):
         return [next(i for i, flag in enumerate(flags, start=1) if MaskFlags.per_dataset in flag)]
     return [i for i, flag in enumerate(flags, start=1) if not flag]
+
+
+def unheeded_alpha(dataset: rasterio.DatasetReader) -> list[int]:
+    """List the 1-based indexes of alpha bands that GDAL's masks leave out, as where there is a nodata value too."""
+    alpha = alpha_indexes(dataset)
+    heeded = bool(alpha) and any(MaskFlags.alpha in flag for flag in dataset.mask_flag_enums)
+    return [] if heeded else alpha
 
 
 def read_valid(
@@ -240,11 +261,11 @@ def read_valid(
         outside = np.ones(valid.shape, bool)
         outside[top : top + inside.height, left : left + inside.width] = False
         valid &= ~outside
-    masks = mask_indexes(dataset)
-    if masks and inside.pixels:
-        part = _part(inside)
-        mask = (dataset.read_masks(masks, window=part) > 0).all(0)
-        valid[top : top + inside.height, left : left + inside.width] &= mask
+    if inside.pixels:
+        part, within = _part(inside), valid[top : top + inside.height, left : left + inside.width]
+        for indexes, read in ((mask_indexes(dataset), dataset.read_masks), (unheeded_alpha(dataset), dataset.read)):
+            if indexes:
+                within &= (read(indexes, window=part) > 0).all(0)
     return valid
 
 
@@ -333,7 +354,8 @@ def valid_decimated(
 ) -> npt.NDArray[np.bool_]:
     """Tell which pixels of :func:`read_decimated`'s picture are measurements in all of its bands: H × W."""
     part, shape = _decimation(dataset, max_side, window)
-    valid = measured(image, [dataset.nodatavals[b] for b in bands]).all(0)
+    measurements = measurement_indexes(dataset)
+    valid = measured(image, [dataset.nodatavals[measurements[b] - 1] for b in bands]).all(0)
     mask: npt.NDArray[np.bool_] = dataset.dataset_mask(window=part, out_shape=shape) > 0
     return valid & mask
 
@@ -350,12 +372,31 @@ def _decimation(
 def category_names(dataset: rasterio.DatasetReader) -> dict[int, str]:
     """Return the names of the values in band 1 (ENVI class names, GDAL category names); empty where there are none."""
     # rasterio has no call for them; the raster's description as a VRT holds them for every format.
+    nodes = _as_vrt(dataset).findall("VRTRasterBand[@band='1']/CategoryNames/Category")
+    names = [(node.text or "").strip() for node in nodes]
+    return {value: name for value, name in enumerate(names) if name and value > 0}
+
+
+def _as_vrt(dataset: rasterio.DatasetReader) -> ElementTree.Element:
+    """Return a raster's description as a VRT. Text that is no UTF-8 (older ENVI headers) is taken for Windows-1252."""
     with tempfile.TemporaryDirectory() as folder:
         description = Path(folder) / "description.vrt"
         rasterio.shutil.copy(dataset, description, driver="VRT")
-        tree = ElementTree.parse(description)
-    names = [(node.text or "").strip() for node in tree.findall("VRTRasterBand[@band='1']/CategoryNames/Category")]
-    return {value: name for value, name in enumerate(names) if name and value > 0}
+        content = description.read_bytes()
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError:
+        text = content.decode("cp1252", errors="replace")
+    return ElementTree.fromstring(text)
+
+
+def _descriptions(dataset: rasterio.DatasetReader) -> Sequence[str | None]:
+    """Return the bands' descriptions."""
+    try:
+        descriptions: Sequence[str | None] = dataset.descriptions
+    except UnicodeDecodeError:
+        return [band.findtext("Description") for band in _as_vrt(dataset).findall("VRTRasterBand")]
+    return descriptions
 
 
 def value_colors(dataset: rasterio.DatasetReader) -> dict[int, str]:
@@ -371,9 +412,9 @@ def _bands(dataset: rasterio.DatasetReader, indexes: Sequence[int]) -> tuple[Ban
     """Names, wavelengths, widths and bad flags: from the bands' own metadata, else from an ENVI header's lists."""
     envi = {key.lower(): value for key, value in dataset.tags(ns="ENVI").items()}
     header = {key: _envi_list(envi.get(key)) for key in ("wavelength", "fwhm", "bbl")}
-    bands = []
+    bands, descriptions = [], _descriptions(dataset)
     for position in (index - 1 for index in indexes):
-        description = dataset.descriptions[position]
+        description = descriptions[position]
         tags = {key.lower(): value for key, value in dataset.tags(position + 1).items()}
         own = {
             key: tags.get(key) or next(iter(listed[position : position + 1]), None) for key, listed in header.items()

@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import cast
 
 from hydra.core.hydra_config import HydraConfig
@@ -48,18 +49,24 @@ def arrange(arguments: Sequence[str], environment: Mapping[str, str]) -> list[st
 
 
 def _understandable(argument: str) -> str:
-    """Quote a path, or each of a list of paths, where Hydra would not take the argument as it is."""
+    """Quote a path, or each of a list of paths, where Hydra would not take the argument as it is; expand ``~/``."""
     found = re.fullmatch(rf"({'|'.join(PATHS)})=(.+)", argument, re.DOTALL)
     if found is None:
         return argument
+    argument = _at_home(argument)
     try:
         OverridesParser.create().parse_override(argument)
     except HydraException:
-        key, value = found.groups()
+        key, value = argument.split("=", 1)
         if listed := re.fullmatch(r"\[(.*)\]", value, re.DOTALL):
             return f"{key}=[{','.join(quoted(path.strip()) for path in listed[1].split(','))}]"
         return f"{key}={quoted(value)}"
     return argument
+
+
+def _at_home(argument: str) -> str:
+    """Expand what shells leave alone: zsh after an equals sign, all of them within a list or quotes."""
+    return re.sub(r"(?<=[=\[, '\"(])~(?=/)", lambda _: str(Path.home()), argument)
 
 
 def _expanded(argument: str) -> str:

@@ -265,6 +265,8 @@ def _map_one(
     files.append(_layer_file(mapper, scene, image, label, settings))
     for line in ("", *format_areas(found.areas)):
         log.info(line)
+    if not any(area.pixels for area in found.areas if area.value):
+        log.info("Map      is empty: no pixel has a measurement in all bands that count%s.", _dead(mapper, image))
     if found.scores is not None:
         context = _context(mapper, scene, image, label)
         files += write_score_files(output.parent, found.scores, context, score_prefix(output))
@@ -277,6 +279,13 @@ def _map_one(
         log.info("%s  %s", path, _size(path, info))
     named = [(path, _meaning(path, output)) for path in files]
     return MappedScene(image, output, found.areas, scene.uncertainty, found.scores, named, found.sample)
+
+
+def _dead(mapper: Mapper, image: str) -> str:
+    """Say which bands of a scene have no measurement at all."""
+    with open_scene(image, mapper.spec) as reader:
+        dead = reader.dead_bands()
+    return f"; there is none in {', '.join(dead)}" if dead else ""
 
 
 def _layer_file(mapper: Mapper, scene: SceneMap, image: str, label: str | None, settings: PredictConfig) -> Path:

@@ -50,10 +50,9 @@ def settings(given: PrepareConfig) -> Preparation:
 
 
 def _paths(key: str, value: Any) -> str | tuple[str, ...]:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list) and all(isinstance(path, str) for path in value):
-        return tuple(value)
+    listed = [str(path) if type(path) is int else path for path in (value if isinstance(value, list) else [value])]
+    if all(isinstance(path, str) for path in listed):  # a folder may be called 2021
+        return tuple(listed) if isinstance(value, list) else listed[0]
     raise UserError(f"{key}={value} is no path; give a path, a list of paths ({key}=[a.tif,b.tif]), or a glob.")
 
 
