@@ -66,6 +66,8 @@ class Augmentation:
             value = getattr(self, entry.name)
             if value is not None and value < 0:
                 raise UserError(f"augmentation.{entry.name}={value} is negative; 0 switches it off.")
+            if value is not None and not math.isfinite(value):
+                raise UserError(f"augmentation.{entry.name}={value} is no number to draw by; 0 switches it off.")
         if self.cutmix > 1:
             raise UserError(f"augmentation.cutmix={self.cutmix} is a probability; give 0–1.")
         if self.band_dropout >= 1:

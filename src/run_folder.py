@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from src.atomic import write_text
+from src.errors import UserError
 from src.labels import ClassTable
 from src.scores import Scores
 from src.spec import git_revision, software_versions
@@ -85,8 +86,14 @@ def describe(folder: Path, config: Mapping[str, Any], overrides: Sequence[str], 
 
 
 def read_trained(best: Path, last: Path) -> Trained:
-    """Read the validation scores that stand in a checkpoint."""
-    content = torch.load(best, map_location="cpu", weights_only=True, mmap=True)
+    """Read the validation scores that stand in a checkpoint; raises UserError if it was never validated."""
+    content = torch.load(best, map_location="cpu", weights_only=True, mmap=True) if best.is_file() else {}
+    if "val_matrix" not in content:
+        kept = f"; {best} is as far as it came, and resume= goes on from there" if content else ""
+        raise UserError(
+            f"The training ended before its first validation: there are no scores and no best checkpoint{kept}. Give "
+            "it more time (trainer.max_time), or validate more often (trainer.check_val_every_n_epoch)."
+        )
     return Trained(best, Scores(np.array(content["val_matrix"], np.int64)), last)
 
 

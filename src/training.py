@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -176,12 +177,13 @@ def check_crop(network: Network, spec: NetworkSpec, augmentation: Augmentation) 
             )
 
 
-def check_run(seed: int, trainer: Mapping[str, Any]) -> None:
+def check_run(seed: int, trainer: Mapping[str, Any], *, refit: bool = False) -> None:
     """Check what Lightning would stumble over only when the training runs.
 
     Args:
         seed: Of everything random.
         trainer: Keys of the trainer.
+        refit: Whether the last epoch is the one that counts.
 
     Raises:
         UserError: The seed does not fit, a training would have no epoch or see no chip, or the numbers are of a kind
@@ -189,7 +191,7 @@ def check_run(seed: int, trainer: Mapping[str, Any]) -> None:
     """
     if not 0 <= seed < 2**32:
         raise UserError(f"seed={seed} does not fit; give a whole number from 0 to {2**32 - 1}.")
-    epochs, every = trainer["max_epochs"], trainer["check_val_every_n_epoch"]
+    epochs, every = trainer.get("max_epochs"), trainer.get("check_val_every_n_epoch", 1)
     if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 1:
         raise UserError(f"trainer.max_epochs={epochs} is no number of epochs; give a whole number of 1 or more.")
     if not isinstance(every, int) or not 1 <= every <= epochs:
@@ -197,17 +199,22 @@ def check_run(seed: int, trainer: Mapping[str, Any]) -> None:
             f"trainer.check_val_every_n_epoch={every} would leave the {epochs} epochs without a validation, and the "
             f"best checkpoint unknown; give 1 to {epochs}."
         )
+    if refit and epochs % every:
+        raise UserError(
+            f"trainer.check_val_every_n_epoch={every} would leave the last of {epochs} epochs without a validation, "
+            f"and refit=true keeps that one; give 1, or another number that {epochs} is a multiple of."
+        )
     for key in ("limit_train_batches", "limit_val_batches"):
-        if (limit := trainer[key]) is not None and not (isinstance(limit, int | float) and limit > 0):
+        if (limit := trainer.get(key)) is not None and not (isinstance(limit, int | float) and limit > 0):
             raise UserError(f"trainer.{key}={limit} leaves nothing; give a number above 0, or null for all.")
-    if not isinstance(trainer["max_time"], str | Mapping | None):
-        raise UserError(
-            f"trainer.max_time={trainer['max_time']} is no time; give days, hours, minutes and seconds: 00:00:05:00."
-        )
-    if trainer["precision"] not in PRECISIONS:
-        raise UserError(
-            f"trainer.precision={trainer['precision']} is not known; choose one of: {', '.join(PRECISIONS)}."
-        )
+    if not isinstance(times := trainer.get("max_time"), str | Mapping | None):
+        raise UserError(f"trainer.max_time={times} is no time; give days, hours, minutes and seconds: 00:00:05:00.")
+    if isinstance(batches := trainer.get("accumulate_grad_batches", 1), int) and batches < 1:
+        raise UserError(f"trainer.accumulate_grad_batches={batches} is no number of batches; give 1 or more.")
+    if isinstance(clip := trainer.get("gradient_clip_val"), int | float) and not clip >= 0:
+        raise UserError(f"trainer.gradient_clip_val={clip} is no length; give one above 0, or null for no clipping.")
+    if (precision := trainer.get("precision")) not in PRECISIONS:
+        raise UserError(f"trainer.precision={precision} is not known; choose one of: {', '.join(PRECISIONS)}.")
 
 
 def choose_normalization(data: DataDescription, normalize: bool | str) -> Normalization:
@@ -251,8 +258,11 @@ def choose_class_weights(data: DataDescription, choice: bool | str | Sequence[fl
         return class_weights(data.counts, choice)
     if not isinstance(choice, Sequence):
         raise UserError(f"class_weights={choice} is not known; choose true, false, {', '.join(WEIGHTINGS)}, or a list.")
-    weights = tuple(float(weight) for weight in choice)
-    if len(weights) != len(data.classes) or min(weights) < 0 or not max(weights):
+    try:
+        weights = tuple(float(weight) for weight in choice)
+    except (TypeError, ValueError):
+        weights = ()
+    if len(weights) != len(data.classes) or not all(0 <= w < math.inf for w in weights) or not max(weights):
         raise UserError(
             f"class_weights={list(choice)} does not fit; expected {len(data.classes)} numbers of 0 and more, for "
             f"{', '.join(data.classes.names)}."

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from src import run_folder
 from src.augmentation import Augmentation
 from src.callbacks.average import average_weights
 from src.callbacks.checkpoints import BestCheckpoints
+from src.callbacks.early_stopping import EarlyStopping
 from src.callbacks.progress import EpochLines
 from src.callbacks.table import EpochTable
 from src.datamodules.base import DataDescription, SegmentationData
@@ -39,7 +40,7 @@ class Recipe:
     """How a network learns; the defaults are those of ``python train.py``.
 
     Attributes:
-        epochs: Passes over the training chips, at most.
+        epochs: Epochs at most; of few chips one takes each several times (``min_steps`` of the data).
         patience: Epochs without a better validation IoU after which training ends; None for never.
         optimization: Optimiser, learning rate and its course.
         augmentation: Random changes of training batches.

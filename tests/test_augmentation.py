@@ -133,6 +133,13 @@ def test_a_negative_number_is_one_clear_line(name: str) -> None:
         Augmentation(**{name: -1})
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_no_number_is_one_clear_line(value: float) -> None:
+    for name in ("zoom", "cutmix", "gain"):
+        with pytest.raises(UserError, match=f"augmentation.{name}={value}"):
+            Augmentation(**{name: value})
+
+
 @pytest.mark.parametrize(("name", "value"), [("cutmix", 2), ("rotation", 200), ("crop", 0)])
 def test_a_number_out_of_range_is_one_clear_line(name: str, value: int) -> None:
     with pytest.raises(UserError, match=f"augmentation.{name}={value}"):

@@ -125,8 +125,9 @@ def test_a_network_without_branches_has_one_loss(tmp_path: Path) -> None:
 
 def test_a_weight_below_nothing_is_refused(tmp_path: Path) -> None:
     network, spec = make_network(ChipData(make_chip_folder(tmp_path / "data")).describe(), NetworkChoice())
-    with pytest.raises(UserError, match="deep_supervision=-1 is no weight"):
-        Segmenter(network, spec, CrossEntropy(), Optimization(), deep_supervision=-1)
+    for weight in (-1, float("nan"), float("inf")):
+        with pytest.raises(UserError, match=f"deep_supervision={weight} is no weight"):
+            Segmenter(network, spec, CrossEntropy(), Optimization(), deep_supervision=weight)
 
 
 def test_architectures_at_full_resolution_have_none() -> None:

@@ -81,6 +81,22 @@ def test_dice_is_over_the_classes_present() -> None:
     assert torch.allclose(Dice()(logits, target), (1 - dice[:2]).mean())
 
 
+def test_pixels_of_a_class_with_weight_0_change_nothing_with_smoothed_labels_either() -> None:
+    logits, target = example()
+    loss = CrossEntropy((0.0, 1.0, 3.0), label_smoothing=0.1)
+    assert torch.allclose(loss(logits, target), loss(logits, torch.where(target == 0, IGNORE, target)))
+    assert loss(logits, torch.zeros_like(target)) == 0  # it was a million
+
+
+@pytest.mark.parametrize("gamma", [0.5, 1, 2])
+def test_the_focal_loss_has_a_slope_where_the_answer_is_sure(gamma: float) -> None:
+    logits = torch.tensor([[40.0, 0.0], [0.0, 1.0]]).reshape(2, 2, 1, 1).requires_grad_()
+    CrossEntropy(gamma=gamma)(logits, torch.zeros(2, 1, 1)).backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+    assert logits.grad[1].abs().sum() > 0.1
+
+
 def test_losses_put_nothing_into_a_checkpoint() -> None:
     assert not any(loss.state_dict() for loss in LOSSES)
 
@@ -111,3 +127,8 @@ def test_what_means_nothing_is_one_clear_line() -> None:
         CrossEntropy(label_smoothing=1)
     with pytest.raises(UserError, match="dice=2"):
         CrossEntropyDice(dice=2)
+    for gamma in (-1, math.inf):
+        with pytest.raises(UserError, match=f"gamma={gamma}"):
+            CrossEntropy(gamma=gamma)
+    with pytest.raises(UserError, match="smooth=-1"):
+        Dice(smooth=-1)

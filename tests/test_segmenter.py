@@ -18,6 +18,7 @@ from src.augmentation import Augmentation
 from src.callbacks import checkpoints
 from src.callbacks.average import AverageWeights, average_weights
 from src.callbacks.checkpoints import BestCheckpoints, WholeCheckpoints
+from src.callbacks.early_stopping import EarlyStopping
 from src.callbacks.unfreeze import Unfreeze
 from src.datamodules.batches import Batch, collate
 from src.datamodules.chips import ChipData
@@ -28,6 +29,7 @@ from src.models.losses import CrossEntropy
 from src.models.lr_finder import draw_range_test, find_learning_rate
 from src.models.optimization import Optimization
 from src.models.segmenter import Segmenter
+from src.run_folder import read_trained
 from src.training import NetworkChoice, make_network
 from tests.chip_folder import make_chip_folder
 
@@ -220,6 +222,67 @@ def test_a_run_killed_within_an_epoch_goes_on_from_there(
         np.testing.assert_array_equal(whole.outcome(stage).scores.matrix, resumed.outcome(stage).scores.matrix)
 
 
+class StopAt(L.Callback):
+    """What a timer does (``trainer.max_time``): it lets the training end after a step, wherever that is in an epoch."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        trainer.should_stop = trainer.should_stop or trainer.global_step == self.step
+
+
+@pytest.mark.parametrize(("decay", "every", "step"), [(0.0, 1, 4), (0.9, 1, 2), (0.0, 2, 2), (0.0, 2, 4)])
+def test_a_run_whose_time_was_over_within_an_epoch_goes_on_from_there(
+    folder: Path, tmp_path: Path, decay: float, every: int, step: int
+) -> None:
+    def fit(name: str, *more: L.Callback, resume: bool = False) -> tuple[Segmenter, L.Trainer]:
+        module = segmenter(folder, "compact_unet", augmentation=Augmentation(True, True, 30))
+        average = average_weights(decay)
+        run = trainer(tmp_path / name, 2, *more, *([average] if average else []), check_val_every_n_epoch=every)
+        last = tmp_path / name / "checkpoints/last.ckpt" if resume else None
+        run.fit(module, ChipData(folder, batch_size=2), ckpt_path=last, weights_only=True)
+        return module, run
+
+    whole, _ = fit("whole")
+    _, run = fit("parts", StopAt(step))
+    assert run.global_step == step  # of three in each epoch
+    assert torch.load(tmp_path / "parts/checkpoints/last.ckpt", weights_only=True)["global_step"] == step
+    resumed, run = fit("parts", resume=True)
+    assert run.global_step == 6
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+    assert whole.outcome("train").chips == resumed.outcome("train").chips == 6
+
+
+def test_an_epoch_without_a_validation_is_saved_and_has_no_scores(folder: Path, tmp_path: Path) -> None:
+    scored: list[bool] = []
+
+    class Remember(L.Callback):
+        def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+            del trainer
+            scored.append("val_iou" in pl_module.numbers())
+
+        def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+            del pl_module
+            if trainer.current_epoch:
+                assert torch.load(tmp_path / "checkpoints/last.ckpt")["epoch"] == trainer.current_epoch - 1
+
+    run = trainer(tmp_path, 3, Remember(), check_val_every_n_epoch=2)
+    run.fit(segmenter(folder, "compact_unet"), ChipData(folder, batch_size=3))
+    assert scored == [False, True, False]
+    assert torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 2
+
+
+def test_a_run_that_ended_before_a_validation_has_no_scores_and_says_so(folder: Path, tmp_path: Path) -> None:
+    run = trainer(tmp_path, 3, StopAt(2), check_val_every_n_epoch=3)
+    run.fit(segmenter(folder, "compact_unet"), ChipData(folder, batch_size=2))
+    last = tmp_path / "checkpoints/last.ckpt"
+    for best, said in ((last, "last.ckpt is as far as it came"), (Path(), "no best checkpoint. Give it")):
+        with pytest.raises(UserError, match=said):
+            read_trained(best, last)
+
+
 class Minutes(L.Callback):
     """A clock on which every batch takes a minute; notes what a kill at each step would lose."""
 
@@ -347,6 +410,20 @@ def test_a_loss_that_is_no_number_stops_with_the_chips_names(folder: Path, tmp_p
         trainer(tmp_path, 1).fit(module, ChipData(folder, batch_size=2))
 
 
+def test_weights_that_the_last_step_broke_become_no_checkpoint(folder: Path, tmp_path: Path) -> None:
+    module = segmenter(folder, "compact_unet", optimization=Optimization(lr=1e38))
+    with pytest.raises(UserError, match=r"loss of the validation chips became (nan|inf) in epoch 0.* lower lr=1e\+38"):
+        trainer(tmp_path, 1).fit(module, ChipData(folder, batch_size=6, min_steps=0))  # a single step
+    assert not list(tmp_path.glob("checkpoints/*.ckpt"))
+
+
+def test_a_batch_norm_that_gets_one_number_is_one_clear_line(folder: Path, tmp_path: Path) -> None:
+    network, spec = make_network(ChipData(folder).describe(), NetworkChoice("unet", "resnet18", {}))
+    module = Segmenter(network, spec, CrossEntropy(), Optimization())
+    with pytest.raises(UserError, match=r"A batch of 1 chip of 32 × 32 px .* unet/resnet18 .* larger batch_size"):
+        trainer(tmp_path, 1).fit(module, ChipData(folder, batch_size=1))
+
+
 def test_on_a_gpu_a_loss_is_looked_at_a_step_later_and_the_last_one_before_validation(folder: Path) -> None:
     """Looking at once would make the CPU wait for the GPU at every step."""
 
@@ -382,6 +459,34 @@ def test_the_finder_sets_the_rate_that_the_optimiser_gets(folder: Path, tmp_path
     assert module.numbers()["lr"] == test.rate
 
 
+def test_a_resumed_run_goes_down_to_the_lowest_rate_from_the_one_that_was_found(folder: Path, tmp_path: Path) -> None:
+    def fit(epochs: int, found: float | None, last: Path | None = None) -> Segmenter:
+        module = segmenter(folder, optimization=Optimization(lr=1e-5, epochs=2))
+        module.lr = found or module.lr
+        trainer(tmp_path, epochs).fit(module, ChipData(folder, batch_size=3), ckpt_path=last, weights_only=True)
+        return module
+
+    fit(1, 0.01)
+    assert fit(2, None, tmp_path / "checkpoints/last.ckpt").numbers()["lr"] == pytest.approx(1e-6)
+
+
+@pytest.mark.parametrize(("patience", "epochs"), [(1, 2), (3, 4)])
+def test_a_run_that_stopped_early_stays_so_unless_more_patience_is_given(
+    folder: Path, tmp_path: Path, patience: int, epochs: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fit(patience: int, last: Path | None = None) -> L.Trainer:
+        module = segmenter(folder, "compact_unet", optimization=Optimization(lr=1e-12, schedule="constant"))
+        run = trainer(tmp_path, 9, EarlyStopping("val_iou", "max", patience, min_delta=1.0))
+        data = ChipData(folder, batch_size=3, min_steps=0)
+        run.fit(module, data, ckpt_path=last, weights_only=True)
+        return run
+
+    assert fit(1).global_step == 4  # two in each epoch
+    with caplog.at_level(logging.INFO):
+        assert fit(patience, tmp_path / "checkpoints/last.ckpt").global_step == 2 * epochs
+    assert ("raise callbacks.early_stopping.patience" in caplog.text) == (patience == 1)
+
+
 def test_a_frozen_encoder_keeps_parameters_and_statistics_until_it_is_thawed(folder: Path, tmp_path: Path) -> None:
     optimization = Optimization(lr=0.01, schedule="constant")
     module, data = segmenter(folder, optimization=optimization), ChipData(folder, batch_size=3)
@@ -412,6 +517,8 @@ def test_thawing_what_is_not_frozen_is_one_clear_line(folder: Path, tmp_path: Pa
         trainer(tmp_path, 1, Unfreeze(epoch=1)).fit(segmenter(folder), ChipData(folder))
     with pytest.raises(UserError, match="epoch=0"):
         Unfreeze(epoch=0)
+    with pytest.raises(UserError, match="factor=-1 is no share of a rate"):
+        Unfreeze(epoch=1, factor=-1)
 
 
 def test_the_average_of_the_weights_is_what_is_saved(folder: Path, tmp_path: Path) -> None:

@@ -78,21 +78,22 @@ class BestCheckpoints(ModelCheckpoint):
         del pl_module, outputs, batch
         loop = trainer.fit_loop
         # The epoch's end saves by itself, and gradients that are being added up are in no checkpoint.
-        if loop.epoch_loop.batch_progress.is_last_batch or loop._should_accumulate():
+        if not _within_epoch(trainer) or loop._should_accumulate():
             return
-        if self._is_due(trainer, batch_idx):
+        ends = trainer.should_stop and loop._can_stop_early
+        if ends or self._is_due(trainer, batch_idx):
             before = self._last_global_step_saved
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
             self._last_global_step_saved = before  # or the epoch would not count if its other batches have no labels
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save the best and the last (where every epoch is validated)."""
+        """Save the best and the last (where every epoch is validated), or the last alone (after any other epoch)."""
         super().on_train_epoch_end(trainer, pl_module)
-        if self._should_save_on_train_epoch_end(trainer):
+        if not _within_epoch(trainer):
             self._keep_last(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save the best and the last (where only some epochs are)."""
+        """Save the best and the last (where only some epochs are, and where a training is stopped within an epoch)."""
         super().on_validation_end(trainer, pl_module)
         if trainer.state.fn == TrainerFn.FITTING and not self._should_save_on_train_epoch_end(trainer):
             self._keep_last(trainer)
@@ -111,6 +112,10 @@ class BestCheckpoints(ModelCheckpoint):
         self.best_model_path = max(best, key=lambda path: best[path], default="")
         if best:
             self.kth_value, self.best_model_score = best[self.kth_best_model_path], best[self.best_model_path]
+
+    def _should_save_on_train_epoch_end(self, trainer: L.Trainer) -> bool:
+        """Not where a training is stopped within an epoch: resumed from its end, it would leave out the rest of it."""
+        return not _within_epoch(trainer) and super()._should_save_on_train_epoch_end(trainer)
 
     def _own(self, path: Any) -> str:
         """Return the checkpoint of this folder that the last part of a path names; nothing where there is none."""
@@ -143,6 +148,11 @@ class BestCheckpoints(ModelCheckpoint):
         """Keep what is not among the best any more until ``last.ckpt``, which names it, is replaced as well."""
         del trainer
         self._outdated.append(filepath)
+
+
+def _within_epoch(trainer: L.Trainer) -> bool:
+    """Tell whether batches of the epoch are left."""
+    return not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
 
 
 def _is_number(score: Any) -> bool:

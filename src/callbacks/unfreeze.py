@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 import lightning as L
@@ -25,6 +26,8 @@ class Unfreeze(Callback):
     def __init__(self, epoch: int | None = None, factor: float = 0.1) -> None:
         if epoch is not None and epoch < 1:
             raise UserError(f"callbacks.unfreeze.epoch={epoch}: expected 1 or more; with 0 use freeze_encoder=false.")
+        if not 0 <= factor < math.inf:
+            raise UserError(f"callbacks.unfreeze.factor={factor} is no share of a rate; give 0 or more, such as 0.1.")
         self.epoch, self.factor = epoch, factor
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:

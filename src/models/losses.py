@@ -6,6 +6,7 @@ labelled pixels (or classes). Without a labelled pixel it is 0, with a gradient 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,6 +20,8 @@ from src.labels import IGNORE
 
 WEIGHTINGS = ("inverse_frequency", "inverse_sqrt", "effective_number")
 """Ways of computing class weights from pixel counts."""
+_SURE = 1e-7
+"""Least distance from a sure answer at which the focal loss looks."""
 
 
 def class_weights(counts: Sequence[int], weighting: str) -> tuple[float, ...]:
@@ -71,6 +74,8 @@ class CrossEntropy(nn.Module):
         super().__init__()
         if not 0 <= label_smoothing < 1:
             raise UserError(f"loss.label_smoothing={label_smoothing} is a share; give 0 up to below 1.")
+        if not 0 <= gamma < math.inf:
+            raise UserError(f"loss.gamma={gamma} is no focus; give 0 for none, or a number above it, such as 2.")
         self.register_buffer("weight", _as_tensor(weight), persistent=False)
         self.register_buffer("shares", _shares(weight), persistent=False)
         self.label_smoothing, self.gamma = label_smoothing, gamma
@@ -78,6 +83,8 @@ class CrossEntropy(nn.Module):
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Return the weighted mean over labelled pixels."""
         target = target.long()
+        if self.weight is not None and self.label_smoothing:  # or the other classes' part of such a pixel would count
+            target = torch.where(self.shares[target] > 0, target, IGNORE)
         each = F.cross_entropy(
             logits.float(),
             target,
@@ -88,7 +95,8 @@ class CrossEntropy(nn.Module):
         )
         if self.gamma:
             likely = F.cross_entropy(logits.float(), target, ignore_index=IGNORE, reduction="none").neg().exp()
-            each = ((1 - likely) ** self.gamma * each).sum()
+            # Never 0, where powers below 1 have no slope; for powers from 1 on it is as good as that.
+            each = ((1 - likely).clamp(min=_SURE) ** self.gamma * each).sum()
         return each / self.shares[target].sum().clamp(min=1e-6)
 
 
@@ -104,6 +112,8 @@ class Dice(nn.Module):
 
     def __init__(self, weight: Sequence[float] | None = None, smooth: float = 1.0) -> None:
         super().__init__()
+        if not 0 <= smooth < math.inf:
+            raise UserError(f"loss.smooth={smooth} is no number of pixels; give 0 or more.")
         self.register_buffer("weight", _as_tensor(weight), persistent=False)
         self.smooth = smooth
 

@@ -50,8 +50,13 @@ class Optimization:
             raise UserError(f"optimizer.name={self.name} is not known; choose one of {', '.join(OPTIMIZERS)}.")
         if self.schedule not in SCHEDULES:
             raise UserError(f"optimizer.schedule={self.schedule} is not known; choose one of {', '.join(SCHEDULES)}.")
-        if not self.lr > 0:
+        if not 0 < self.lr < math.inf:
             raise UserError(f"lr={self.lr} cannot be used; give a number above 0.")
+        for key in ("weight_decay", "min_lr", "encoder_lr"):
+            if not 0 <= (value := getattr(self, key)) < math.inf:
+                raise UserError(f"optimizer.{key}={value} cannot be used; give 0 or more.")
+        if self.epochs is not None and self.epochs < 1:
+            raise UserError(f"optimizer.epochs={self.epochs} is no length of a schedule; give 1 or more, or null.")
         if not 0 <= self.warmup < 1:
             raise UserError(f"optimizer.warmup={self.warmup} is a share of all steps; give 0 up to below 1.")
 
@@ -97,7 +102,7 @@ class Optimization:
             return lowest + (1 - lowest) * 0.5 * (1 + math.cos(math.pi * done))
 
         def course(group: dict[str, Any]) -> Any:
-            lowest = min(1.0, self.min_lr / group["lr"])
+            lowest = min(1.0, self.min_lr / group["lr"]) if group["lr"] else 1.0  # encoder_lr=0 stays 0
             return lambda step: factor(lowest, step)
 
         return LambdaLR(optimizer, [course(group) for group in optimizer.param_groups])

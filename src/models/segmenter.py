@@ -118,7 +118,7 @@ class Segmenter(L.LightningModule):
         deep_supervision: float = 1.0,
     ) -> None:
         super().__init__()
-        if deep_supervision < 0:
+        if not 0 <= deep_supervision < np.inf:
             raise UserError(f"deep_supervision={deep_supervision:g} is no weight; give 0 or more.")
         self.network, self.spec, self.loss = channels_last(network), spec, loss
         self.layout: torch.memory_format = torch.channels_last
@@ -190,9 +190,8 @@ class Segmenter(L.LightningModule):
         pixels = Pixels(self.network.normalize(batch.image, batch.valid), batch.target, batch.valid)
         if seed is not None and self.augmentation is not None:
             pixels = self.augmentation(pixels, seed)
-        image = pixels.image.contiguous(memory_format=self.layout)
         target = torch.where(pixels.valid, pixels.target, IGNORE)
-        answer: torch.Tensor = self.network.architecture(image)
+        answer = self._answer(pixels.image.contiguous(memory_format=self.layout))
         logits, *branches = torch.split(answer, len(self.spec.classes), dim=1)
         loss = self.loss(logits, target)
         minimised = loss
@@ -200,6 +199,21 @@ class Segmenter(L.LightningModule):
             alone = torch.stack([self.loss(branch, target) for branch in branches])
             minimised = (loss + self.deep_supervision * alone.sum()) / (1 + self.deep_supervision * len(branches))
         return Step(loss, minimised, target, most_likely(logits.detach()))
+
+    def _answer(self, image: torch.Tensor) -> torch.Tensor:
+        """Run the architecture; raises UserError where a batch norm gets one number per channel."""
+        try:
+            answer: torch.Tensor = self.network.architecture(image)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            count, _, height, width = image.shape
+            raise UserError(
+                f"A batch of {count} chip{'s' * (count != 1)} of {width} × {height} px leaves a batch norm of "
+                f"{self.spec.title} a single number per channel; it learns from two and more. Give a larger "
+                "batch_size, more training chips, larger chips, or fewer stages (model.encoder_depth)."
+            ) from error
+        return answer
 
     def _step_seed(self, batch_idx: int) -> int:
         entropy = (self.seed, self.current_epoch, batch_idx + 1, self.global_rank)
@@ -225,6 +239,7 @@ class Segmenter(L.LightningModule):
         """Begin an epoch: its random numbers follow from seed and epoch alone."""
         L.seed_everything(self._step_seed(-1) % 2**32, verbose=False)
         self._begin("train")
+        self._tallies.pop("val", None)  # of an earlier epoch
         self._began = time.monotonic()
 
     def setup(self, stage: str) -> None:
@@ -273,8 +288,13 @@ class Segmenter(L.LightningModule):
         self._begin("val")
 
     def on_validation_epoch_end(self) -> None:
-        """Tell the callbacks what they decide by."""
+        """Tell the callbacks what they decide by; what the last step may have broken must not become a checkpoint."""
         outcome = self.outcome("val")
+        if not np.isfinite(outcome.loss):
+            raise UserError(
+                f"The loss of the validation chips became {outcome.loss} in epoch {self.current_epoch}; expected a "
+                f"finite number. Look at these chips, or lower lr={self.lr:g}."
+            )
         self.log_dict(dict(zip(WATCHED, (outcome.scores.mean_iou, outcome.loss), strict=True)), logger=False)
 
     def on_train_epoch_end(self) -> None:
@@ -350,5 +370,7 @@ class Segmenter(L.LightningModule):
             checkpoint["train_counts"] = self._tallies["train"].total()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take over what the unfinished epoch of a resumed run has counted."""
+        """Take over what the unfinished epoch of a resumed run has counted, and the rate that a range test found."""
         self._counted = checkpoint.get("train_counts")
+        for schedule in checkpoint.get("lr_schedulers", []):
+            self.lr = float(schedule["base_lrs"][-1])  # of what is not the encoder: a thawed one has a rate of its own

@@ -15,6 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
@@ -67,7 +68,7 @@ FILES = {
 def run(config: DictConfig) -> float:
     """Train, and return the best validation IoU, which a sweep maximises."""
     quiet_lightning()
-    check_run(config.seed, _plain(config.trainer))
+    check_run(config.seed, _plain(config.trainer), refit=config.refit)
     checkpoint = _resumed(config)
     folder = Path(config.output_dir)
     L.seed_everything(config.seed, verbose=False)
@@ -92,6 +93,8 @@ def run(config: DictConfig) -> float:
     if config.lr_finder and not checkpoint and is_first_process():
         _find_rate(config, segmenter, data, options["precision"])
     log.info("%s", data.summary())
+    if (few := data.few_chips(trainer.world_size)) is not None:
+        log.info("%s", few)
     if config.refit:
         log.info("refit: the validation chips are trained on too, their scores prove nothing; the last epoch is kept")
     log.info("%s", segmenter.summary(choose_device(config.trainer.accelerator), options["precision"]))
@@ -118,6 +121,8 @@ def _fit(trainer: L.Trainer, segmenter: Segmenter, data: SegmentationData, check
     try:
         with _enough_memory(data.batch_size):
             trainer.fit(segmenter, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    except MisconfigurationException as error:  # what it can only tell from the number of batches
+        raise UserError(f"trainer cannot train so: {error}. Change trainer's keys.") from error
     except SystemExit:  # Lightning's end of a training after Ctrl-C
         if trainer.interrupted:
             raise KeyboardInterrupt from None
@@ -126,6 +131,9 @@ def _fit(trainer: L.Trainer, segmenter: Segmenter, data: SegmentationData, check
         if "Early stopping conditioned on metric" not in str(error):
             raise
         raise UserError(f"{error}. Change callbacks.early_stopping.monitor.") from error
+    timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
+    if any((left := timer.time_remaining()) is not None and left <= 0 for timer in timers):
+        log.info("trainer.max_time is over, which all parts of a resumed run share; raise it to train on.")
 
 
 def _report(config: DictConfig, data: SegmentationData, trained: Trained, run: Run) -> Report:
@@ -172,7 +180,7 @@ def build_segmenter(config: DictConfig, data: SegmentationData) -> Segmenter:
     network, spec = make_network(described, choice)
     augmentation = make(config.augmentation, "augmentation")
     check_crop(network, spec, augmentation)
-    return Segmenter(
+    segmenter = Segmenter(
         network,
         spec,
         make(config.loss, "loss", weight=choose_class_weights(described, _plain(config.class_weights))),
@@ -182,6 +190,11 @@ def build_segmenter(config: DictConfig, data: SegmentationData) -> Segmenter:
         config=_plain(config),
         deep_supervision=config.deep_supervision,
     )
+    try:  # here, since the trainer makes them when the run's folder has been prepared
+        segmenter.optimization.scheduler(segmenter.optimization.build(network, segmenter.encoder), steps=1)
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise UserError(f"No optimiser can be made of these keys: {error}. Change optimizer's keys.") from error
+    return segmenter
 
 
 def build_trainer(config: DictConfig, options: dict[str, Any], first_epoch: int = 0) -> L.Trainer:
@@ -193,6 +206,11 @@ def build_trainer(config: DictConfig, options: dict[str, Any], first_epoch: int 
         first_epoch: Where a resumed run goes on; TensorBoard forgets what was logged later.
     """
     callbacks = [make(node, f"callbacks.{name}") for name, node in _callbacks(config).items() if node]
+    if not any(isinstance(callback, BestCheckpoints) for callback in callbacks):
+        raise UserError(
+            "callbacks.model_checkpoint is not what keeps the best and the last checkpoint, without which a training "
+            "comes to nothing; leave it out, or give its keys: callbacks.model_checkpoint.save_top_k=…"
+        )
     loggers = [make(node, f"logger.{name}") for name, node in config.logger.items() if node]
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger) and first_epoch:
@@ -221,7 +239,8 @@ def _callbacks(config: DictConfig) -> dict[str, Any]:
         )
     if config.refit:
         nodes["early_stopping"] = None
-        nodes["model_checkpoint"] = OmegaConf.merge(nodes["model_checkpoint"], {"save_top_k": 0})
+        if nodes.get("model_checkpoint"):
+            nodes["model_checkpoint"] = OmegaConf.merge(nodes["model_checkpoint"], {"save_top_k": 0})
     return nodes
 
 
