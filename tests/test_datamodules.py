@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from src import datafolder
 from src.datafolder import read_data_folder
 from src.datamodules import base
 from src.datamodules.base import SegmentationData, choose_workers
-from src.datamodules.batches import Batch, Chip, EpochBatches, collate, sampling_shares
+from src.datamodules.batches import Batch, Chip, EpochBatches, EpochPlan, collate, plan_epoch, sampling_shares
 from src.datamodules.cache import Cached, OnDevice
 from src.datamodules.chips import ChipData
 from src.datamodules.scenes import SceneData
@@ -49,6 +50,69 @@ def test_an_epoch_has_every_sample_once_in_batches_of_nearly_one_size(count: int
     assert len(batches) == len(EpochBatches(count, size, seed=1)) == -(-count // size)
     assert max(map(len, batches)) <= size
     assert max(map(len, batches)) - min(map(len, batches)) <= 1
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "plan"),
+    [
+        (64, (64, 64), EpochPlan(16)),  # four steps, which is enough
+        (49, (64, 64), EpochPlan(16)),
+        (27, (128, 128), EpochPlan(6)),  # 5 steps
+        (13, (224, 224), EpochPlan(3)),
+        (5, (224, 160), EpochPlan(2, 1)),  # 3 steps: batches of one chip teach batch norms nothing
+        (1, (224, 224), EpochPlan(2, 8)),  # the same chip, changed by augmentation, four times two
+        (14, (64, 64), EpochPlan(4, 1)),
+        (14, (32, 32), EpochPlan(16, 4)),  # one number per chip and channel at a 32nd of the resolution
+        (36, (32, 32), EpochPlan(16, 1)),  # 3 steps: twice is more than asked for
+    ],
+)
+def test_an_epoch_of_few_chips_has_smaller_batches_and_then_takes_them_more_often(
+    count: int, size: tuple[int, int], plan: EpochPlan
+) -> None:
+    assert plan_epoch(count, 16, 4, size) == plan
+    assert plan_epoch(count, 16, 0, size) == EpochPlan(16)
+    assert plan_epoch(count, 3, 4, size).batch_size <= 3  # never larger than what was asked for
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_passes_take_every_sample_as_often_and_sources_that_draw_anew_never_the_same(fresh: bool) -> None:
+    sampler = EpochBatches(5, 4, seed=1, fresh=fresh, passes=3)
+    sampler.set_epoch(2)
+    batches = list(sampler)
+    assert len(batches) == len(sampler) == 4
+    assert max(map(len, batches)) - min(map(len, batches)) <= 1
+    taken = sorted(itertools.chain(*batches))
+    assert taken == (list(range(30, 45)) if fresh else sorted(3 * list(range(5))))
+    assert len({tuple(sampler.own()[first : first + 5]) for first in (0, 5, 10)}) == 3  # each pass in its own order
+    sampler.first = 3
+    assert list(sampler) == batches[3:]
+
+
+def test_few_chips_are_said_and_left_alone_on_request(folder: Path) -> None:
+    data = ChipData(folder)  # 6 chips of 32 px
+    data.setup()
+    taken = [batch.names for batch in data.train_dataloader()]
+    assert len(taken) == 4
+    assert set(Counter(itertools.chain(*taken)).values()) == {10}
+    line = data.few_chips()
+    assert line is not None
+    assert line.startswith("few chips: an epoch has 4 steps of 16 chips at most, each chip 10 times")
+    assert data.plan(2) == EpochPlan(8, 10)  # together the same
+    plain = ChipData(folder, min_steps=0)
+    assert len(names(plain)) == 6
+    assert plain.few_chips() is None
+    with pytest.raises(UserError, match="min_steps=-1 does not fit"):
+        ChipData(folder, min_steps=-1)
+    data.counted = True  # as datamodule.windows does
+    assert data.plan() == EpochPlan(16)
+
+
+def test_so_few_validation_chips_that_luck_chooses_are_said(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ChipData(folder).source("validation")
+    assert "CAUTION: 3 validation chips choose the best epoch" in caplog.text
+    caplog.clear()
+    ChipData(folder, refit=True).source("validation")
+    assert not caplog.text
 
 
 def test_the_order_follows_from_seed_and_epoch_alone() -> None:
@@ -91,10 +155,10 @@ def test_chips_with_rare_classes_are_drawn_more_often_and_no_frequent_one_is_for
 
 
 def test_a_folder_trains_on_rare_classes_more_often_and_on_validation_chips_in_a_refit(folder: Path) -> None:
-    plain = names(ChipData(folder))
+    plain = names(ChipData(folder, min_steps=0))
     validation = {sample.image.name for sample in read_data_folder(folder).samples("validation")}
     assert set(names(ChipData(folder, refit=True))) == set(plain) | validation
-    assert len(names(ChipData(folder, oversample=1.0))) == len(plain)
+    assert len(names(ChipData(folder, oversample=1.0, min_steps=0))) == len(plain)
     with pytest.raises(UserError, match="oversample=2 does not fit"):
         ChipData(folder, oversample=2)
 
@@ -245,14 +309,13 @@ def test_validation_chips_that_show_ground_of_training_chips_are_said(
     """SpecDeepMap puts overlapping chips into both parts."""
     copied = shutil.copytree(folder, tmp_path / "data")
     ChipData(copied).source("validation")
-    assert not caplog.messages
+    assert "show ground" not in caplog.text
     rows = (copied / "validation_files.csv").read_text().splitlines()
     old = Path(rows[1].split(",")[0]).name
     for part in ("images", "labels"):
         (copied / part / old).rename(copied / part / "scene_tile_20_31.tif")
     (copied / "validation_files.csv").write_text("\n".join(rows).replace(old, "scene_tile_20_31.tif"))
     ChipData(copied).source("validation")
-    assert len(caplog.messages) == 1
     assert "1 of 3 validation chips show ground" in caplog.text
     assert "scene_tile_20_31.tif" in caplog.text
 
@@ -337,6 +400,8 @@ def test_windows_are_others_in_every_epoch_and_the_same_in_a_resumed_one(scene: 
         ({"class_map": [{"value": 1, "merge": True}]}, r"merges \[True\]; list whole numbers"),
         ({"class_map": [{"value": 1, "merge": [2], "name": 5}]}, "gives the class 1 the name 5; expected text"),
         ({"class_map": [{"value": 1, "merge": [2], "color": 5}]}, "gives the class 1 the color 5; expected text"),
+        ({"scaler": 0}, "scaler=0 cannot divide numbers"),
+        ({"scaler": -1.0}, "scaler=-1 cannot divide numbers"),
         ({"class_map": [{"value": 256, "merge": [2]}]}, r"datamodule\.class_map gives the value 256; expected"),
     ],
 )

@@ -98,7 +98,7 @@ def _rows(
 ) -> list[Row]:
     architecture, encoder, frozen = network
     load = load_of(device)
-    data = ChipData(folder, load.batch, cache=cache)
+    data = ChipData(folder, load.batch, cache=cache, min_steps=0)
     segmenter = _segmenter(data, architecture, encoder, frozen)
     meanwhile = Interleaved({"bare": _bare(segmenter, device), "others": _as_today(segmenter, device)}, device, options)
     trainer = L.Trainer(

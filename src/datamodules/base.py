@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import multiprocessing
 from abc import ABC, abstractmethod
 from collections import deque
@@ -18,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from src.bands import Band, Normalization
 from src.cores import cores
-from src.datamodules.batches import Chip, EpochBatches, collate, native, sampling_shares
+from src.datamodules.batches import Chip, EpochBatches, EpochPlan, collate, native, plan_epoch, sampling_shares
 from src.datamodules.cache import Cached, ChipSource, OnDevice, on_gpu_if_it_fits, read_all
 from src.errors import UserError
 from src.labels import IGNORE, ClassTable
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 Stage = Literal["train", "validation"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
+MIN_STEPS = 4
+"""Steps that an epoch has, about, at least."""
 CACHE_SHARE = 0.5
 """Share of the free memory that decoded chips may take."""
 
@@ -99,20 +102,35 @@ class SegmentationData(L.LightningDataModule, ABC):
         cache: Keep decoded chips in memory when they fit into half of what is free.
         check: Read every chip once before training starts (the cache does so anyway): a broken one is found now
             and not in the middle of an epoch.
+        min_steps: Steps per epoch, about, at least: of few chips batches are smaller, and then each is taken more
+            often (:func:`plan_epoch`); 0 for batches of ``batch_size`` and each chip once.
     """
 
     fresh = False
     """Whether training draws its samples anew in every epoch."""
+    counted = False
+    """Whether somebody said how many samples an epoch has."""
     oversample: float = 0.0
     """How much more often chips with rare classes are drawn, see :func:`sampling_shares`."""
 
-    def __init__(self, batch_size: int, seed: int, workers: int | Literal["auto"], cache: bool, check: bool) -> None:
+    def __init__(
+        self,
+        batch_size: int,
+        seed: int,
+        workers: int | Literal["auto"],
+        cache: bool,
+        check: bool,
+        min_steps: int = MIN_STEPS,
+    ) -> None:
         super().__init__()
+        if min_steps < 0:
+            raise UserError(f"datamodule.min_steps={min_steps} does not fit; give 0 or more steps per epoch.")
         if batch_size < 1:
             raise UserError(f"batch_size={batch_size} is no size; give 1 or more.")
         if workers != "auto" and not str(workers).isdecimal():
             raise UserError(f"datamodule.workers={workers} is no number of processes; give 0 or more, or auto.")
         self.batch_size, self.seed, self.workers, self.cache, self.check = batch_size, seed, workers, cache, check
+        self.min_steps = min_steps
         self._sources: dict[Stage, ChipSource] = {}
         self._counts: list[npt.NDArray[np.int64]] = []
 
@@ -176,6 +194,25 @@ class SegmentationData(L.LightningDataModule, ABC):
             f"{len(data.bands)} bands, {len(data.classes)} classes ({', '.join(data.classes.names)})"
         )
 
+    def plan(self, processes: int = 1) -> EpochPlan:
+        """Return how each of the processes takes its training chips; after :meth:`setup`."""
+        size = self.describe().chip_size
+        together = plan_epoch(len(self._sources["train"]), self.batch_size * processes, self.min_steps, size)
+        return EpochPlan(math.ceil(together.batch_size / processes), 1 if self.counted else together.passes)
+
+    def few_chips(self, processes: int = 1) -> str | None:
+        """Say in one line what is done for an epoch of few chips, None where nothing is; after :meth:`setup`."""
+        plan = self.plan(processes)
+        if plan == EpochPlan(self.batch_size):
+            return None
+        count = len(self._sources["train"])
+        steps = math.ceil(count // processes * plan.passes / plan.batch_size)
+        times = f", each chip {plan.passes} times" if plan.passes > 1 else ""
+        return (
+            f"few chips: an epoch has {steps} steps of {plan.batch_size} chips at most{times} "
+            f"(datamodule.min_steps={self.min_steps}; 0 takes batch_size={self.batch_size} as it is)"
+        )
+
     def spectra(self, chips: int = 300, pixels: int = 500_000) -> Iterator[torch.Tensor]:
         """Yield measured pixels of the training chips, each bands × n in the file's own numbers; after :meth:`setup`.
 
@@ -220,10 +257,13 @@ class SegmentationData(L.LightningDataModule, ABC):
         if here > 1 and not on_gpu:
             torch.set_num_threads(computing_threads(here))
         fresh = self.fresh and stage == "train"
+        plan = self.plan(processes) if stage == "train" else EpochPlan(self.batch_size)
         shares = sampling_shares(np.array(self._counts), self.oversample) if stage == "train" and self._counts else None
         return (ResumableLoader if stage == "train" else DataLoader)(
             source,  # type: ignore[arg-type]  # a sequence of chips is a data set, whatever its class
-            batch_sampler=EpochBatches(len(source), self.batch_size, seed, rank, processes, fresh, shares),
+            batch_sampler=EpochBatches(
+                len(source), plan.batch_size, seed, rank, processes, fresh, shares, passes=plan.passes
+            ),
             collate_fn=_as_it_is if there else collate,
             num_workers=workers,
             multiprocessing_context=worker_context(type(source).__module__) if workers else None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,11 @@ import torch
 from torch.utils.data import Sampler
 
 from src.labels import IGNORE
+
+_COARSEST = 32
+"""What most encoders divide the resolution by."""
+_VALUES = 16
+"""Values of a channel that a batch's mean and deviation should be taken from, at least."""
 
 
 class Chip(NamedTuple):
@@ -119,14 +125,48 @@ def drawn(shares: npt.NDArray[np.float64], rng: np.random.Generator) -> npt.NDAr
     return np.asarray(rng.permutation(chosen), np.int64)
 
 
+@dataclass(frozen=True)
+class EpochPlan:
+    """How an epoch takes its samples.
+
+    Attributes:
+        batch_size: Samples per batch at most.
+        passes: How often it takes each.
+    """
+
+    batch_size: int
+    passes: int = 1
+
+
+def plan_epoch(count: int, batch_size: int, min_steps: int, size: tuple[int, int]) -> EpochPlan:
+    """Choose batches so that an epoch of few samples has enough steps: smaller ones first, then samples more often.
+
+    A network learns by steps, and batch normalisation averages over them: with one step an epoch, fifty epochs teach
+    little, and the averages that validation uses are those of networks long gone.
+
+    Args:
+        count: Samples in all.
+        batch_size: Samples per batch at most.
+        min_steps: Steps per epoch, about, at least; 0 for as many as there are batches of ``batch_size``.
+        size: Width and height of the samples in pixels. A batch gets no smaller than leaves _VALUES values of each
+            channel at a 32nd of the resolution, where encoders normalise last.
+    """
+    if math.ceil(count / batch_size) >= min_steps:
+        return EpochPlan(batch_size)
+    deepest = math.prod(max(1, side // _COARSEST) for side in size)
+    least = max(2, math.ceil(_VALUES / deepest))
+    smaller = min(batch_size, max(least, count // min_steps))
+    return EpochPlan(smaller, max(1, min_steps * smaller // count))
+
+
 class EpochBatches(Sampler[list[int]]):
-    """Index lists of one epoch's batches: all samples once, divided as evenly as can be.
+    """Index lists of one epoch's batches: all samples as often as each other, divided as evenly as can be.
 
     The order follows from seed and epoch alone, so a resumed run goes on as an uninterrupted one: with ``first`` set
     to the number of batches that it has had, in the middle of an epoch. With several
-    processes each takes every n-th sample, never one that another has. Where they do not divide evenly, training
-    leaves out the last few of the shuffled samples (others in every epoch), because processes have to make as many
-    steps; validation leaves out none.
+    processes each takes every n-th sample, never one that another has in the same pass. Where they do not divide
+    evenly, training leaves out the last few of the shuffled samples (others in every epoch), because processes have to
+    make as many steps; validation leaves out none.
 
     Args:
         count: Samples in all.
@@ -135,6 +175,7 @@ class EpochBatches(Sampler[list[int]]):
         seed: Seed of the shuffling; None keeps the order and every sample.
         fresh: Number samples through all epochs (epoch × count + index) for sources that draw them anew.
         shares: How often each sample is drawn, in proportion; None takes each of them once.
+        passes: How often an epoch goes through all samples, each time in another order.
         rank: Number of this process.
         processes: How many there are.
     """
@@ -148,8 +189,10 @@ class EpochBatches(Sampler[list[int]]):
         processes: int = 1,
         fresh: bool = False,
         shares: npt.NDArray[np.float64] | None = None,
+        *,
+        passes: int = 1,
     ) -> None:
-        self.shares = shares
+        self.shares, self.passes = shares, passes
         self.count, self.batch_size, self.seed, self.fresh = count, batch_size, seed, fresh
         self.rank, self.processes, self.epoch, self.first = rank, processes, 0, 0
 
@@ -167,12 +210,15 @@ class EpochBatches(Sampler[list[int]]):
         if self.seed is None:
             return list(range(self.rank, self.count, self.processes))
         rng = np.random.default_rng([self.seed, self.epoch])
-        order = rng.permutation(self.count) if self.shares is None else drawn(self.shares, rng)
-        even = self.count // self.processes * self.processes
-        return [int(index) for index in order[: even or self.count][self.rank :: self.processes]]
+        order = np.concatenate([self._order(rng) + number * self.count * self.fresh for number in range(self.passes)])
+        even = len(order) // self.processes * self.processes
+        return [int(index) for index in order[: even or len(order)][self.rank :: self.processes]]
+
+    def _order(self, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+        return rng.permutation(self.count) if self.shares is None else drawn(self.shares, rng)
 
     def __iter__(self) -> Iterator[list[int]]:
-        first = self.epoch * self.count if self.fresh else 0
+        first = self.epoch * self.count * self.passes if self.fresh else 0
         own = [first + index for index in self.own()]
         parts = np.array_split(np.arange(len(own)), len(self)) if own else []
         for part in parts[self.first :]:

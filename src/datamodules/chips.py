@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from src.chips import LabelledChip, PlainChip, read_labelled
 from src.datafolder import DataFolder, read_data_folder
-from src.datamodules.base import DataDescription, SegmentationData, Stage
+from src.datamodules.base import MIN_STEPS, DataDescription, SegmentationData, Stage
 from src.datamodules.batches import Chip
 from src.datamodules.cache import ChipSource
 from src.errors import UserError
@@ -20,6 +20,8 @@ from src.tables import Sample
 
 log = logging.getLogger(__name__)
 
+_ENOUGH = 5
+"""Validation chips from which on an epoch can be told from another."""
 _OVERLAPPING = "their scores are too good; prepare.py keeps such chips apart"
 _DRAWN = (
     "their labels are apart, as split.raster draws them, but the network has seen the ground; expect lower scores on "
@@ -82,7 +84,9 @@ class ChipData(SegmentationData):
         check: Read every chip once before training starts.
         refit: Train on the validation chips too: for the last training, once everything is chosen.
         oversample: How much more often chips with rare classes are drawn: with the rarest class's share of the pixels
-            to the power of minus this. 0 takes every chip once per epoch.
+            to the power of minus this. 0 takes every chip as often as the others.
+        min_steps: Steps per epoch, about, at least: of few chips batches are smaller, and then each is taken more
+            often; 0 for batches of ``batch_size`` and each chip once.
     """
 
     def __init__(
@@ -96,8 +100,9 @@ class ChipData(SegmentationData):
         *,
         refit: bool = False,
         oversample: float = 0.0,
+        min_steps: int = MIN_STEPS,
     ) -> None:
-        super().__init__(batch_size, seed, workers, cache, check)
+        super().__init__(batch_size, seed, workers, cache, check, min_steps)
         if not 0 <= oversample <= 1:
             raise UserError(f"datamodule.oversample={oversample:g} does not fit; give 0 (every chip once) up to 1.")
         self.refit, self.oversample = refit, oversample
@@ -128,7 +133,7 @@ class ChipData(SegmentationData):
         )
 
     def source(self, stage: Stage) -> ChipDataset:
-        """Return a part's chips, a refit's training with validation's; says so where the two are not independent."""
+        """Return a part's chips, a refit's training with validation's; says so where validation proves little."""
         samples = list(self.folder.samples(stage))
         if self.refit and stage == "train":
             samples += self.folder.samples("validation")
@@ -140,6 +145,14 @@ class ChipData(SegmentationData):
                 len(samples),
                 shared[0].image.name,
                 _DRAWN if self.folder.spec.split.get("strategy") == "raster" else _OVERLAPPING,
+            )
+        if stage == "validation" and not self.refit and len(samples) < _ENOUGH:
+            log.warning(
+                "CAUTION: %d validation chip%s choose%s the best epoch and when to end, which is a matter of luck; cut "
+                "smaller or overlapping chips (chip.size, chip.step), or add refit=true: all chips train, and the last "
+                "epoch is kept",
+                len(samples),
+                *(("", "s") if len(samples) == 1 else ("s", "")),
             )
         return ChipDataset(samples, self.folder.spec)
 

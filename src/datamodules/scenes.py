@@ -17,13 +17,14 @@ from torch.utils.data import Dataset
 from src.bands import BandStatistics, Normalization, measured
 from src.class_map import ClassMap
 from src.cores import cores
-from src.datamodules.base import DataDescription, SegmentationData, Stage
+from src.datamodules.base import MIN_STEPS, DataDescription, SegmentationData, Stage
 from src.datamodules.batches import Chip
 from src.errors import UserError
 from src.grid import Window, chip_windows
 from src.input_files import find_files
 from src.label_sources import ClassHints, label_sources
 from src.labels import IGNORE, UNCLASSIFIED, ClassTable
+from src.preparation.class_choice import check_one_name
 from src.preparation.cutting import Scene, measured_bands
 from src.preparation.scene_files import common_nodata, describe_all, pair, scene_nodata
 from src.progress import progress
@@ -176,6 +177,7 @@ class SceneData(SegmentationData):
         batch_size: Windows per batch and process.
         seed: Of blocks, windows and their order.
         workers: Processes that read ahead; ``auto`` chooses from the cores.
+        min_steps: Steps per epoch, about, at least, as for a data folder; 0 for batches of ``batch_size``.
     """
 
     fresh = True
@@ -197,8 +199,10 @@ class SceneData(SegmentationData):
         batch_size: int = 16,
         seed: int = 42,
         workers: int | Literal["auto"] = "auto",
+        min_steps: int = MIN_STEPS,
     ) -> None:
-        super().__init__(batch_size, seed, workers, cache=False, check=False)
+        super().__init__(batch_size, seed, workers, cache=False, check=False, min_steps=min_steps)
+        self.counted = windows is not None
         if size < 1 or (windows is not None and windows < 1) or (block is not None and block < size):
             raise UserError(
                 f"datamodule.size={size}, windows={windows}, block={block}: expected pixels and windows of 1 or more, "
@@ -208,6 +212,8 @@ class SceneData(SegmentationData):
             raise UserError(
                 f"datamodule.validation={validation:g} is a percentage; give more than 0 and less than 100."
             )
+        if scaler is not None and not 0 < scaler < math.inf:
+            raise UserError(f"datamodule.scaler={scaler:g} cannot divide numbers; give one above 0, or null for none.")
         self.image, self.label = find_files(image, "datamodule.image"), find_files(label, "datamodule.label")
         self.size, self.windows, self.block = size, windows, block or 2 * size
         self.share, self.scaler, self.nodata = validation, scaler, nodata
@@ -220,6 +226,7 @@ class SceneData(SegmentationData):
         rules = None if self.class_map is None else ClassMap.from_entries(self.class_map, "datamodule.class_map")
         labels = pair(self.image, self.label, "datamodule.label")
         sources, hints = label_sources(labels, infos, rules, self.label_field, self.label_layer)
+        check_one_name(hints, None)
         scenes = tuple(
             Scene(info, source, scene_nodata(info, self.nodata)) for info, source in zip(infos, sources, strict=True)
         )

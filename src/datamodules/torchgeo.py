@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 
 from src.bands import Band, BandStatistics, Normalization, measured
 from src.cores import cores
-from src.datamodules.base import DataDescription, SegmentationData, Stage
+from src.datamodules.base import MIN_STEPS, DataDescription, SegmentationData, Stage
 from src.datamodules.batches import Chip
 from src.errors import UserError
 from src.grid import chip_windows
@@ -228,6 +228,7 @@ class TorchGeoData(SegmentationData):
         seed: Of windows, split and order.
         workers: Processes that read ahead; ``auto`` chooses from the cores.
         cache: Keep samples of a fixed data set in memory when they fit.
+        min_steps: Steps per epoch, about, at least, as for a data folder; 0 for batches of ``batch_size``.
     """
 
     def __init__(
@@ -249,8 +250,10 @@ class TorchGeoData(SegmentationData):
         seed: int = 42,
         workers: int | Literal["auto"] = "auto",
         cache: bool = True,
+        min_steps: int = MIN_STEPS,
     ) -> None:
-        super().__init__(batch_size, seed, workers, cache, check=False)
+        super().__init__(batch_size, seed, workers, cache, check=False, min_steps=min_steps)
+        self.counted = windows is not None
         self.title, self.root, self.labels = name, root, labels
         self.names, self.unclassified, self.band_names, self.nodata = classes, unclassified, bands, nodata
         self.size, self.windows, self.share, self.sampler = size, windows, validation, sampler
