@@ -30,7 +30,18 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script finds only what lies beside it
 
 from scripts.accuracy.classical import CLASSIFIERS, classify
-from scripts.accuracy.networks import ABLATION, DEFAULT, NARROW, OURS, SHALLOW, SPECDEEPMAP, Recipe, Took, train_and_map
+from scripts.accuracy.networks import (
+    ABLATION,
+    DEFAULT,
+    FEW,
+    NARROW,
+    OURS,
+    SHALLOW,
+    SPECDEEPMAP,
+    Recipe,
+    Took,
+    train_and_map,
+)
 from scripts.accuracy.results import ABLATION_FOLDER, FLOAT32_FOLDER, mean_iou, write_results
 from scripts.accuracy.scenes import SCENES, TEST, Area, BenchmarkScene, lay_out
 from src.atomic import write_text
@@ -73,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--source", type=Path, help="folder of the scenes (needed for all but --write)")
     parser.add_argument("--scene", action="append", choices=SCENES, help="only this one (may be given again)")
     parser.add_argument(
-        "--run", action="append", choices=(*NAMES, *SHALLOW, *NARROW), help="only this one (may be given again)"
+        "--run", action="append", choices=(*NAMES, *SHALLOW, *NARROW, *FEW), help="only this one (may be given again)"
     )
     parser.add_argument("--seed", action="append", type=int, help=f"instead of {', '.join(map(str, SEEDS))}")
     parser.add_argument("--folds", action="store_true", help="areas to choose by; all levers, the first seed")
@@ -150,7 +161,7 @@ def confusion(truth: npt.NDArray[np.uint8], found: npt.NDArray[np.uint8], classe
 
 
 def _recipe(name: str) -> Recipe:
-    return (RECIPES | ABLATION | SHALLOW | NARROW)[name]
+    return (RECIPES | ABLATION | SHALLOW | NARROW | FEW)[name]
 
 
 def _classified(run: Run, area: Area) -> tuple[npt.NDArray[np.uint8], Took]:

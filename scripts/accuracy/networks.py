@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from scripts.accuracy.scenes import Area, BenchmarkScene, read, write_like
+from scripts.accuracy.scenes import HELD_OUT, Area, BenchmarkScene, read, write_like
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,10 +26,13 @@ class Recipe:
     Attributes:
         title: What it is.
         overrides: Keys of train.py.
+        few: Whether it has chips of 32 px side by side, which prepare.py divides by itself, and not the experiment of
+            the scene: what most people begin with.
     """
 
     title: str
     overrides: tuple[str, ...] = ()
+    few: bool = False
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,13 @@ SHALLOW = {
 }
 """The same around what was DEFAULT until then, whose branch had one block, and no loss of its own."""
 
+FEW = {
+    "few": Recipe("few chips, side by side; train.py without further keys", few=True),
+    "few-refit": Recipe("few chips, all of them, the last epoch (refit=true)", ("refit=true",), few=True),
+    "few-plain": Recipe("few chips, as few steps (datamodule.min_steps=0)", ("datamodule.min_steps=0",), few=True),
+}
+"""A handful of chips; run only where they are asked for."""
+
 
 def prepare_chips(scene: BenchmarkScene, area: Area, here: Path) -> Path:
     """Make an area's chips in a folder, where they are not there yet; return their folder."""
@@ -136,6 +146,19 @@ def prepare_chips(scene: BenchmarkScene, area: Area, here: Path) -> Path:
         _command(
             *("prepare.py", f"experiment={scene.experiment}", f"image={area.image}", f"label={area.label}"),
             *(f"split.raster={parts}", f"data_dir={chips}", f"hydra.run.dir={here / 'prepare'}"),
+        )
+    return chips
+
+
+def prepare_few(area: Area, here: Path) -> Path:
+    """Make chips of an area that do not overlap, where they are not there yet; return their folder."""
+    chips = here / "few"
+    if not chips.is_dir():
+        known = np.where(area.parts != HELD_OUT, area.parts, 0) > 0
+        label = write_like(here / "known.tif", np.where(known, read(area.label)[0], 0).astype(np.uint8), area.image)
+        _command(
+            *("prepare.py", f"image={area.image}", f"label={label}", f"data_dir={chips}", "chip.min_coverage=5"),
+            *("chip.size=32", "chip.step=32", f"hydra.run.dir={here / 'prepare_few'}"),
         )
     return chips
 
@@ -159,11 +182,12 @@ def train_and_map(
     Raises:
         subprocess.CalledProcessError: A command failed.
     """
-    chips = prepare_chips(scene, area, here)
+    chips = prepare_few(area, here) if recipe.few else prepare_chips(scene, area, here)
     run = Path(tempfile.mkdtemp(prefix="run-", dir=here))
     took = _command(
-        *("train.py", f"experiment={scene.experiment}", f"data_dir={chips}", f"seed={seed}"),
-        *(f"accelerator={accelerator}", f"hydra.run.dir={run}", *recipe.overrides),
+        *("train.py", *(() if recipe.few else (f"experiment={scene.experiment}",))),
+        *(f"data_dir={chips}", f"seed={seed}", f"accelerator={accelerator}", f"hydra.run.dir={run}"),
+        *recipe.overrides,
     )
     _command(
         *("predict.py", f"checkpoint={run}", f"image={area.held_image}", f"output={run / 'map.tif'}"),

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scripts.accuracy.classical import CLASSIFIERS
-from scripts.accuracy.networks import ABLATION, DEFAULT, NARROW, OURS, SHALLOW, SPECDEEPMAP
+from scripts.accuracy.networks import ABLATION, DEFAULT, FEW, NARROW, OURS, SHALLOW, SPECDEEPMAP
 from scripts.accuracy.scenes import SCENES, TEST, BenchmarkScene
 from src.atomic import write_text
 
@@ -23,7 +23,7 @@ TITLES = (
     {name: classifier.title for name, classifier in CLASSIFIERS.items()}
     | {"specdeepmap": SPECDEEPMAP.title, "default": DEFAULT.title, "shallow": SHALLOW["shallow"].title}
     | {"ours": OURS.title}
-    | {name: recipe.title for name, recipe in (ABLATION | SHALLOW | NARROW).items()}
+    | {name: recipe.title for name, recipe in (ABLATION | SHALLOW | NARROW | FEW).items()}
 )
 """What every run is called, in the order of the tables."""
 NARROW_BASE = "narrow-context"
@@ -134,8 +134,8 @@ def _lever_table(heading: str, results: Sequence[Result]) -> str:
     """Lay out each recipe's score inside the training area, pooled over folds: its spread over seeds, and its lead.
 
     The base that it is held against is the recipe that the lever changes, on the same folds with the same seeds:
-    ``default``, ``shallow`` and ``narrow-context`` for levers of such names, else ``ours``. Seeds that were run on
-    other folds have a line of their own.
+    ``default``, ``shallow``, ``few`` and ``narrow-context`` for levers of such names, else ``ours``. Seeds that were
+    run on other folds have a line of their own.
     """
     results, lines = [result for result in results if result.area != TEST], []
     for name, title in TITLES.items():
@@ -143,6 +143,7 @@ def _lever_table(heading: str, results: Sequence[Result]) -> str:
         base = {
             "default": "default",
             "shallow": "shallow",
+            "few": "few",
             "narrow": "ours" if name == NARROW_BASE else NARROW_BASE,
         }.get(kind, "ours")
         by_folds: dict[tuple[str, ...], list[int]] = defaultdict(list)
