@@ -10,6 +10,8 @@ import rasterio
 import rasterio.shutil
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rasterio._err import CPLE_AppDefinedError
+from rasterio.enums import ColorInterp
 from rasterio.transform import Affine
 
 from src.bands import Band
@@ -20,6 +22,7 @@ from src.raster.read import (
     category_names,
     describe,
     info_of,
+    measurement_indexes,
     open_raster,
     read_decimated,
     read_valid,
@@ -242,3 +245,20 @@ def test_names_in_an_envi_header_of_any_encoding(encoding: str, tmp_path: Path) 
     with open_raster(tmp_path / "s.dat") as dataset:
         assert [band.name for band in info_of(dataset).bands] == ["grün", "Fluß"]
         assert category_names(dataset) == {1: "Wälder"}
+
+
+def test_a_warning_about_an_earlier_call_is_no_error_of_the_next() -> None:
+    """GDAL warns of tags that it does not know, of which there are many, when it reads masks."""
+
+    class Warned:
+        indexes = (1, 2)
+        asked = 0
+
+        @property
+        def colorinterp(self) -> tuple[ColorInterp, ...]:
+            self.asked += 1
+            if self.asked == 1:
+                raise CPLE_AppDefinedError(2, 1, "TIFFFetchNormalTag: custom tag 30798")
+            return ColorInterp.gray, ColorInterp.alpha
+
+    assert measurement_indexes(Warned()) == [1]  # type: ignore[arg-type]

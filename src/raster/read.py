@@ -18,6 +18,7 @@ import numpy.typing as npt
 import rasterio
 import rasterio.shutil
 import rasterio.warp
+from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterioWindow
@@ -210,9 +211,18 @@ def info_of(dataset: rasterio.DatasetReader) -> RasterInfo:
 def measurement_indexes(dataset: rasterio.DatasetReader) -> list[int]:
     """List the 1-based indexes of the bands that are measurements: all but alpha bands."""
     indexes = [
-        i for i, meaning in zip(dataset.indexes, dataset.colorinterp, strict=True) if meaning != ColorInterp.alpha
+        i for i, meaning in zip(dataset.indexes, _meanings(dataset), strict=True) if meaning != ColorInterp.alpha
     ]
     return indexes or list(dataset.indexes)
+
+
+def _meanings(dataset: rasterio.DatasetReader) -> Sequence[ColorInterp]:
+    """Return what the bands are shown as. rasterio takes a warning about an earlier call for an error of this, once."""
+    try:
+        meanings: Sequence[ColorInterp] = dataset.colorinterp
+    except CPLE_BaseError:
+        meanings = dataset.colorinterp
+    return meanings
 
 
 def alpha_indexes(dataset: rasterio.DatasetReader) -> list[int]:
