@@ -103,10 +103,12 @@ def read_features(path: str | Path, target: RasterInfo, field: str | None, layer
 
 
 def _in_file_order(path: str | Path, layer: str, fids: npt.NDArray[np.int64]) -> npt.NDArray[np.intp]:
-    """Say how to sort features that were read by their extent: a GeoPackage has them as its spatial index does."""
-    _, whole, _, _ = pyogrio.raw.read(path, layer=layer, columns=[], read_geometry=False, return_fids=True)
-    by_number = np.argsort(whole)
-    return np.argsort(by_number[np.searchsorted(whole, fids, sorter=by_number)])
+    """Say how to sort features that were read by their extent: a GeoPackage has them as its spatial index does.
+
+    There the number of a feature is its place; elsewhere it may be anything, and the order is that of the file.
+    """
+    in_a_database = pyogrio.read_info(path, layer=layer)["driver"] == "GPKG"
+    return np.argsort(fids) if in_a_database else np.arange(len(fids))
 
 
 def _around(geometries: npt.NDArray[Any], bounds: tuple[float, float, float, float]) -> npt.NDArray[Any]:

@@ -44,9 +44,8 @@ def ground_truth(path: str, image: RasterInfo, classes: ClassTable, options: Lab
     """
     class_map = options.class_map
     if class_map is None and is_vector(path):
-        class_map = _by_name(path, classes, options)
-        known = class_map.target() if class_map is not None else None
-        if known is not None and (others := [text for text in _texts(path, options) if text not in known]):
+        class_map, others = _by_name(path, classes, options)
+        if others:
             log.info("Label    has %s, which the checkpoint does not know; they do not count.", ", ".join(others))
     sources, hints = label_sources([path], [image], class_map, options.field, options.layer)
     for entry in classes.classes if class_map is None else ():
@@ -61,7 +60,7 @@ def ground_truth_style(path: str, classes: ClassTable, options: LabelOptions) ->
     class_map = options.class_map
     if not is_vector(path):
         return raster_style(classes, class_map.target() if class_map else None)
-    class_map = class_map or _by_name(path, classes, options)
+    class_map = class_map or _by_name(path, classes, options)[0]
     _, field = choose_class_field(path, options.field, options.layer)
     return polygon_style(classes, field, class_map.target() if class_map else None)
 
@@ -85,25 +84,25 @@ def check_ground_truth(source: LabelSource, path: str, image: RasterInfo, classe
         )
 
 
-def _texts(path: str, options: LabelOptions) -> list[str]:
-    return [str(entry) for entry in read_classes(path, options.field, options.layer) if isinstance(entry, str)]
+def _by_name(path: str, classes: ClassTable, options: LabelOptions) -> tuple[ClassMap | None, list[str]]:
+    """Match text classes with the names of the classes, and return those without a match.
 
-
-def _by_name(path: str, classes: ClassTable, options: LabelOptions) -> ClassMap | None:
-    """Match text classes with the names of the classes; None for numbers, also where they are written as text."""
-    texts = _texts(path, options)
+    None and nothing for numbers, also where they are written as text.
+    """
+    texts = [str(entry) for entry in read_classes(path, options.field, options.layer) if isinstance(entry, str)]
     if not texts:
-        return None
+        return None, []
     rules = [
         ClassRule(entry.value, same)
         for entry in classes.classes
         if (same := tuple(text for text in texts if text.strip().casefold() == entry.name.strip().casefold()))
     ]
     if not rules and all(text.isdecimal() for text in texts):
-        return None
+        return None, []
     if not rules:
         raise UserError(
             f"{path} has the classes {', '.join(texts)}; the checkpoint knows {', '.join(classes.names)}. Say with "
             "class_map which become which, as for prepare.py."
         )
-    return ClassMap(tuple(rules))
+    class_map = ClassMap(tuple(rules))
+    return class_map, [text for text in texts if text not in class_map.target()]
