@@ -43,6 +43,9 @@ def run(task: str, arguments: list[str]) -> tuple[int, str]:
         for handler in list(logging.getLogger().handlers):
             handler.close()
             logging.getLogger().removeHandler(handler)
+        # Two hundred runs that nothing names are 5 GB of weights.
+        for weights in Path("logs/train").glob("20*/**/*.ckpt"):
+            weights.unlink()
     return 0, ""
 
 
