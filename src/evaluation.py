@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from src.ahead import ahead
-from src.bands import Band, match_bands
+from src.bands import Band, BandStatistics, match_bands
 from src.chips import LabelledChip, read_labelled
 from src.cores import cores
 from src.datafolder import read_data_folder
@@ -28,6 +28,7 @@ from src.models.folding import fold_batch_norms
 from src.models.lanes import Copies
 from src.models.network import Network
 from src.models.precision import autocast, choose_device, place
+from src.radiometry import Levels, caution
 from src.raster.write import write_geotiff
 from src.scores import Evaluation, ScoreCounter
 from src.spec import NetworkSpec
@@ -38,6 +39,8 @@ READERS = 2
 GPU_READERS = 8
 """The same where a GPU computes, at most: the cores have nothing else to do."""
 
+SAMPLE = 5
+"""Chips by which is judged whether their numbers are on the scale of training."""
 LEAST = 4
 """Batches for each lane, at least, where there are so many chips: the last ones of them compute alone."""
 
@@ -219,6 +222,23 @@ def read_chip(sample: Sample, spec: NetworkSpec) -> LabelledChip:
         spec.nodata_is_data,
         nodata_given=spec.nodata_given,
     )
+
+
+def foreign_numbers(spec: NetworkSpec, samples: Sequence[Sample]) -> str | None:
+    """Say what about the numbers of chips is unlike those of training, by a few of them; None for nothing unusual.
+
+    Raises:
+        UserError: One of them cannot be read, or does not fit.
+    """
+    expected = Levels.expected(spec.normalization)
+    if expected is None:
+        return None
+    found = BandStatistics(len(spec.bands))
+    few = min(len(samples), SAMPLE)
+    for number in range(few):
+        chip = read_chip(samples[(2 * number + 1) * len(samples) // (2 * few)], spec)
+        found.update(chip.image, chip.valid)
+    return caution(Levels.of(found), expected, "training")
 
 
 def read_ahead(

@@ -67,6 +67,23 @@ def chip_windows(height: int, width: int, size: tuple[int, int], step: tuple[int
             yield Window(row, column, size[1], size[0])
 
 
+def spread_windows(height: int, width: int, side: int, each: int) -> Iterator[Window]:
+    """Yield small windows that lie evenly over a scene, row by row: a sample of it.
+
+    Args:
+        height: Rows of the scene.
+        width: Columns of the scene.
+        side: Pixels of a window's side; less where the scene is smaller.
+        each: Windows along each axis, in the middle of as many equal parts.
+    """
+    down, across = min(side, height), min(side, width)
+    for row in range(each):
+        for column in range(each):
+            first_row = (2 * row + 1) * height // (2 * each) - down // 2
+            first_column = (2 * column + 1) * width // (2 * each) - across // 2
+            yield Window(min(max(first_row, 0), height - down), min(max(first_column, 0), width - across), down, across)
+
+
 @dataclass(frozen=True)
 class Span:
     """One window along one axis of a scene, and what it contributes there.

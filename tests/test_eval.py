@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from src.labels import ClassTable
 from src.models.checkpoint import save_network
 from src.models.network import build_network
 from src.raster.write import write_geotiff
+from src.report.provenance import Run
 from src.spec import NetworkSpec
 from src.tables import write_samples
 from src.tasks import schema
@@ -65,11 +67,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def save_checkpoint(path: Path, classes: ClassTable = CLASSES, bands: tuple[Band, ...] = BANDS) -> Path:
+def save_checkpoint(
+    path: Path,
+    classes: ClassTable = CLASSES,
+    bands: tuple[Band, ...] = BANDS,
+    normalization: Normalization | None = None,
+) -> Path:
     torch.manual_seed(0)
-    spec = NetworkSpec(
-        "justo_unet_simple", "none", {}, bands, Normalization.identity(len(bands), 1000.0), None, classes, (16, 16)
-    )
+    normalization = normalization or Normalization.identity(len(bands), 1000.0)
+    spec = NetworkSpec("justo_unet_simple", "none", {}, bands, normalization, None, classes, (16, 16))
     save_network(path, build_network(spec), spec, {})
     return path
 
@@ -77,6 +83,22 @@ def save_checkpoint(path: Path, classes: ClassTable = CLASSES, bands: tuple[Band
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_checkpoint(tmp_path_factory.mktemp("run") / "00002-val_iou_0.5000.ckpt")
+
+
+def test_chips_in_another_unit_are_scored_with_a_caution(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, mean in {"same": 500.0, "other": 0.05}.items():
+        path = save_checkpoint(
+            tmp_path / f"{name}.ckpt", normalization=Normalization((True,) * 2, 1.0, (mean,) * 2, (mean / 2,) * 2)
+        )
+        scored = score(EvalConfig(str(path), str(data), accelerator="cpu"), tmp_path / name)
+        assert (scored.caution is not None) == (name == "other")
+        told = [message for message in caplog.messages if message.startswith(f"CAUTION: {data} (test): its numbers")]
+        assert len(told) == (name == "other")
+    report = scored.report(Run("eval.py", "", datetime.now(UTC)))
+    assert report.lead[-1].startswith("Do not trust these scores: its numbers are ")
+    assert "(about 10,000 times as large)" in report.lead[-1]
 
 
 def test_the_command_scores_and_names_every_file(data: Path, checkpoint: Path, tmp_path: Path) -> None:

@@ -533,6 +533,20 @@ def test_many_scenes_by_glob_and_one_vector_file_for_all(tmp_path: Path) -> None
     assert [scene.name for scene in folder.spec.scenes] == ["scene_0", "scene_1", "scene_2"]
 
 
+def test_a_scene_in_another_unit_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number, factor in enumerate((1, 1e-4, 1)):
+        grid = rasters.NORTH_UP @ Affine.translation(0, 64 * number)
+        rasters.image(tmp_path / f"scene_{number}.tif", dtype="float32", seed=number, transform=grid)
+        with rasterio.open(tmp_path / f"scene_{number}.tif", "r+") as scene:
+            scene.write(scene.read() * np.float32(factor))
+    label = rasters.polygons(tmp_path / "l.gpkg", [(_box(rasters.UTM, 0, 0, 64, 192), 1)])
+    made(tmp_path, settings(tmp_path / "scene_*.tif", label))
+    (words,) = (message for message in caplog.messages if "CAUTION" in message)
+    assert words.startswith(f"CAUTION: {tmp_path / 'scene_1.tif'}: its numbers are ")
+    assert f"{tmp_path / 'scene_0.tif'} had " in words
+    assert "(about 10,000 times as small)" in words
+
+
 def test_chips_of_four_bytes_bands_have_no_alpha_by_accident(tmp_path: Path) -> None:
     """GDAL takes the fourth band of a uint8 TIFF for transparency unless told otherwise."""
     image, label = rasters.image(tmp_path / "s.tif", bands=4, dtype="uint8"), rasters.label(tmp_path / "l.tif")

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from src.bands import all_measured, match_bands, measured, nodata_of_bands
+from src.bands import BandStatistics, all_measured, match_bands, measured, nodata_of_bands
 from src.cores import cores
-from src.grid import Window
+from src.grid import Window, spread_windows
 from src.mapping.kept_rows import MEMORY_BYTES, KeptRows, Patch, blank
 from src.raster.read import (
     RasterInfo,
@@ -36,6 +36,8 @@ ROWS, ROW_BYTES = 64, 32_000_000
 """Rows that are read from edge to edge at a time, and how many bytes of them at most."""
 PICTURE_SIDE = 512
 """Pixels of the longer side of a picture that tells whether a band has measurements."""
+SAMPLE_SIDE, SAMPLE_BYTES = 32, 200_000_000
+"""Pixels of the side of a sample's windows, and how many bytes of blocks are decoded for them at most, or one block."""
 STRIP_BYTES = 160_000_000
 """Rows of one block of the file are read together up to this size, which they are decoded at anyway."""
 
@@ -127,6 +129,18 @@ class SceneReader:
             if used and not measured(read_decimated(self._dataset, [band], PICTURE_SIDE), [value]).any():
                 dead.append(self.info.bands[band].name)
         return dead
+
+    def sample(self) -> BandStatistics:
+        """Return mean and standard deviation of the network's bands in a few small windows all over the scene."""
+        found = BandStatistics(len(self._bands))
+        down, across = self.info.block
+        decoded = max(down, SAMPLE_SIDE) * max(across, SAMPLE_SIDE) * np.dtype(self.info.dtype).itemsize
+        each = 3 if 9 * decoded * len(self._bands) <= SAMPLE_BYTES else 1
+        for window in spread_windows(self.info.height, self.info.width, SAMPLE_SIDE, each):
+            patch = blank(len(self._bands), window.height, window.width, self.dtype)
+            self._read(patch, window)
+            found.update(patch.image, patch.valid)
+        return found
 
     def close(self) -> None:
         """Forget the rows that are kept."""

@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from src.balance import Counts
-from src.bands import BandStatistics
 from src.datafolder import DATASET, write_dataset
 from src.errors import UserError
 from src.grid import chip_windows
@@ -27,6 +26,7 @@ from src.preparation.scene_files import common_nodata
 from src.preparation.settings import Preparation
 from src.preparation.split_summary import summary_lines
 from src.progress import progress
+from src.radiometry import UNITS, Levels, caution, merged
 from src.raster.write import recode
 from src.spec import DatasetSpec, software_versions
 from src.splits import Parts, Split, imbalance, split_chips
@@ -81,6 +81,7 @@ def fill(
     if len(chips) < (1 if settings.split_raster is not None else sum(share > 0 for share in settings.shares)):
         raise UserError(_too_few(len(chips), fates, settings))
     hints, counts, lookup = _classify(settings, hints, chips, folder)
+    _compare_scenes(scenes, chips, len(chip_format.used))
     split = (_split if settings.split_raster is None else _split_as_drawn)(settings, scenes, chips, counts)
     chips, counts, split = _keep_assigned(chips, counts, split, folder)
     classes = class_table(_present(counts), hints, settings.class_names, settings.class_colors)
@@ -92,6 +93,17 @@ def fill(
     total, wanted = np.sum([chip.counts for chip in seen], 0), [rule.value for rule in settings.class_map or ()]
     lines = [*summary_lines(spec, fates, split, by_class), *left_out(total, classes, hints, lookup, wanted)]
     return spec, lines
+
+
+def _compare_scenes(scenes: Sequence[Scene], chips: Sequence[Chip], bands: int) -> None:
+    """Say which scenes have numbers that are so unlike the first one's that one network cannot learn from both."""
+    by_scene = [
+        Levels.of(merged((chip.statistics for chip in chips if chip.scene == index and chip.statistics), bands))
+        for index in range(len(scenes))
+    ]
+    for scene, levels in zip(scenes[1:], by_scene[1:], strict=True):
+        if words := caution(levels, by_scene[0], scenes[0].info.path):
+            log.warning("CAUTION: %s: %s. %s", scene.info.path, words, UNITS)
 
 
 def _present(counts: Counts) -> list[int]:
@@ -222,10 +234,8 @@ def _too_few(kept: int, fates: Counter[Fate], settings: Preparation) -> str:
 
 def _statistics(chips: Sequence[Chip], parts: Parts, bands: int, scaler: float | None) -> BandTable:
     """Merge the training chips' statistics; raises UserError for numbers that are no measurements."""
-    total = BandStatistics(bands)
-    for chip, part in zip(chips, parts, strict=True):
-        if part == 0 and chip.statistics is not None:
-            total.merge(chip.statistics)
+    training = (chip.statistics for chip, part in zip(chips, parts, strict=True) if part == 0 and chip.statistics)
+    total = merged(training, bands)
     if (beyond := np.flatnonzero((total.count > 0) & ~(total.std <= _BEYOND))).size:
         raise UserError(
             f"Band {_numbers(beyond + 1)} has numbers beyond 1e30, which nothing measures; expected a nodata value "

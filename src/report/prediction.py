@@ -42,6 +42,7 @@ class MappedScene:
         evaluation: Scores against a ground truth, None without one.
         files: Everything that was written, each with what it is.
         sample: Class values of the map and of the ground truth, decimated alike, H × W; None for none.
+        caution: What about its numbers is so unlike those of training that the map cannot be trusted; None for nothing.
     """
 
     image: str
@@ -51,6 +52,7 @@ class MappedScene:
     evaluation: Evaluation | None = None
     files: Sequence[tuple[Path, str]] = ()
     sample: tuple[Values, Values] | None = None
+    caution: str | None = None
 
     @property
     def name(self) -> str:
@@ -98,6 +100,8 @@ def _sentences(scene: MappedScene) -> tuple[str, ...]:
     parts = [f"{area.name} ({percent(area.percent / 100)})" for area in found[:6]]
     rest = [f"{len(found) - 6} more"] if len(found) > 6 else []
     sentence = f"{scene.name} ({_extent(scene)}) is mapped as {listed(parts + rest)}."
+    if scene.caution:
+        sentence += f" Do not trust it: {scene.caution}"
     if scene.evaluation is None:
         return (sentence, "There is no ground truth for it, so this page cannot say how right it is.")
     return (sentence, *score_sentences(scene.evaluation))

@@ -22,13 +22,14 @@ from src.bands import Band
 from src.chips import LabelledChip
 from src.datafolder import DATASET, read_data_folder, read_dataset
 from src.errors import UserError
-from src.evaluation import check_fit, chip_exporter, evaluate
+from src.evaluation import check_fit, chip_exporter, evaluate, foreign_numbers
 from src.labels import ClassTable
 from src.models.checkpoint import find_checkpoint, load_network
 from src.models.network import Network
 from src.models.precision import arrange_memory, choose_device, precision_name
 from src.progress import progress
 from src.quicklook import chip_picture
+from src.radiometry import UNITS
 from src.report.evaluation import evaluation_report
 from src.report.examples import Extremes
 from src.report.page import Report
@@ -59,7 +60,7 @@ class Chips:
 
 @dataclass(frozen=True)
 class Scored:
-    """What was scored, how it scored, chips to look at, and the files that say so, each with what it is."""
+    """What was scored, how it scored, chips to look at, the files that say so, and what the chips' numbers lack."""
 
     checkpoint: Path
     spec: NetworkSpec
@@ -67,6 +68,7 @@ class Scored:
     evaluation: Evaluation
     examples: Extremes
     files: list[tuple[Path, str]]
+    caution: str | None = None
 
     def report(self, run: Run) -> Report:
         """Put all of it into a report."""
@@ -79,6 +81,7 @@ class Scored:
             checkpoint=self.checkpoint,
             examples=self.examples,
             files=self.files,
+            caution=self.caution,
         )
 
 
@@ -114,6 +117,9 @@ def score(settings: EvalConfig, output: Path) -> Scored:
         check_fit(spec, chips.bands, chips.classes, chips.origin)
     log.info("Network  %s, %s", _describe(spec), checkpoint)
     log.info("Chips    %d, %s", len(chips.samples), chips.origin)
+    if words := foreign_numbers(spec, chips.samples):
+        words = f"{words}. {UNITS}"
+        log.warning("CAUTION: %s: %s", chips.origin, words)
     precision = precision_name(device, network)
     log.info("Device   %s, %s, %d chips at once", _device_name(device), precision, settings.batch_size)
     examples = Extremes(spec.classes)
@@ -133,9 +139,8 @@ def score(settings: EvalConfig, output: Path) -> Scored:
         files.append(output / PREDICTIONS)
     for path in files:
         log.info("%s", path)
-    return Scored(
-        checkpoint, spec, chips, evaluation, examples, [(path, MEANINGS.get(path.name, "")) for path in files]
-    )
+    named = [(path, MEANINGS.get(path.name, "")) for path in files]
+    return Scored(checkpoint, spec, chips, evaluation, examples, named, words)
 
 
 def _run_network(

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -30,6 +30,7 @@ from src.mapping.scene_reader import open_scene
 from src.mapping.strips import Probabilities
 from src.models.precision import arrange_memory, choose_device, precision_name
 from src.progress import stage
+from src.radiometry import UNITS, Levels, caution
 from src.raster.georeference import crs_label
 from src.raster.read import RasterInfo, describe
 from src.report.prediction import MappedScene, prediction_report
@@ -88,10 +89,10 @@ def map_all(settings: PredictConfig, run_folder: Path) -> tuple[Mapper, list[Map
         + [file for output in outputs for file in written(output, mapper.options, scored=bool(scored))],
         {"scene": images, "label": scored, "checkpoint": [str(mapper.checkpoint)]},
     )
-    sources = [_check(mapper, image, label, settings) for image, label in zip(images, labels, strict=True)]
+    checked = [_check(mapper, image, label, settings) for image, label in zip(images, labels, strict=True)]
     return mapper, [
-        _map_one(mapper, image, output, source, label, settings)
-        for image, output, source, label in zip(images, outputs, sources, labels, strict=True)
+        _map_one(mapper, image, output, found, label, settings)
+        for image, output, found, label in zip(images, outputs, checked, labels, strict=True)
     ]
 
 
@@ -227,15 +228,27 @@ def report_path(outputs: Sequence[Path], output: str | None) -> Path:
     return outputs[0].with_name(f"{outputs[0].stem}_report.html" if named else "report.html")
 
 
-def _check(mapper: Mapper, image: str, label: str | None, settings: PredictConfig) -> LabelSource | None:
-    """Open a scene and what it is scored against before hours are spent on mapping others; return the latter."""
+class Checked(NamedTuple):
+    """What a scene is scored against, None for nothing, and what about its numbers is unlike those of training."""
+
+    source: LabelSource | None
+    caution: str | None
+
+
+def _check(mapper: Mapper, image: str, label: str | None, settings: PredictConfig) -> Checked:
+    """Open a scene and what it is scored against before hours are spent on mapping others."""
+    expected = Levels.expected(mapper.spec.normalization)
     with open_scene(image, mapper.spec) as reader:
         info = reader.info
+        words = caution(Levels.of(reader.sample()), expected, "training") if expected else None
+    if words:
+        words = f"{words}. {UNITS}"
+        log.warning("CAUTION: %s: %s", image, words)
     if label is None:
-        return None
+        return Checked(None, words)
     source = ground_truth(label, info, mapper.spec.classes, label_options(settings))
     check_ground_truth(source, label, info, mapper.spec.classes)
-    return source
+    return Checked(source, words)
 
 
 def label_options(settings: PredictConfig) -> LabelOptions:
@@ -245,9 +258,9 @@ def label_options(settings: PredictConfig) -> LabelOptions:
 
 
 def _map_one(
-    mapper: Mapper, image: str, output: Path, source: LabelSource | None, label: str | None, settings: PredictConfig
+    mapper: Mapper, image: str, output: Path, checked: Checked, label: str | None, settings: PredictConfig
 ) -> MappedScene:
-    info = describe(image)
+    info, source = describe(image), checked.source
     log.info("")
     log.info("Scene    %s, %d × %d px, %s, %s", image, info.width, info.height, info.dtype, crs_label(info.crs))
     if info.crs is None:
@@ -278,7 +291,9 @@ def _map_one(
     for path in files:
         log.info("%s  %s", path, _size(path, info))
     named = [(path, _meaning(path, output)) for path in files]
-    return MappedScene(image, output, found.areas, scene.uncertainty, found.scores, named, found.sample)
+    return MappedScene(
+        image, output, found.areas, scene.uncertainty, found.scores, named, found.sample, checked.caution
+    )
 
 
 def _dead(mapper: Mapper, image: str) -> str:
