@@ -176,6 +176,29 @@ def write_score_files(
     return list(paths.values())
 
 
+def remove_map_scores(output: Path, prefix: str = "") -> bool:
+    """Remove the scores that an earlier map of the same name had, which they would be taken for those of.
+
+    Args:
+        output: The class map; its folder holds the scores, and ``scores.json`` there says which map they are of.
+        prefix: What the files' names begin with.
+
+    Returns:
+        Whether there were any.
+    """
+    path = output.with_name(f"{prefix}scores.json")
+    try:
+        scored = json.loads(path.read_text(encoding="utf-8"))["map"]
+        same = Path(scored).resolve() == output.resolve()
+    except (OSError, ValueError, KeyError, TypeError):  # there is none, or it is somebody else's
+        return False
+    if same:
+        others = [output.with_name(f"{prefix}{name}") for name in MEANINGS if Path(name).suffix]
+        for file in [*(other for other in others if other != path), path]:  # the one that tells, last
+            file.unlink(missing_ok=True)
+    return same
+
+
 def _rows(aggregation: str, evaluation: Evaluation, scores: Scores | ChipMeans) -> pd.DataFrame:
     classes, support, chips = evaluation.classes, evaluation.pooled.support, evaluation.chip_means
     rows: dict[str, list[Any]] = {

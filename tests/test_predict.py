@@ -27,6 +27,7 @@ from omegaconf import OmegaConf
 
 from src.errors import UserError
 from src.mapping import scene_map
+from src.score_files import MEANINGS
 from src.tasks import predict, schema
 from src.tasks.schema import ClassRuleConfig, PredictConfig
 
@@ -114,6 +115,28 @@ def test_a_scene_without_measurements_is_mapped_and_has_nothing_to_score(
     assert caplog.text.count("Label    has no class where the map has one: there is nothing to score.") == 1
     assert not read(found[1].output).any()
     assert [path.name for path in (tmp_path / "out").glob("*scores.csv")] == ["scene_map_scores.csv"]
+
+
+def test_scores_of_the_map_before_do_not_stay_beside_another(tmp_path: Path, checkpoint: Path) -> None:
+    image, out = scene(tmp_path), tmp_path / "out"
+    label = str(write_raster(tmp_path / "label.tif", np.full((1, 90, 70), CLASSES.values[0], np.uint8)))
+    keys = {"checkpoint": str(checkpoint), "image": image}
+
+    def scores() -> set[str]:
+        return {path.name for path in out.iterdir() if path.name in MEANINGS}
+
+    run(tmp_path, **keys, label=label)
+    assert scores() >= {"iou.csv", "scores.json", "confusion.png"}
+    before = scores()
+    run(tmp_path, **keys)  # the same map: its scores still are
+    assert scores() == before
+    run(tmp_path, **keys, window=64)
+    assert not scores()
+    for content in ('{"chips": "data (test)"}', '{"map": "elsewhere/map.tif"}', "[]", "no JSON"):
+        (out / "scores.json").write_text(content)
+        (out / "iou.csv").write_text("of an evaluation in the same folder")
+        run(tmp_path, **keys, blend="crop" if content == "[]" else "cosine")
+        assert scores() == {"scores.json", "iou.csv"}
 
 
 def test_labels_on_another_grid_score_the_map_and_leave_it_whole(
