@@ -1,7 +1,8 @@
 """Measure speed and memory against limits that are measured in the same run, and print one table.
 
-    python scripts/bench.py                     every step, as `make bench` does
+    python scripts/bench.py                     every step but the last two, as `make bench` does
     python scripts/bench.py train predict       these steps only
+    python scripts/bench.py train-default       these with the network that train.py takes without further keys
 
 Every step runs in a process of its own, with scenes that it makes itself. Ours and what it is held against take
 turns, so that a busy machine slows both down; docs/performance.md explains the rows. The figures are also written
@@ -11,7 +12,6 @@ to logs/bench/<time>.json.
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import logging
 import os
@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from pkgutil import resolve_name
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script finds only what lies beside it
 
@@ -36,16 +37,20 @@ from src.cores import cores
 from src.memory import use_large_pages
 
 STEPS = {
-    "prepare": "scripts.benchmarks.prepare",
-    "split": "scripts.benchmarks.split",
-    "train": "scripts.benchmarks.train",
-    "eval": "scripts.benchmarks.evaluation",
-    "predict": "scripts.benchmarks.predict",
-    "start-up": "scripts.benchmarks.startup",
-    "memory": "scripts.benchmarks.memory",
-    "growth": "scripts.benchmarks.growth",
+    "prepare": "scripts.benchmarks.prepare.measure",
+    "split": "scripts.benchmarks.split.measure",
+    "train": "scripts.benchmarks.train.measure",
+    "eval": "scripts.benchmarks.evaluation.measure",
+    "predict": "scripts.benchmarks.predict.measure",
+    "start-up": "scripts.benchmarks.startup.measure",
+    "memory": "scripts.benchmarks.memory.measure",
+    "growth": "scripts.benchmarks.growth.measure",
+    "train-default": "scripts.benchmarks.train.measure_default",
+    "predict-default": "scripts.benchmarks.predict.measure_default",
 }
-"""Each step and the module whose ``measure(options)`` returns its rows."""
+"""Each step and the function that takes options and returns its rows."""
+ASKED = ("train-default", "predict-default")
+"""Steps that are measured only where they are named: with them all would take longer than a quarter of an hour."""
 
 LOGS = Path(__file__).resolve().parents[1] / "logs/bench"
 
@@ -53,7 +58,7 @@ LOGS = Path(__file__).resolve().parents[1] / "logs/bench"
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure the steps that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("steps", nargs="*", metavar="step", help=f"{', '.join(STEPS)} (default: all of them)")
+    parser.add_argument("steps", nargs="*", metavar="step", help=f"{', '.join(STEPS)} (all but {', '.join(ASKED)})")
     parser.add_argument("--rounds", type=int, default=5, help="how often the runs take turns (default 5)")
     parser.add_argument("--whole", action="store_true", help="measure memory on 20 000 × 20 000 px, which takes long")
     parser.add_argument("--folder", type=Path, default=tempfile.gettempdir(), help="where scenes are kept meanwhile")
@@ -67,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console.print(", ".join(f"{key} {value}" for key, value in machine.items()), highlight=False)
     rows: list[Row] = []
     seconds: dict[str, float] = {}
-    for step in given.steps or STEPS:
+    for step in given.steps or (step for step in STEPS if step not in ASKED):
         clock = time.perf_counter()
         rows += in_a_process(run_step, step, Options(given.folder, given.rounds, given.whole))
         seconds[step] = round(time.perf_counter() - clock, 1)
@@ -89,11 +94,16 @@ def run_step(step: str, options: Options) -> list[Row]:
     """Measure one step in a folder of its own."""
     logging.basicConfig(level=logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning")  # they would stand between the steps
-    if step not in {"eval", "predict", "growth", "memory"}:  # they choose by their device, as the commands do
+    if step not in {
+        "eval",
+        "predict",
+        "predict-default",
+        "growth",
+        "memory",
+    }:  # they choose by their device, as the commands do
         use_large_pages()
     with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
-        measure = importlib.import_module(STEPS[step]).measure
-        rows: list[Row] = measure(replace(options, folder=Path(scratch)))
+        rows: list[Row] = resolve_name(STEPS[step])(replace(options, folder=Path(scratch)))
     return rows
 
 

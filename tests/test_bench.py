@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import time
 from pathlib import Path
+from pkgutil import resolve_name
 
 import numpy as np
 import pytest
@@ -48,12 +48,18 @@ def test_rounds_end_with_the_time_once_three_were_counted_or_two_long_ones(
 def test_steps_that_map_take_memory_as_the_commands_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What asks for large pages would be taken for a user's choice against keeping memory, in their processes too."""
     asked: dict[str, bool] = {}
-    for step, module in STEPS.items():
+    for step, function in STEPS.items():
         monkeypatch.delenv(LARGE_PAGES, raising=False)
-        monkeypatch.setattr(f"{module}.measure", lambda _, s=step: asked.update({s: LARGE_PAGES in os.environ}) or [])
+        monkeypatch.setattr(function, lambda _, s=step: asked.update({s: LARGE_PAGES in os.environ}) or [])
         run_step(step, Options(tmp_path))
     monkeypatch.delenv(LARGE_PAGES, raising=False)
-    assert [step for step, large in asked.items() if not large] == ["eval", "predict", "memory", "growth"]
+    assert [step for step, large in asked.items() if not large] == [
+        "eval",
+        "predict",
+        "memory",
+        "growth",
+        "predict-default",
+    ]
 
 
 def test_no_round_begins_when_it_is_enough(tmp_path: Path) -> None:
@@ -107,4 +113,4 @@ def test_the_table_names_what_is_held_against_what() -> None:
 
 @pytest.mark.parametrize("step", STEPS)
 def test_every_step_can_be_measured(step: str) -> None:
-    assert callable(importlib.import_module(STEPS[step]).measure)
+    assert callable(resolve_name(STEPS[step]))

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -24,11 +25,13 @@ from src.models.precision import autocast, prefers_bf16
 from src.spec import NetworkSpec
 
 
-def untrained_spec(architecture: str, encoder: str = "none", chip: int = 256) -> NetworkSpec:
+def untrained_spec(
+    architecture: str, encoder: str = "none", chip: int = 256, options: dict[str, Any] | None = None
+) -> NetworkSpec:
     """Describe a network for the scenes of :mod:`scripts.benchmarks.scenes`."""
     bands = tuple(Band(f"band {number + 1}") for number in range(BANDS))
     normalization = Normalization((True,) * BANDS, 1.0, (3000.0,) * BANDS, (2000.0,) * BANDS)
-    return NetworkSpec(architecture, encoder, {}, bands, normalization, None, CLASSES, (chip, chip))
+    return NetworkSpec(architecture, encoder, options or {}, bands, normalization, None, CLASSES, (chip, chip))
 
 
 def save_untrained(path: Path, architecture: str, encoder: str = "none", chip: int = 256) -> Path:
@@ -70,7 +73,8 @@ def bare_training(
     """Return the bare loop: forward, loss, backward, optimiser on a batch that is in memory already.
 
     Args:
-        architecture: On its device, in training mode.
+        architecture: On its device, in training mode; where it says what each of its branches alone says, each of
+            these has a loss too.
         image: Normalised, B × C × H × W.
         target: Class indices, B × H × W.
         optimizer: Of the architecture.
@@ -83,7 +87,8 @@ def bare_training(
         for _ in range(steps):
             optimizer.zero_grad()
             with precision():
-                loss = F.cross_entropy(architecture(image).float(), target, ignore_index=IGNORE)
+                answers = torch.split(architecture(image).float(), len(CLASSES), dim=1)
+                loss = torch.stack([F.cross_entropy(part, target, ignore_index=IGNORE) for part in answers]).mean()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         synchronize(image.device)

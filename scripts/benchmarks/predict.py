@@ -6,6 +6,7 @@ import copy
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,7 @@ from src.mapping.scene_map import MapOptions, Mapper, map_scene
 from src.models.checkpoint import save_network
 from src.models.network import Network, build_network
 from src.models.precision import arrange_memory, choose_device, place
+from src.training import NetworkChoice
 
 CHIP = 224
 MARGIN = 45
@@ -41,12 +43,18 @@ GOAL, GOAL_OTHERS = 0.9, 6.0
 Floats = npt.NDArray[np.float32]
 
 
-def measure(options: Options) -> list[Row]:
-    """Compare ours with both, in speed and in agreement with one forward pass over the whole scene."""
+def measure(options: Options, network_options: dict[str, Any] | None = None, name: str = "unet/resnet18") -> list[Row]:
+    """Compare ours with both, in speed and in agreement with one forward pass over the whole scene.
+
+    Args:
+        options: How long, and where.
+        network_options: Those of the U-Net; None for a plain one.
+        name: What to call it.
+    """
     arrange_memory(device := choose_device())
     side, bare_pixels, count = (of.get(pace(device), of["cpu"]) for of in (SIDES, BARE_MEGAPIXELS, TILES))
     files = repeated_scene(options.folder, side, side)
-    spec = untrained_spec("unet", "resnet18", CHIP)
+    spec = untrained_spec("unet", "resnet18", CHIP, network_options)
     torch.manual_seed(0)
     network = build_network(spec)
     train_briefly(network, files, CHIP)
@@ -74,7 +82,7 @@ def measure(options: Options) -> list[Row]:
     turns = take_turns(runs, options)
     with_halo = [Turn(t.amount * computed[-1], t.seconds, t.cpu_seconds, t.peak_mb) for t in turns["ours"]]
     best = f"bare forward, {len(batch)} × {batch.shape[-1]}² px"
-    step = "predict unet/resnet18"
+    step = f"predict {name}"
     rows = [
         compared(f"{step}, halo counted", (with_halo, turns["bare"]), best, unit="Mpx/s", goal=GOAL),
         compared(
@@ -91,6 +99,11 @@ def measure(options: Options) -> list[Row]:
         meaning = f"reading the scene once, {cores()} threads"
         rows.insert(1, compared(step, (turns["ours"], turns["reading"]), meaning, unit="Mpx/s"))
     return rows
+
+
+def measure_default(options: Options) -> list[Row]:
+    """Do the same with the network that ``train.py`` takes without further keys."""
+    return measure(options, NetworkChoice().chosen_options, "the default")
 
 
 def read_only(image: Path, side: int, window: int) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -47,9 +48,36 @@ class Load:
 
 LOADS = {"cpu": Load(4, 4, (5, 6)), "bfloat16 cpu": Load(4, 8, (6, 8)), "cuda": Load(32, 20, (29, 30))}
 OTHER_LOAD = Load(8, 10, (11, 12))
-NETWORKS = (("unet", "resnet18", False), ("unet", "resnet18", True), ("segformer", "tu-convnext_tiny", False))
-"""Architecture, encoder, and whether the encoder is frozen."""
 GOAL = 0.95
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What is trained.
+
+    Attributes:
+        choice: The network.
+        frozen: Whether its encoder is.
+        name: What to call it; None for its architecture and encoder.
+    """
+
+    choice: NetworkChoice
+    frozen: bool = False
+    name: str | None = None
+
+    @property
+    def title(self) -> str:
+        """What the rows call it."""
+        name = self.name or f"{self.choice.architecture}/{self.choice.encoder}"
+        return f"{name}, encoder frozen" if self.frozen else name
+
+
+UNET = NetworkChoice("unet", "resnet18", options={})
+NETWORKS = (
+    Trained(UNET),
+    Trained(UNET, frozen=True),
+    Trained(NetworkChoice("segformer", "tu-convnext_tiny", options={})),
+)
 
 
 class Interleaved(L.Callback):
@@ -78,7 +106,7 @@ class Interleaved(L.Callback):
         trainer.should_stop = self._options.enough(len(self.turns["ours"]) - 1, self._began)
 
 
-def measure(options: Options) -> list[Row]:
+def measure(options: Options, networks: Sequence[Trained] = NETWORKS) -> list[Row]:
     """Compare ours, the bare loop, and what people run today."""
     device = choose_device()
     down, across = load_of(device).chips
@@ -87,19 +115,21 @@ def measure(options: Options) -> list[Row]:
     prepare(Preparation(str(files.image), str(files.label), (CHIP, CHIP), (CHIP, CHIP)), folder)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    runs = [(network, cache) for network in NETWORKS for cache in (False, True)]
+    runs = [(network, cache) for network in networks for cache in (False, True)]
     if device.type == "cpu":  # where chips in memory save the same milliseconds whatever the network
         runs = [(network, cache) for network, cache in runs if not cache or network is NETWORKS[0]]
     return [row for network, cache in runs for row in _rows(network, folder, cache, device, options)]
 
 
-def _rows(
-    network: tuple[str, str, bool], folder: Path, cache: bool, device: torch.device, options: Options
-) -> list[Row]:
-    architecture, encoder, frozen = network
+def measure_default(options: Options) -> list[Row]:
+    """Do the same with the network that ``train.py`` takes without further keys, each branch with a loss of its own."""
+    return measure(options, [Trained(NetworkChoice(), name="the default")])
+
+
+def _rows(network: Trained, folder: Path, cache: bool, device: torch.device, options: Options) -> list[Row]:
     load = load_of(device)
     data = ChipData(folder, load.batch, cache=cache, min_steps=0)
-    segmenter = _segmenter(data, architecture, encoder, frozen)
+    segmenter = _segmenter(data, network)
     meanwhile = Interleaved({"bare": _bare(segmenter, device), "others": _as_today(segmenter, device)}, device, options)
     trainer = L.Trainer(
         **choose_trainer_options("auto", "auto" if device.type == "cpu" else 1, "auto"),
@@ -116,7 +146,7 @@ def _rows(
     )
     trainer.fit(segmenter, datamodule=data)
     counted = {name: turns[1:] for name, turns in meanwhile.turns.items()}
-    step = f"train {architecture}/{encoder}" + ", encoder frozen" * frozen + ", chips in memory" * cache
+    step = f"train {network.title}" + ", chips in memory" * cache
     wanted = 4.0 if device.type == "cuda" else 2.0 if prefers_bf16(device) else None
     return [
         compared(step, (counted["ours"], counted["bare"]), "bare loop, batch in memory", unit="chips/s", goal=GOAL),
@@ -136,11 +166,11 @@ def load_of(device: torch.device) -> Load:
     return LOADS.get(pace(device), OTHER_LOAD)
 
 
-def _segmenter(data: ChipData, architecture: str, encoder: str, frozen: bool) -> Segmenter:
+def _segmenter(data: ChipData, trained: Trained) -> Segmenter:
     torch.manual_seed(0)
     described = data.describe()
-    network, spec = make_network(described, NetworkChoice(architecture, encoder, options={}))
-    if frozen:
+    network, spec = make_network(described, trained.choice)
+    if trained.frozen:
         network.architecture.freeze_encoder()  # type: ignore[operator]  # one of smp's
     augmentation = Augmentation(flips=True, rotate90=True)
     return Segmenter(network, spec, CrossEntropy(described.weights), Optimization(), augmentation)
