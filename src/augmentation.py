@@ -17,6 +17,9 @@ import torch.nn.functional as F
 from src.errors import UserError
 from src.labels import IGNORE
 
+_NEAREST = 0.25
+"""Share of a bilinear mean that the nearest of the four pixels has at least."""
+
 
 class Pixels(NamedTuple):
     """What moves together.
@@ -121,7 +124,10 @@ class Augmentation:
         rows = [torch.stack([cosine, -sine * aspect, zero], 1), torch.stack([sine / aspect, cosine, zero], 1)]
         affine = torch.stack(rows, 1).to(pixels.image.device)
         grid = F.affine_grid(affine, [count, 1, height, width], align_corners=False)
-        image = F.grid_sample(pixels.image.float(), grid, padding_mode="zeros", align_corners=False)
+        # Beside a gap or the edge the mean is over the neighbours that were measured: the others' 0 is no number.
+        weighted = torch.cat([pixels.image.float(), pixels.valid[:, None].float()], 1)
+        sampled = F.grid_sample(weighted, grid, padding_mode="zeros", align_corners=False)
+        image = sampled[:, :-1] / sampled[:, -1:].clamp(min=_NEAREST)
         # Shifted by IGNORE + 1 so that the corners' zeros mean "unclassified" and "not measured".
         codes = torch.stack([pixels.target.float() - IGNORE, pixels.valid.float()], 1)
         codes = F.grid_sample(codes, grid, mode="nearest", padding_mode="zeros", align_corners=False)

@@ -74,6 +74,18 @@ def test_rotation_leaves_new_corners_without_class_and_keeps_pixels_with_their_l
     assert 5 < turned.sum() < 25  # half of the samples stay as they are
 
 
+def test_beside_gaps_and_edges_only_what_was_measured_is_mixed() -> None:
+    measured = torch.rand((40, 32, 32), generator=torch.Generator().manual_seed(0)) < 0.7
+    image = torch.where(measured, 5.0, 0.0)[:, None].repeat(1, 2, 1, 1)
+    image[:, 1] = 0  # a band that is not used
+    after = Augmentation(rotation=45, zoom=0.3)(
+        Pixels(image, torch.zeros_like(measured, dtype=torch.uint8), measured), 1
+    )
+    assert 0.5 < after.valid.float().mean() < 0.7
+    assert torch.allclose(after.image[:, 0], torch.where(after.valid, 5.0, 0.0), atol=1e-4)
+    assert not after.image[:, 1].any()
+
+
 def test_a_turn_of_an_oblong_chip_keeps_angles() -> None:
     image = torch.zeros(200, 1, 32, 64)
     image[:, :, 12:20, 28:36] = 1
