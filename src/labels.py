@@ -116,6 +116,14 @@ class ClassTable:
         return tuple(entry.name for entry in self.classes)
 
     @property
+    def distinct_names(self) -> tuple[str, ...]:
+        """Class names in the order of the indices, each with its value behind it where another class has it too."""
+        names = self.names
+        return tuple(
+            f"{entry.name} ({entry.value})" if names.count(entry.name) > 1 else entry.name for entry in self.classes
+        )
+
+    @property
     def colors(self) -> tuple[str, ...]:
         """Class colours (#rrggbb) in the order of the indices."""
         return tuple(entry.color for entry in self.classes)

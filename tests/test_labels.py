@@ -30,6 +30,11 @@ def test_values_with_gaps_keep_their_names_and_order() -> None:
     np.testing.assert_array_equal(table.encode(np.array([0, 1, 2, 3, 4])), [IGNORE, 0, 1, IGNORE, 2])
 
 
+def test_names_that_repeat_are_told_apart_by_their_values() -> None:
+    table = ClassTable.build([1, 2, 4], {1: "forest", 2: "water", 4: "forest"})
+    assert table.distinct_names == ("forest (1)", "water", "forest (4)")
+
+
 def test_all_255_values_can_be_classes() -> None:
     table = ClassTable.build(range(256))
     assert len(table) == 255

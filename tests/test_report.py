@@ -262,16 +262,17 @@ def test_a_training_without_numbers_is_reported_too(tmp_path: Path) -> None:
 
 
 def test_a_training_says_which_classes_its_curves_leave_out(tmp_path: Path) -> None:
-    names = {value: f"kind {value}" for value in range(1, 14)} | {2: "kind 1"}  # a table has one column for both
+    names = {value: f"kind {value}" for value in range(1, 14)} | {2: "kind 1"}
     classes = ClassTable.build(names, names)
-    history = [{"epoch": 0.0, "val_iou": 0.5} | {f"val_iou_of/{name}": 0.5 for name in names.values()}]
+    history = [{"epoch": 0.0, "val_iou": 0.5} | {f"val_iou_of/{name}": 0.5 for name in classes.distinct_names}]
     none = Scores(np.zeros((13, 13), np.int64))
     where = {"checkpoint": Path("a.ckpt"), "data": "d", "examples": Extremes(classes), "files": []}
     report = training_report(RUN, none, history, spec=replace(SPEC, classes=classes), **where)
     page = Page(write_report(tmp_path / "r.html", report))
     assert "IoU of 12 of the 13 classes, validation" in page.words
     drawn = "".join(re.findall(r"<svg.*?</svg>", page.path.read_text(encoding="utf-8"), re.DOTALL))
-    assert [drawn.count(f">kind {value}<") for value in (1, 2, 3, 13)] == [1, 0, 1, 1]
+    shown = [drawn.count(f">kind {kind}<") for kind in ("1 (1)", "1 (2)", 3, 12, 13)]
+    assert shown == [1, 1, 1, 1, 0]
     assert "IoU of each class, validation" in Page(training_page(tmp_path)).words
 
 

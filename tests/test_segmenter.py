@@ -4,6 +4,7 @@ import copy
 import logging
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +24,7 @@ from src.callbacks.unfreeze import Unfreeze
 from src.datamodules.batches import Batch, collate
 from src.datamodules.chips import ChipData
 from src.errors import UserError
-from src.labels import IGNORE
+from src.labels import IGNORE, ClassTable
 from src.models.checkpoint import load_network
 from src.models.losses import CrossEntropy
 from src.models.lr_finder import draw_range_test, find_learning_rate
@@ -361,6 +362,8 @@ def test_validation_scores_every_chip_from_one_matrix(folder: Path, tmp_path: Pa
     iou = np.diag(matrix) / (matrix.sum(0) + matrix.sum(1) - np.diag(matrix))
     assert float(run.callback_metrics["val_iou"]) == pytest.approx(iou.mean())
     assert module.numbers()["val_iou_of/class_7"] == pytest.approx(iou[1])
+    module.spec = replace(spec, classes=ClassTable.build(spec.classes.values, dict.fromkeys(spec.classes.values, "a")))
+    assert module.numbers()["val_iou_of/a (7)"] == pytest.approx(iou[1])
 
 
 def test_checkpoints_are_the_best_by_highest_iou_and_the_last(folder: Path, tmp_path: Path) -> None:

@@ -335,11 +335,11 @@ class Segmenter(L.LightningModule):
         numbers: dict[str, float] = {"epoch": self.current_epoch, "lr": self.rate, "chips_per_second": self.speed}
         for stage in self._tallies:
             outcome = self.outcome(stage)
-            scores = outcome.scores
+            scores, names = outcome.scores, self.spec.classes.distinct_names
             numbers[f"{stage}_loss"] = outcome.loss
             numbers[f"{stage}_iou"] = scores.mean_iou
             numbers[f"{stage}_accuracy"] = scores.overall_accuracy
-            for name, iou, support in zip(self.spec.classes.names, scores.iou.tolist(), scores.support, strict=True):
+            for name, iou, support in zip(names, scores.iou.tolist(), scores.support, strict=True):
                 if support:
                     numbers[f"{stage}_iou_of/{name}"] = iou
         return numbers

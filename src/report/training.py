@@ -163,9 +163,8 @@ def _charts(history: History, classes: ClassTable) -> Iterable[Chart]:
         last = ", ".join(f"{curve.name} {decimal(curve.y[-1])}" for curve in curves if curve.y)
         figure = curves_figure(curves, ylabel=title, marked=marked, loss=name == "loss")
         yield chart(figure, name, f"{title} by epoch; in the last one {last}", f"{title} by epoch")
-    named = {entry.name: entry for entry in classes.classes}  # of those of one name the table has the last one's IoU
-    chosen = list(named.values())[:MOST_CURVES]
-    curves = [_curve(history, _OF_CLASS + entry.name, entry.name, color=entry.color) for entry in chosen]
+    chosen = list(zip(classes.distinct_names, classes.colors, strict=True))[:MOST_CURVES]
+    curves = [_curve(history, _OF_CLASS + name, name, color=color) for name, color in chosen]
     last = ", ".join(f"{curve.name} {decimal(curve.y[-1])}" for curve in curves if curve.y)
     figure = curves_figure(curves, ylabel="IoU", marked=marked)
     which = "each class" if len(chosen) == len(classes) else f"{len(chosen)} of the {len(classes)} classes"
