@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,16 @@ from src.raster.read import open_raster
 _SHAPEFILE = (".dbf", ".shx", ".prj", ".cpg")
 _OTHERS = (".aux.xml", ".ovr")
 """Ends of the names of files that programs write beside a raster when somebody only looks at it."""
+_INSIDE = re.compile(r"/vsi(?:zip|tar|gzip|7z|rar)/(.+)")
+"""GDAL's names for what lies in an archive."""
 
 
 def fingerprints(paths: Iterable[str]) -> list[dict[str, Any]]:
     """Tell the state of files, and of those that belong to them: an ENVI header, a Shapefile's table, a VRT's sources.
 
     Returns:
-        A plain dict per file: path, bytes and time; the path only where there is no such file here.
+        A plain dict per file: path, bytes and time (of an archive, where it lies in one); the path only where there is
+        no such file here.
     """
     files = dict.fromkeys(file for path in paths for file in (path, *companions(path)))
     return [_fingerprint(file) for file in files]
@@ -46,9 +50,16 @@ def _listed(path: str) -> list[str]:
         return []
 
 
+def _archive(path: str) -> Path:
+    """Return the archive that a path leads into, as ``/vsizip/scenes.zip/a.tif`` does; else the path itself."""
+    inside = _INSIDE.fullmatch(path)
+    places = [Path(inside[1]), *Path(inside[1]).parents] if inside else []
+    return next((place for place in places if place.is_file()), Path(path))
+
+
 def _fingerprint(path: str) -> dict[str, Any]:
     try:
-        status = Path(path).stat()
+        status = _archive(path).stat()
     except OSError:
         return {"path": path}
     return {"path": path, "bytes": status.st_size, "modified": status.st_mtime_ns}

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import threading
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -401,21 +402,28 @@ def test_a_finished_map_is_left_as_it_is_until_something_that_it_is_made_of_chan
 
 
 def test_a_map_is_made_again_when_a_file_that_belongs_to_its_scene_changes(tmp_path: Path) -> None:
-    """A mosaic's VRT stays the same when its sources change."""
+    """A mosaic's VRT stays the same when its sources change, and so does a path into an archive."""
     path = write_raster(tmp_path / "scene.tif", noise(60, 40))
     rasterio.shutil.copy(str(path), str(tmp_path / "one.vrt"), driver="VRT")
     (tmp_path / "two.vrt").write_text((tmp_path / "one.vrt").read_text().replace("scene.tif", "one.vrt"))
     rasterio.shutil.copy(str(path), str(tmp_path / "scene.bsq"), driver="ENVI")
     mapper, header = make_mapper(tmp_path, Argmax()), tmp_path / "scene.hdr"
 
-    def made(scene: Path) -> bool:
-        return map_scene(mapper, str(scene), tmp_path / f"{scene.stem}_map.tif").made
+    def made(scene: str) -> bool:
+        return map_scene(mapper, scene, tmp_path / f"{Path(scene).stem}_map.tif").made
 
-    scenes = [tmp_path / "one.vrt", tmp_path / "two.vrt", tmp_path / "scene.bsq"]
-    assert [made(scene) for scene in scenes * 2] == [True] * 3 + [False] * 3
+    def pack() -> None:
+        with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+            archive.write(path, "in/packed.tif")
+
+    pack()
+    here = (str(tmp_path / name) for name in ("one.vrt", "two.vrt", "scene.bsq"))
+    scenes = [*here, f"/vsizip/{tmp_path}/all.zip/in/packed.tif"]
+    assert [made(scene) for scene in scenes * 2] == [True] * 4 + [False] * 4
     write_raster(path, noise(60, 40, seed=1))
+    pack()
     header.write_text(header.read_text() + "description = { mended }\n")
-    assert [made(scene) for scene in scenes * 2] == [True] * 3 + [False] * 3
+    assert [made(scene) for scene in scenes * 2] == [True] * 4 + [False] * 4
     np.testing.assert_array_equal(read(tmp_path / "two_map.tif"), VALUES[noise(60, 40, seed=1).argmax(0)])
 
 

@@ -350,7 +350,9 @@ def _fingerprint(mapper: Mapper, info: RasterInfo) -> dict[str, Any]:
     file = Path(info.path)
     stat = file.stat() if file.is_file() else None
     # As it was given, links and all: GDAL looks for what belongs to a file beside the link.
-    beside = fingerprints([str(file.absolute()) if stat else info.path])[1:]
+    itself, *beside = fingerprints([str(file.absolute()) if stat else info.path])
+    if not stat:  # it may lie in an archive
+        beside.insert(0, itself)
     return {
         "checkpoint": mapper.fingerprint,
         "image": str(file.resolve()) if stat else info.path,
