@@ -28,7 +28,7 @@ from src.models.folding import fold_batch_norms
 from src.models.lanes import Copies
 from src.models.network import Network
 from src.models.precision import autocast, choose_device, place
-from src.radiometry import Levels, caution
+from src.radiometry import unlike_training
 from src.raster.write import write_geotiff
 from src.scores import Evaluation, ScoreCounter
 from src.spec import NetworkSpec
@@ -224,21 +224,17 @@ def read_chip(sample: Sample, spec: NetworkSpec) -> LabelledChip:
     )
 
 
-def foreign_numbers(spec: NetworkSpec, samples: Sequence[Sample]) -> str | None:
-    """Say what about the numbers of chips is unlike those of training, by a few of them; None for nothing unusual.
+def chips_unlike_training(spec: NetworkSpec, samples: Sequence[Sample]) -> str | None:
+    """Say what about chips is unlike those of training, by a few of them; None for nothing unusual.
 
     Raises:
         UserError: One of them cannot be read, or does not fit.
     """
-    expected = Levels.expected(spec.normalization)
-    if expected is None:
-        return None
-    found = BandStatistics(len(spec.bands))
-    few = min(len(samples), SAMPLE)
-    for number in range(few):
-        chip = read_chip(samples[(2 * number + 1) * len(samples) // (2 * few)], spec)
+    found, few = BandStatistics(len(spec.bands)), min(len(samples), SAMPLE)
+    chips = [read_chip(samples[(2 * number + 1) * len(samples) // (2 * few)], spec) for number in range(few)]
+    for chip in chips:
         found.update(chip.image, chip.valid)
-    return caution(Levels.of(found), expected, "training")
+    return unlike_training(spec, [chip.info for chip in chips], found)
 
 
 def read_ahead(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from src.bands import BandStatistics, Normalization
+from src.pixel_size import Georeferenced, other_size, side_on_ground
+from src.spec import NetworkSpec
 
 FAR = 10.0
 """Expected standard deviations between both means, in the middle one of the bands: no landscape is so unlike others."""
@@ -17,7 +19,6 @@ NARROW = 0.015
 """Share of the expected standard deviation, in the middle one of the bands, below which all pixels are almost one."""
 
 UNITS = "Reflectances from 0 to 1 and times 10,000 are not alike; give what was measured and stored in the same way."
-"""What to do about it."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def caution(found: Levels, expected: Levels, who: str) -> str | None:
         who: Who expects them: ``training``, or a file's name.
 
     Returns:
-        A clause, None where nothing is unusual.
+        What is the matter and what to do; None where nothing is unusual.
     """
     known = np.isfinite(found.mean) & np.isfinite(expected.mean) & (expected.std > 0)
     if not known.any():
@@ -68,7 +69,26 @@ def caution(found: Levels, expected: Levels, who: str) -> str | None:
     here, there = (f"{_middle(each.mean[known])} ± {_middle(each.std[known])}" for each in (found, expected))
     words = f"its numbers are {here} in the middle one of its bands, {who} had {there}"
     factor = _power_of_ten(found, expected, known)
-    return f"{words} (about {factor})" if factor else words
+    return f"{words} (about {factor}). {UNITS}" if factor else f"{words}. {UNITS}"
+
+
+def unlike_training(spec: NetworkSpec, rasters: Sequence[Georeferenced], found: BandStatistics) -> str | None:
+    """Say what about rasters is so unlike those of training that the network cannot know what they show.
+
+    Args:
+        spec: The network.
+        rasters: Scenes or chips.
+        found: Statistics of the network's bands there.
+
+    Returns:
+        What is the matter and what to do; None where nothing is unusual.
+    """
+    expected = Levels.expected(spec.normalization)
+    words = [
+        caution(Levels.of(found), expected, "training") if expected else None,
+        other_size(side_on_ground(rasters), spec.pixel, "training"),
+    ]
+    return " Also, ".join(filter(None, words)) or None
 
 
 def merged(statistics: Iterable[BandStatistics], bands: int) -> BandStatistics:

@@ -147,6 +147,7 @@ class NetworkSpec:
         overlap: Percent of the chip's side that windows share on each side.
         nodata_is_data: True if nodata values go to the network as they are (imported SpecDeepMap checkpoints).
         nodata_given: Whether the user gave the nodata value: then it counts also for rasters that declare another one.
+        pixel: Side of the training chips' pixels on the ground in metres, None where that is not known.
     """
 
     architecture: str
@@ -160,6 +161,7 @@ class NetworkSpec:
     overlap: float = 20.0
     nodata_is_data: bool = False
     nodata_given: bool = False
+    pixel: float | None = None
 
     @property
     def title(self) -> str:
@@ -181,6 +183,7 @@ class NetworkSpec:
             "overlap": self.overlap,
             "nodata_is_data": self.nodata_is_data,
             "nodata_given": self.nodata_given,
+            "pixel": self.pixel,
         }
 
     @classmethod
@@ -207,6 +210,7 @@ class NetworkSpec:
                 overlap=float(row["overlap"]),
                 nodata_is_data=bool(row["nodata_is_data"]),
                 nodata_given=bool(row.get("nodata_given", False)),  # older checkpoints do not say
+                pixel=None if row.get("pixel") is None else float(row["pixel"]),
             )
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise UserError(

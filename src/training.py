@@ -108,6 +108,7 @@ def make_network(data: DataDescription, choice: NetworkChoice) -> tuple[Network,
         classes=data.classes,
         chip_size=data.chip_size,
         nodata_given=data.nodata_given,
+        pixel=data.pixel,
     )
     network = Network(architecture, spec.normalization)
     lines = plan.lines if choice.init_from is None else start_from(network, spec, choice.init_from)

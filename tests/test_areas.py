@@ -10,7 +10,8 @@ from mapping_scenes import CLASSES, write_raster
 from rasterio import Affine
 from rasterio.warp import transform_bounds
 
-from src.mapping.areas import AreaCounter, format_areas, ground_pixel, row_areas
+from src.mapping.areas import AreaCounter, format_areas
+from src.pixel_size import ground_pixel, row_areas
 from src.raster.read import describe
 
 

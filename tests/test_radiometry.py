@@ -44,7 +44,7 @@ def levels(mean: Numbers, std: Numbers) -> Levels:
 )
 def test_another_unit_is_noticed_and_named(factor: float, said: str | None) -> None:
     words = caution(levels(MEAN * factor, STD * factor), levels(MEAN, STD), "training")
-    assert (words is None) if said is None else words is not None and words.endswith(said)
+    assert (words is None) if said is None else words is not None and f"{said}. " in words
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,8 @@ def test_another_landscape_is_not(mean: Numbers, std: Numbers) -> None:
 
 def test_far_away_without_a_common_factor_has_none_named() -> None:
     words = caution(levels(MEAN + 20 * STD, STD), levels(MEAN, STD), "a.tif")
-    assert words == "its numbers are 5,976 ± 232 in the middle one of its bands, a.tif had 1,326 ± 232"
+    assert words is not None
+    assert words.startswith("its numbers are 5,976 ± 232 in the middle one of its bands, a.tif had 1,326 ± 232. Refl")
 
 
 def test_what_no_band_tells_is_no_reason_for_caution() -> None:

@@ -19,6 +19,7 @@ from src.grid import chip_windows
 from src.ground import Places
 from src.label_sources import ClassHints
 from src.labels import UNCLASSIFIED, ClassTable
+from src.pixel_size import other_size, side_on_ground
 from src.preparation.class_choice import class_table, left_out, merge_rare
 from src.preparation.cutting import Chip, ChipFormat, Fate, Scene, cut_scene, measured_bands
 from src.preparation.overview import Overview, Thumbnail
@@ -26,7 +27,7 @@ from src.preparation.scene_files import common_nodata
 from src.preparation.settings import Preparation
 from src.preparation.split_summary import summary_lines
 from src.progress import progress
-from src.radiometry import UNITS, Levels, caution, merged
+from src.radiometry import Levels, caution, merged
 from src.raster.write import recode
 from src.spec import DatasetSpec, software_versions
 from src.splits import Parts, Split, imbalance, split_chips
@@ -101,9 +102,11 @@ def _compare_scenes(scenes: Sequence[Scene], chips: Sequence[Chip], bands: int) 
         Levels.of(merged((chip.statistics for chip in chips if chip.scene == index and chip.statistics), bands))
         for index in range(len(scenes))
     ]
+    first, size = scenes[0].info.path, side_on_ground([scenes[0].info])
     for scene, levels in zip(scenes[1:], by_scene[1:], strict=True):
-        if words := caution(levels, by_scene[0], scenes[0].info.path):
-            log.warning("CAUTION: %s: %s. %s", scene.info.path, words, UNITS)
+        for words in (other_size(side_on_ground([scene.info]), size, first), caution(levels, by_scene[0], first)):
+            if words:
+                log.warning("CAUTION: %s: %s", scene.info.path, words)
 
 
 def _present(counts: Counts) -> list[int]:

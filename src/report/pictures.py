@@ -12,7 +12,7 @@ from matplotlib import colormaps, colors
 from PIL import Image
 
 from src.labels import ClassTable
-from src.mapping.areas import ground_pixel
+from src.pixel_size import ground_pixel
 from src.quicklook import colorize, quicklook
 from src.raster.read import RasterInfo, describe, open_raster, read_decimated, valid_decimated
 from src.report.blocks import Gradient, Picture, ScaleBar

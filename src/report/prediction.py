@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.labels import UNCLASSIFIED, ClassTable
-from src.mapping.areas import ClassArea, ground_pixel
+from src.mapping.areas import ClassArea
 from src.mapping.map_scores import Values
+from src.pixel_size import ground_pixel
 from src.quicklook import colorize
 from src.raster.read import describe
 from src.report.blocks import Bar, Bars, Block, Legend, Pictures, Text

@@ -22,14 +22,13 @@ from src.bands import Band
 from src.chips import LabelledChip
 from src.datafolder import DATASET, read_data_folder, read_dataset
 from src.errors import UserError
-from src.evaluation import check_fit, chip_exporter, evaluate, foreign_numbers
+from src.evaluation import check_fit, chip_exporter, chips_unlike_training, evaluate
 from src.labels import ClassTable
 from src.models.checkpoint import find_checkpoint, load_network
 from src.models.network import Network
 from src.models.precision import arrange_memory, choose_device, precision_name
 from src.progress import progress
 from src.quicklook import chip_picture
-from src.radiometry import UNITS
 from src.report.evaluation import evaluation_report
 from src.report.examples import Extremes
 from src.report.page import Report
@@ -117,8 +116,7 @@ def score(settings: EvalConfig, output: Path) -> Scored:
         check_fit(spec, chips.bands, chips.classes, chips.origin)
     log.info("Network  %s, %s", _describe(spec), checkpoint)
     log.info("Chips    %d, %s", len(chips.samples), chips.origin)
-    if words := foreign_numbers(spec, chips.samples):
-        words = f"{words}. {UNITS}"
+    if words := chips_unlike_training(spec, chips.samples):
         log.warning("CAUTION: %s: %s", chips.origin, words)
     precision = precision_name(device, network)
     log.info("Device   %s, %s, %d chips at once", _device_name(device), precision, settings.batch_size)

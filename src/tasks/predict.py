@@ -30,7 +30,7 @@ from src.mapping.scene_reader import open_scene
 from src.mapping.strips import Probabilities
 from src.models.precision import arrange_memory, choose_device, precision_name
 from src.progress import stage
-from src.radiometry import UNITS, Levels, caution
+from src.radiometry import unlike_training
 from src.raster.georeference import crs_label
 from src.raster.read import RasterInfo, describe
 from src.report.prediction import MappedScene, prediction_report
@@ -237,12 +237,10 @@ class Checked(NamedTuple):
 
 def _check(mapper: Mapper, image: str, label: str | None, settings: PredictConfig) -> Checked:
     """Open a scene and what it is scored against before hours are spent on mapping others."""
-    expected = Levels.expected(mapper.spec.normalization)
     with open_scene(image, mapper.spec) as reader:
         info = reader.info
-        words = caution(Levels.of(reader.sample()), expected, "training") if expected else None
+        words = unlike_training(mapper.spec, [info], reader.sample())
     if words:
-        words = f"{words}. {UNITS}"
         log.warning("CAUTION: %s: %s", image, words)
     if label is None:
         return Checked(None, words)

@@ -1,0 +1,94 @@
+"""How large pixels are on the ground, and what is said where a network learned on others."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mapping_scenes import make_trained, noise, write_raster
+from rasterio.transform import from_origin
+
+from src.datamodules.chips import ChipData
+from src.models.checkpoint import load_network, save_network
+from src.pixel_size import other_size, side_on_ground
+from src.preparation.prepare import prepare
+from src.preparation.settings import Preparation
+from src.raster.read import RasterInfo, describe
+from src.spec import NetworkSpec
+from src.tasks import predict
+from src.tasks.schema import PredictConfig
+from src.training import NetworkChoice, make_network
+from tests import rasters
+
+
+def grid(folder: Path, side: float, crs: str | None = "EPSG:32633") -> RasterInfo:
+    transform = from_origin(300_000, 5_800_000, side, side) if crs != "EPSG:4326" else from_origin(13, 52, side, side)
+    path = folder / f"{side:g}.tif"
+    return describe(write_raster(path, np.ones((1, 4, 4), np.uint8), crs=crs, transform=transform))
+
+
+def test_the_side_is_the_middle_raster_s_and_none_where_nothing_tells_it(tmp_path: Path) -> None:
+    sizes = [grid(tmp_path, side) for side in (10, 10.5, 60)]
+    assert side_on_ground(sizes) == pytest.approx(10.5)
+    assert side_on_ground([grid(tmp_path, 5, None)]) is None
+    assert side_on_ground([]) is None
+    degrees = side_on_ground([grid(tmp_path, 0.0001, "EPSG:4326")])
+    assert degrees == pytest.approx(11.1 * 0.785, rel=0.01)  # narrower than high at 52° N
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "said"),
+    [
+        (10, 10, False),
+        (12, 10, False),
+        (8, 10, False),
+        (20, 10, True),
+        (5, 10, True),
+        (None, 10, False),
+        (10, None, False),
+    ],
+)
+def test_half_as_much_again_is_another_size(found: float | None, expected: float | None, said: bool) -> None:
+    words = other_size(found, expected, "training")
+    assert (words is not None) == said
+    if words:
+        assert words.startswith(f"its pixels are {found:g} m wide, training had 10 m.")
+
+
+def test_a_network_knows_the_size_that_it_was_trained_on(tmp_path: Path) -> None:
+    image, label = rasters.image(tmp_path / "scene.tif"), rasters.label(tmp_path / "label.tif")
+    prepare(Preparation(str(image), str(label), (32, 32), (32, 32)), tmp_path / "data")
+    data = ChipData(tmp_path / "data").describe()
+    assert data.pixel == side_on_ground([describe(image)])
+    _, spec = make_network(data, NetworkChoice("compact_unet", "none"))
+    assert spec.pixel == data.pixel
+    row = spec.to_dict()
+    assert NetworkSpec.from_dict(row, "c") == spec
+    assert NetworkSpec.from_dict({key: value for key, value in row.items() if key != "pixel"}, "c").pixel is None
+
+
+def test_a_scene_of_other_pixels_is_mapped_with_a_caution(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    mapper = make_trained(tmp_path)
+    save_network(mapper.checkpoint, mapper.network, replace(mapper.spec, pixel=30.0), {})
+    assert load_network(mapper.checkpoint)[1].pixel == 30
+    image = str(write_raster(tmp_path / "scene.tif", noise(90, 70)))
+    caplog.set_level(logging.INFO)
+    keys = {"checkpoint": str(mapper.checkpoint), "image": image, "output": str(tmp_path / "map.tif")}
+    _, (scene,) = predict.map_all(PredictConfig(accelerator="cpu", **keys), tmp_path)
+    assert scene.caution is not None
+    assert scene.caution.startswith("its pixels are 10 m wide, training had 30 m.")
+    assert f"CAUTION: {image}: {scene.caution}" in caplog.messages
+
+
+def test_scenes_of_other_pixels_in_one_data_folder_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number, side in enumerate((10, 20)):
+        where = from_origin(300_000 + 10_000 * number, 5_800_000, side, side)
+        rasters.image(tmp_path / f"scene_{number}.tif", transform=where)
+        rasters.label(tmp_path / f"label_{number}.tif", transform=where)
+    images, labels = ([str(tmp_path / f"{what}_{n}.tif") for n in range(2)] for what in ("scene", "label"))
+    prepare(Preparation(tuple(images), tuple(labels), (32, 32), (32, 32)), tmp_path / "data")
+    (words,) = (message for message in caplog.messages if "CAUTION" in message)
+    assert words.startswith(f"CAUTION: {images[1]}: its pixels are 20 m wide, {images[0]} had 10 m.")
