@@ -13,8 +13,8 @@ from src.raster.read import open_raster
 _SHAPEFILE = (".dbf", ".shx", ".prj", ".cpg")
 _OTHERS = (".aux.xml", ".ovr")
 """Ends of the names of files that programs write beside a raster when somebody only looks at it."""
-_INSIDE = re.compile(r"/vsi(?:zip|tar|gzip|7z|rar)/(.+)")
-"""GDAL's names for what lies in an archive."""
+_INSIDE = re.compile(r"/vsi(?:zip|tar|gzip|7z|rar)/(?:\{(.+?)\}.*|(.+))")
+"""GDAL's names for what lies in an archive, which may stand in braces."""
 
 
 def fingerprints(paths: Iterable[str]) -> list[dict[str, Any]]:
@@ -53,7 +53,8 @@ def _listed(path: str) -> list[str]:
 def _archive(path: str) -> Path:
     """Return the archive that a path leads into, as ``/vsizip/scenes.zip/a.tif`` does; else the path itself."""
     inside = _INSIDE.fullmatch(path)
-    places = [Path(inside[1]), *Path(inside[1]).parents] if inside else []
+    within = Path(inside[1] or inside[2]) if inside else None
+    places = [within, *within.parents] if within else []
     return next((place for place in places if place.is_file()), Path(path))
 
 

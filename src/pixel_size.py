@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import statistics
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -75,29 +74,35 @@ def row_areas(grid: Georeferenced) -> npt.NDArray[np.float64] | None:
     return np.asarray(np.abs(np.diff(_zone(edges)) * across))
 
 
-def side_on_ground(rasters: Iterable[Georeferenced]) -> float | None:
-    """Return the side of rasters' pixels in metres, as if these were square; None where no CRS tells.
+Sides = tuple[float, float]
+"""Sides of the smallest and of the largest pixels of some rasters in metres, as if these were square."""
 
-    Of several rasters it is the middle one's.
-    """
+
+def sides_on_ground(rasters: Iterable[Georeferenced]) -> Sides | None:
+    """Return the sides of rasters' pixels; None where no CRS tells."""
     sizes = [size for raster in rasters if (size := ground_pixel(raster)) is not None]
-    return statistics.median_low(math.sqrt(across * down) for across, down in sizes) if sizes else None
+    sides = [math.sqrt(across * down) for across, down in sizes]
+    return (min(sides), max(sides)) if sides else None
 
 
-def other_size(found: float | None, expected: float | None, who: str) -> str | None:
+def other_size(found: Sides | None, expected: Sides | None, who: str) -> str | None:
     """Say that pixels are of another size than expected; None where they are not, or where one is not known.
 
     Args:
-        found: Side in metres.
-        expected: Side in metres.
+        found: Of a raster.
+        expected: Of those that it should be like.
         who: Whose size is expected: ``training``, or a file's name.
     """
-    if not found or not expected or 1 / OTHER < found / expected < OTHER:
+    if not found or not expected or expected[0] / OTHER < found[0] <= found[1] < expected[1] * OTHER:
         return None
     return (
-        f"its pixels are {found:.3g} m wide, {who} had {expected:.3g} m. Networks know things by their size in pixels; "
-        f"bring it to that size first (gdalwarp -tr)."
+        f"its pixels are {_metres(found)} wide, {who} had {_metres(expected)}. Networks know things by their size in "
+        "pixels; bring it to that size first (gdalwarp -tr)."
     )
+
+
+def _metres(sides: Sides) -> str:
+    return " to ".join(dict.fromkeys(f"{side:.3g}" for side in sides)) + " m"
 
 
 def ground_pixel(info: Georeferenced) -> tuple[float, float] | None:
@@ -115,7 +120,7 @@ def ground_pixel(info: Georeferenced) -> tuple[float, float] | None:
 
 
 def pixel_metres(info: Georeferenced) -> tuple[float, float] | None:
-    """Width and height of a pixel in metres, None without a CRS that tells.
+    """Width and height of a pixel in metres, None without a CRS that tells, and beyond the poles.
 
     Projected CRSs by their unit, on the map's plane; geographic ones on a sphere at the raster's centre, where a degree
     of longitude is cos(latitude) of one of latitude: near enough for a scale bar.
@@ -129,6 +134,8 @@ def pixel_metres(info: Georeferenced) -> tuple[float, float] | None:
     if kind == "projected":
         return across, down
     latitude = factor * (f + d * info.width / 2 + e * info.height / 2)
+    if not abs(latitude) <= math.pi / 2:  # axes that are swapped, or rows and columns that are called degrees
+        return None
     return across * _MEAN_RADIUS * float(np.cos(latitude)), down * _MEAN_RADIUS
 
 

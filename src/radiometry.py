@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from src.bands import BandStatistics, Normalization
-from src.pixel_size import Georeferenced, other_size, side_on_ground
+from src.pixel_size import Georeferenced, other_size, sides_on_ground
 from src.spec import NetworkSpec
 
 FAR = 10.0
 """Expected standard deviations between both means, in the middle one of the bands: no landscape is so unlike others."""
 NARROW = 0.015
 """Share of the expected standard deviation, in the middle one of the bands, below which all pixels are almost one."""
-
+LEAST = 100
+"""Pixels by which a raster is judged, at least: of fewer a deviation says little."""
 UNITS = "Reflectances from 0 to 1 and times 10,000 are not alike; give what was measured and stored in the same way."
 
 
@@ -39,13 +40,11 @@ class Levels:
         return cls(statistics.mean, statistics.std)
 
     @classmethod
-    def expected(cls, normalization: Normalization) -> Levels | None:
-        """Return those that a network was trained with; None where its normalisation does not tell."""
-        used = np.array(normalization.used)
-        mean, std = (np.where(used, each, np.nan) for each in (normalization.mean, normalization.std))
-        if np.all((mean == 0) & (std == 1) | ~used):
-            return None
-        return cls(mean * normalization.scale, std * normalization.scale)
+    def expected(cls, statistics: Normalization) -> Levels:
+        """Return those of the chips that a network was trained on; NaN for bands that it does not use."""
+        used = np.array(statistics.used)
+        mean, std = (np.where(used, each, np.nan) * statistics.scale for each in (statistics.mean, statistics.std))
+        return cls(mean, std)
 
 
 def caution(found: Levels, expected: Levels, who: str) -> str | None:
@@ -59,17 +58,16 @@ def caution(found: Levels, expected: Levels, who: str) -> str | None:
     Returns:
         What is the matter and what to do; None where nothing is unusual.
     """
-    known = np.isfinite(found.mean) & np.isfinite(expected.mean) & (expected.std > 0)
+    known = _both(found, expected)
     if not known.any():
         return None
     far = np.abs(found.mean - expected.mean)[known] / expected.std[known]
     spread = found.std[known] / expected.std[known]
     if np.median(far) <= FAR and np.median(spread) >= NARROW:
         return None
-    here, there = (f"{_middle(each.mean[known])} ± {_middle(each.std[known])}" for each in (found, expected))
-    words = f"its numbers are {here} in the middle one of its bands, {who} had {there}"
     factor = _power_of_ten(found, expected, known)
-    return f"{words} (about {factor}). {UNITS}" if factor else f"{words}. {UNITS}"
+    words = _compared(found, expected, known, who)
+    return f"{words} ({factor}). {UNITS}" if factor else f"{words}. {UNITS}"
 
 
 def unlike_training(spec: NetworkSpec, rasters: Sequence[Georeferenced], found: BandStatistics) -> str | None:
@@ -83,20 +81,59 @@ def unlike_training(spec: NetworkSpec, rasters: Sequence[Georeferenced], found: 
     Returns:
         What is the matter and what to do; None where nothing is unusual.
     """
-    expected = Levels.expected(spec.normalization)
+    expected = spec.statistics if found.count.max(initial=0) >= LEAST else None
     words = [
-        caution(Levels.of(found), expected, "training") if expected else None,
-        other_size(side_on_ground(rasters), spec.pixel, "training"),
+        caution(Levels.of(found), Levels.expected(expected), "training") if expected else None,
+        other_size(sides_on_ground(rasters), spec.sides, "training"),
     ]
     return " Also, ".join(filter(None, words)) or None
 
 
-def merged(statistics: Iterable[BandStatistics], bands: int) -> BandStatistics:
-    """Put statistics of parts together."""
-    total = BandStatistics(bands)
-    for part in statistics:
-        total.merge(part)
-    return total
+def other_units(scenes: Mapping[str, BandStatistics]) -> dict[str, str]:
+    """Say which scenes of a data set are in another unit than the middle one of them.
+
+    Scenes may be tiles of one kind of land each, so unlike landscapes say nothing: only what is far larger or smaller,
+    mean and deviation alike, is of another unit.
+
+    Args:
+        scenes: Statistics of the same bands, by the scene's name.
+
+    Returns:
+        For each of them, what is the matter.
+    """
+    known = {name: Levels.of(found) for name, found in scenes.items() if found.count.max(initial=0) >= LEAST}
+    if not known:
+        return {}
+    ordered = sorted(known, key=lambda name: float(np.nanmedian(np.abs(known[name].mean))))
+    middle = ordered[(len(ordered) - 1) // 2]
+    found = {}
+    for name, levels in known.items():
+        bands = _both(levels, known[middle])
+        factor = _power_of_ten(levels, known[middle], bands) if bands.any() else None
+        if factor is not None and factor.power not in (-1, 1):
+            found[name] = f"{_compared(levels, known[middle], bands, middle)} ({factor}). {UNITS}"
+    return found
+
+
+@dataclass(frozen=True)
+class _Factor:
+    """A power of ten, and in words."""
+
+    power: int
+
+    def __str__(self) -> str:
+        """Say how much larger or smaller all is."""
+        return f"about {10 ** abs(self.power):,} times as {'large' if self.power > 0 else 'small'}"
+
+
+def _both(found: Levels, expected: Levels) -> npt.NDArray[np.bool_]:
+    """Tell which bands both have, and vary in what is expected."""
+    return np.asarray(np.isfinite(found.mean) & np.isfinite(expected.mean) & (expected.std > 0))
+
+
+def _compared(found: Levels, expected: Levels, bands: npt.NDArray[np.bool_], who: str) -> str:
+    here, there = (f"{_middle(each.mean[bands])} ± {_middle(each.std[bands])}" for each in (found, expected))
+    return f"its numbers are {here} in the middle one of its bands, {who} had {there}"
 
 
 def _middle(numbers: npt.NDArray[np.float64]) -> str:
@@ -104,15 +141,15 @@ def _middle(numbers: npt.NDArray[np.float64]) -> str:
     return f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"
 
 
-def _power_of_ten(found: Levels, expected: Levels, known: npt.NDArray[np.bool_]) -> str | None:
+def _power_of_ten(found: Levels, expected: Levels, bands: npt.NDArray[np.bool_]) -> _Factor | None:
     """Say by which power of ten all is too large or too small; None where means and deviations do not agree on one."""
     steps = []
     for name in ("mean", "std"):
-        here, there = (np.median(np.abs(getattr(each, name)[known])) for each in (found, expected))
+        here, there = (np.median(np.abs(getattr(each, name)[bands])) for each in (found, expected))
         if not here > 0 or not there > 0:
             return None
         steps.append(math.log10(here / there))
     power = round(sum(steps) / 2)
-    if power == 0 or max(abs(step - power) for step in steps) > 0.75:
+    if power == 0 or max(abs(step - power) for step in steps) > 0.7:
         return None
-    return f"{10 ** abs(power):,} times as {'large' if power > 0 else 'small'}"
+    return _Factor(power)

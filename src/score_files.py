@@ -176,27 +176,26 @@ def write_score_files(
     return list(paths.values())
 
 
-def remove_map_scores(output: Path, prefix: str = "") -> bool:
-    """Remove the scores that an earlier map of the same name had, which they would be taken for those of.
+def score_prefix(output: Path) -> str:
+    """Say what the names of a map's scores begin with: nothing for ``map.tif``, else the map's name."""
+    return "" if output.stem == "map" else f"{output.stem}_"
+
+
+def remove_map_scores(output: Path) -> None:
+    """Remove the scores of a map that is about to be replaced: the new one's they are not.
 
     Args:
-        output: The class map; its folder holds the scores, and ``scores.json`` there says which map they are of.
-        prefix: What the files' names begin with.
-
-    Returns:
-        Whether there were any.
+        output: The class map; ``scores.json`` beside it says which map the scores there are of.
     """
-    path = output.with_name(f"{prefix}scores.json")
+    scores = {name: output.with_name(score_prefix(output) + name) for name in MEANINGS if Path(name).suffix}
     try:
-        scored = json.loads(path.read_text(encoding="utf-8"))["map"]
-        same = Path(scored).resolve() == output.resolve()
-    except (OSError, ValueError, KeyError, TypeError):  # there is none, or it is somebody else's
-        return False
+        scored = json.loads(scores["scores.json"].read_text(encoding="utf-8"))["map"]
+        same = Path(scored).name == output.name
+    except (OSError, ValueError, KeyError, TypeError):  # there is none, or it is an evaluation's in the same folder
+        return
     if same:
-        others = [output.with_name(f"{prefix}{name}") for name in MEANINGS if Path(name).suffix]
-        for file in [*(other for other in others if other != path), path]:  # the one that tells, last
-            file.unlink(missing_ok=True)
-    return same
+        for path in [*(path for name, path in scores.items() if name != "scores.json"), scores["scores.json"]]:
+            path.unlink(missing_ok=True)  # the one that tells, last
 
 
 def _rows(aggregation: str, evaluation: Evaluation, scores: Scores | ChipMeans) -> pd.DataFrame:

@@ -110,7 +110,7 @@ class DatasetSpec:
         check_format(row, origin)
         try:
             return cls(
-                scenes=tuple(SceneSpec(**{**s, "transform": tuple(s["transform"])}) for s in row["scenes"]),
+                scenes=tuple(SceneSpec(**{**s, "transform": _transform(s["transform"])}) for s in row["scenes"]),
                 bands=bands_from_dicts(row["bands"]),
                 used=tuple(bool(band["used"]) for band in row["bands"]),
                 nodata=None if row["nodata"] is None else float(row["nodata"]),
@@ -147,7 +147,10 @@ class NetworkSpec:
         overlap: Percent of the chip's side that windows share on each side.
         nodata_is_data: True if nodata values go to the network as they are (imported SpecDeepMap checkpoints).
         nodata_given: Whether the user gave the nodata value: then it counts also for rasters that declare another one.
-        pixel: Side of the training chips' pixels on the ground in metres, None where that is not known.
+        sides: Sides of the training scenes' smallest and largest pixels on the ground in metres, None where these are
+            not known.
+        statistics: The training chips' own mean and standard deviation, whatever the numbers are normalised by; None
+            where these are not known.
     """
 
     architecture: str
@@ -161,7 +164,8 @@ class NetworkSpec:
     overlap: float = 20.0
     nodata_is_data: bool = False
     nodata_given: bool = False
-    pixel: float | None = None
+    sides: tuple[float, float] | None = None
+    statistics: Normalization | None = None
 
     @property
     def title(self) -> str:
@@ -183,7 +187,8 @@ class NetworkSpec:
             "overlap": self.overlap,
             "nodata_is_data": self.nodata_is_data,
             "nodata_given": self.nodata_given,
-            "pixel": self.pixel,
+            "sides": None if self.sides is None else list(self.sides),
+            "statistics": None if self.statistics is None else self.statistics.to_dict(),
         }
 
     @classmethod
@@ -210,7 +215,10 @@ class NetworkSpec:
                 overlap=float(row["overlap"]),
                 nodata_is_data=bool(row["nodata_is_data"]),
                 nodata_given=bool(row.get("nodata_given", False)),  # older checkpoints do not say
-                pixel=None if row.get("pixel") is None else float(row["pixel"]),
+                sides=None if (sides := row.get("sides")) is None else _lengths(sides),
+                statistics=None
+                if (statistics := row.get("statistics")) is None
+                else Normalization.from_dict(statistics).checked(len(row["bands"])),
             )
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise UserError(
@@ -262,6 +270,18 @@ def git_revision() -> str | None:
 def _number(value: float | None) -> float | str | None:
     """Return what JSON can hold, and ``float`` reads: ``"nan"`` for NaN, which is also equal to itself."""
     return value if value is None or math.isfinite(value) else str(value)
+
+
+def _transform(value: Any) -> tuple[float, float, float, float, float, float]:
+    a, b, c, d, e, f = map(float, value)
+    return a, b, c, d, e, f
+
+
+def _lengths(value: Any) -> tuple[float, float]:
+    shortest, longest = map(float, value)
+    if not 0 < shortest <= longest < math.inf:
+        raise ValueError(f"lengths {shortest} and {longest}")
+    return shortest, longest
 
 
 def _pair(value: Any) -> tuple[int, int]:

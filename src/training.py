@@ -108,7 +108,8 @@ def make_network(data: DataDescription, choice: NetworkChoice) -> tuple[Network,
         classes=data.classes,
         chip_size=data.chip_size,
         nodata_given=data.nodata_given,
-        pixel=data.pixel,
+        sides=data.sides,
+        statistics=data.normalization,
     )
     network = Network(architecture, spec.normalization)
     lines = plan.lines if choice.init_from is None else start_from(network, spec, choice.init_from)

@@ -20,6 +20,7 @@ import runpy
 import sys
 import tempfile
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ Answers = list[tuple[int, str]]
 def run(task: str, arguments: list[str]) -> tuple[int, str]:
     """Run a command as ``python <task>.py <arguments>`` would, and return its exit code and last words."""
     sys.argv = [str(ROOT / f"{task}.py"), *arguments]
-    said = io.StringIO()
+    said, before = io.StringIO(), set(_weights())
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
             runpy.run_path(sys.argv[0], run_name="__main__")
@@ -44,9 +45,13 @@ def run(task: str, arguments: list[str]) -> tuple[int, str]:
             handler.close()
             logging.getLogger().removeHandler(handler)
         # Two hundred runs that nothing names are 5 GB of weights.
-        for weights in Path("logs/train").glob("20*/**/*.ckpt"):
+        for weights in set(_weights()) - before:
             weights.unlink()
     return 0, ""
+
+
+def _weights() -> Iterator[Path]:
+    return Path("logs/train").glob("20*/**/*.ckpt")
 
 
 def run_forked(task: str, calls: list[list[str]]) -> Answers:

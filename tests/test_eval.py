@@ -71,11 +71,13 @@ def save_checkpoint(
     path: Path,
     classes: ClassTable = CLASSES,
     bands: tuple[Band, ...] = BANDS,
-    normalization: Normalization | None = None,
+    statistics: Normalization | None = None,
 ) -> Path:
     torch.manual_seed(0)
-    normalization = normalization or Normalization.identity(len(bands), 1000.0)
-    spec = NetworkSpec("justo_unet_simple", "none", {}, bands, normalization, None, classes, (16, 16))
+    normalization = Normalization.identity(len(bands), 1000.0)
+    spec = NetworkSpec(
+        "justo_unet_simple", "none", {}, bands, normalization, None, classes, (16, 16), statistics=statistics
+    )
     save_network(path, build_network(spec), spec, {})
     return path
 
@@ -89,15 +91,14 @@ def test_chips_in_another_unit_are_scored_with_a_caution(
     data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name, mean in {"same": 500.0, "other": 0.05}.items():
-        path = save_checkpoint(
-            tmp_path / f"{name}.ckpt", normalization=Normalization((True,) * 2, 1.0, (mean,) * 2, (mean / 2,) * 2)
-        )
+        seen = Normalization((True,) * 2, 1.0, (mean,) * 2, (mean / 2,) * 2)
+        path = save_checkpoint(tmp_path / f"{name}.ckpt", statistics=seen)
         scored = score(EvalConfig(str(path), str(data), accelerator="cpu"), tmp_path / name)
         assert (scored.caution is not None) == (name == "other")
         told = [message for message in caplog.messages if message.startswith(f"CAUTION: {data} (test): its numbers")]
         assert len(told) == (name == "other")
     report = scored.report(Run("eval.py", "", datetime.now(UTC)))
-    assert report.lead[-1].startswith("Do not trust these scores: its numbers are ")
+    assert report.lead[-1].startswith("Note: its numbers are ")
     assert "(about 10,000 times as large)" in report.lead[-1]
 
 

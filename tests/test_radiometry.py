@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from mapping_scenes import make_trained, noise, write_raster
+from mapping_scenes import CLASSES, make_trained, noise, write_raster
 
-from src.bands import BandStatistics, Normalization
+from src.bands import Band, BandStatistics, Normalization
 from src.grid import Window, spread_windows
 from src.mapping.kept_rows import Patch
 from src.mapping.scene_reader import SceneReader, open_scene
-from src.models.checkpoint import load_network
-from src.radiometry import Levels, caution
+from src.models.checkpoint import load_network, save_network
+from src.radiometry import Levels, caution, other_units, unlike_training
 from src.report.prediction import MappedScene, prediction_report
 from src.report.provenance import Run
+from src.spec import NetworkSpec
 from src.tasks import predict
 from src.tasks.schema import PredictConfig
 
@@ -69,14 +72,43 @@ def test_far_away_without_a_common_factor_has_none_named() -> None:
 def test_what_no_band_tells_is_no_reason_for_caution() -> None:
     nothing = Levels.of(BandStatistics(4))
     assert caution(nothing, levels(MEAN, STD), "training") is None
-    assert Levels.expected(Normalization.identity(4, 10_000)) is None
-    half = Normalization((False, False, True, True), 1.0, (0, 0, *MEAN[2:]), (1, 1, *STD[2:]))
-    expected = Levels.expected(half)
-    assert expected is not None
-    assert caution(levels(MEAN * [1e4, 1e4, 1, 1], STD), expected, "training") is None
+    half = Levels.expected(Normalization((False, False, True, True), 1.0, (0, 0, *MEAN[2:]), (1, 1, *STD[2:])))
+    assert caution(levels(MEAN * [1e4, 1e4, 1, 1], STD), half, "training") is None
     scaled = Levels.expected(Normalization((True,) * 4, 10_000, tuple(MEAN / 1e4), tuple(STD / 1e4)))
-    assert scaled is not None
     np.testing.assert_allclose(scaled.mean, MEAN)
+
+
+def statistics(mean: Numbers, std: Numbers, pixels: int = 1000) -> BandStatistics:
+    found = BandStatistics(4)
+    found.count[:], found._mean, found._m2 = pixels, np.asarray(mean, float), np.asarray(std, float) ** 2 * pixels
+    return found
+
+
+def spec(**options: Any) -> NetworkSpec:
+    bands = tuple(Band(f"band {number}") for number in range(4))
+    normalization = Normalization((True,) * 4, 1.0, (0.0,) * 4, (255.0,) * 4)  # as Landsat's weights were trained
+    return NetworkSpec("unet", "resnet18", {}, bands, normalization, None, CLASSES, (32, 32), **options)
+
+
+def test_what_counts_is_what_the_network_saw_and_not_how_its_weights_were_normalised() -> None:
+    seen = Normalization((True,) * 4, 1.0, tuple(MEAN), tuple(STD))
+    assert unlike_training(spec(statistics=seen), [], statistics(MEAN, STD)) is None
+    assert unlike_training(spec(statistics=seen), [], statistics(MEAN / 1e4, STD / 1e4)) is not None
+    assert unlike_training(spec(), [], statistics(MEAN / 1e4, STD / 1e4)) is None  # a checkpoint that does not know
+    assert unlike_training(spec(statistics=seen), [], statistics(MEAN / 1e4, STD * 0, pixels=99)) is None
+
+
+def test_tiles_of_one_land_each_are_of_one_unit() -> None:
+    water, town = statistics([70, 70, 70, 20], [2.6] * 4), statistics([110] * 4, [45] * 4)
+    tiles = {"water": water} | {f"town {number}": town for number in range(19)}
+    assert other_units(tiles) == {}
+    assert other_units({}) == {}
+    small = statistics(np.full(4, 0.011), np.full(4, 0.0045))
+    ((name, words),) = other_units({"small": small, **tiles, "few": statistics(MEAN, STD, pixels=5)}).items()
+    assert name == "small"
+    assert words.startswith("its numbers are 0.011 ± 0.0045 in the middle one of its bands, town ")
+    assert "(about 10,000 times as small)" in words
+    assert list(other_units({"a": town, "b": small})) == ["a"]  # of two nobody knows which is meant
 
 
 @pytest.mark.parametrize("shape", [(90, 70), (20, 500), (5, 4), (33, 32)])
@@ -102,6 +134,16 @@ def test_a_sample_has_the_scenes_mean_and_leaves_gaps_out(layout: dict[str, int]
     assert found.mean == pytest.approx(image[:, :, :140].mean((1, 2)), rel=0.15)
 
 
+def test_a_sample_looks_everywhere_where_its_one_place_is_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("src.mapping.scene_reader.SAMPLE_BYTES", 1000)
+    image = noise(200, 300)
+    image[:, 60:140, 100:200] = -1
+    with open_scene(str(write_raster(tmp_path / "s.tif", image, nodata=-1)), make_trained(tmp_path).spec) as reader:
+        assert reader.sample().count.min() > 1000
+
+
 def test_a_sample_of_large_blocks_decodes_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("src.mapping.scene_reader.SAMPLE_BYTES", 1000)
     mapper = make_trained(tmp_path, "compact_unet")
@@ -123,6 +165,8 @@ def test_a_map_of_another_unit_says_so_before_and_in_its_report(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     mapper = make_trained(tmp_path, "compact_unet")
+    seen = replace(mapper.spec, statistics=mapper.spec.normalization)
+    save_network(mapper.checkpoint, mapper.network, seen, {})
     images = [
         str(write_raster(tmp_path / f"{name}.tif", (noise(90, 70) * factor).astype(np.float32)))
         for name, factor in {"same": 1, "other": 10_000}.items()

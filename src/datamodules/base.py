@@ -53,7 +53,7 @@ class DataDescription:
         counts: Training pixels of each class.
         weights: Weight of each class as the data themselves suggest it.
         nodata_given: Whether the user gave the nodata value, in place of what the images' files declare.
-        pixel: Side of a pixel on the ground in metres, None where that is not known.
+        sides: Sides of the smallest and of the largest pixels on the ground in metres, None where that is not known.
     """
 
     origin: str
@@ -68,7 +68,7 @@ class DataDescription:
     counts: tuple[int, ...]
     weights: tuple[float, ...]
     nodata_given: bool = False
-    pixel: float | None = None
+    sides: tuple[float, float] | None = None
 
 
 class ResumableLoader(DataLoader[Chip]):

@@ -15,7 +15,7 @@ from src.datamodules.base import MIN_STEPS, DataDescription, SegmentationData, S
 from src.datamodules.batches import Chip
 from src.datamodules.cache import ChipSource
 from src.errors import UserError
-from src.pixel_size import side_on_ground
+from src.pixel_size import sides_on_ground
 from src.spec import DatasetSpec
 from src.tables import Sample
 
@@ -131,7 +131,7 @@ class ChipData(SegmentationData):
             counts=self.folder.train_counts,
             weights=self.folder.class_weights,
             nodata_given=spec.nodata_given,
-            pixel=side_on_ground(spec.scenes),
+            sides=sides_on_ground(spec.scenes),
         )
 
     def source(self, stage: Stage) -> ChipDataset:

@@ -24,7 +24,7 @@ from src.grid import Window, chip_windows
 from src.input_files import find_files
 from src.label_sources import ClassHints, label_sources
 from src.labels import IGNORE, UNCLASSIFIED, ClassTable
-from src.pixel_size import side_on_ground
+from src.pixel_size import sides_on_ground
 from src.preparation.class_choice import check_one_name
 from src.preparation.cutting import Scene, measured_bands
 from src.preparation.scene_files import common_nodata, describe_all, pair, scene_nodata
@@ -291,7 +291,7 @@ class SceneData(SegmentationData):
             counts=survey.counts,
             weights=tuple(class_weights(survey.counts)),
             nodata_given=self.nodata is not None,
-            pixel=side_on_ground(scene.info for scene in survey.scenes),
+            sides=sides_on_ground(scene.info for scene in survey.scenes),
         )
 
     def source(self, stage: Stage) -> RandomWindows | FixedWindows:

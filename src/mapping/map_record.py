@@ -49,6 +49,15 @@ class MapRecord:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
+    def files(self) -> tuple[Path, ...]:
+        """Return the files of whatever map the record is of, whether they are there or not."""
+        try:
+            content = json.loads(self.path.read_text(encoding="utf-8"))
+            ours = [name for name in dict(content["files"]) if "made_of" in content and name.startswith(self.path.stem)]
+            return tuple(self.path.with_name(name) for name in ours)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # there is none, or it is somebody else's
+            return ()
+
     def remove(self) -> None:
         """Take the record away before the map is replaced."""
         self.path.unlink(missing_ok=True)

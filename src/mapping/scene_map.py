@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -31,7 +31,7 @@ from src.mapping.plan import MapPlan
 from src.mapping.polygons import map_polygons, write_polygons
 from src.mapping.processes import StripJob, map_in_processes
 from src.mapping.scene_reader import SceneReader, open_scene, scene_decoding
-from src.mapping.strip_store import StripStore, finished_strips, read_plan, start_store
+from src.mapping.strip_store import StripStore, finished_strips, read_plan, start_store, strips_bytes
 from src.mapping.strips import CLASSES, PROBABILITIES, UNCERTAINTY, Probabilities, map_layers, map_strips
 from src.mapping.styles import polygon_style, raster_style, share_style
 from src.mapping.window_choice import WindowRequest, choose_plan
@@ -41,6 +41,7 @@ from src.models.lanes import computing_with
 from src.models.network import Network
 from src.models.precision import choose_device, precision_name
 from src.raster.read import RasterInfo
+from src.score_files import remove_map_scores
 from src.spec import NetworkSpec, git_revision, software_versions
 from src.vector import sieve
 
@@ -203,9 +204,9 @@ def map_scene(mapper: Mapper, image: str | Path, output: str | Path, show: Show 
             plan = _map(mapper, reader, folder, show)
             _make_files(mapper, folder, output, reader.info, show)
         except BaseException:
-            _keep_or_remove(folder)
+            _keep_or_remove(folder, _fingerprint(mapper, reader.info))
             raise
-        record.remove()
+        _remove_before(record, output, {path.name for path in (folder / "whole").iterdir()})
         files = _publish(folder / "whole", output)
         record.write(files, plan.to_dict())
         shutil.rmtree(folder, ignore_errors=True)
@@ -250,10 +251,11 @@ def _layers(mapper: Mapper) -> list[Layer]:
     return map_layers(mapper.spec.classes, mapper.options.probabilities)
 
 
-def _keep_or_remove(folder: Path) -> None:
+def _keep_or_remove(folder: Path, fingerprint: Mapping[str, Any]) -> None:
     """After a failure: keep what another run can go on with, and say so; remove what none can."""
     if strips := len(finished_strips(folder)):
-        log.info("%d finished strips are kept in %s; the same command goes on from there.", strips, folder)
+        if read_plan(folder, fingerprint) is not None:  # else they are another command's, which may go on with them
+            log.info("%d finished strips are kept in %s; the same command goes on from there.", strips, folder)
     else:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -337,7 +339,7 @@ def _describe(plan: MapPlan) -> str:
 def _check_room(reader: SceneReader, plan: MapPlan, folder: Path, layers: list[Layer]) -> None:
     info = reader.info
     needed = info.window.pixels * sum(layer.pixel_bytes for layer in layers) + reader.scratch_bytes(plan.window[0])
-    free = shutil.disk_usage(folder.parent).free
+    free = shutil.disk_usage(folder.parent).free + strips_bytes(folder)  # another map's, which make room now
     if free < needed:
         raise UserError(
             f"{folder.parent} has {free / 1e9:.1f} GB free; mapping {info.path} needs at least {needed / 1e9:.1f} GB "
@@ -398,6 +400,16 @@ def _write_styles(mapper: Mapper, output: Path, layers: list[Layer]) -> None:
         write_text(layer_path(output, layer.name).with_suffix(".qml"), style)
     if mapper.options.polygons:
         write_text(polygons_path(output).with_suffix(".qml"), polygon_style(classes))
+
+
+def _remove_before(record: MapRecord, output: Path, new: set[str]) -> None:
+    """Remove what belongs to the map that was there before and that the new one does not replace, record and scores."""
+    others = [file for file in record.files() if file.name not in new]
+    record.remove()
+    remove_map_scores(output)
+    for file in others:
+        for path in (file, file.with_name(f"{file.name}.aux.xml")):
+            path.unlink(missing_ok=True)
 
 
 def _publish(whole: Path, output: Path) -> tuple[Path, ...]:

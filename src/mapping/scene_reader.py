@@ -37,7 +37,7 @@ ROWS, ROW_BYTES = 64, 32_000_000
 PICTURE_SIDE = 512
 """Pixels of the longer side of a picture that tells whether a band has measurements."""
 SAMPLE_SIDE, SAMPLE_BYTES = 32, 200_000_000
-"""Pixels of the side of a sample's windows, and how many bytes of blocks are decoded for them at most, or one block."""
+"""Pixels of the side of a sample's windows, and how many bytes of blocks are decoded for several of them at most."""
 STRIP_BYTES = 160_000_000
 """Rows of one block of the file are read together up to this size, which they are decoded at anyway."""
 
@@ -132,10 +132,14 @@ class SceneReader:
 
     def sample(self) -> BandStatistics:
         """Return mean and standard deviation of the network's bands in a few small windows all over the scene."""
-        found = BandStatistics(len(self._bands))
         down, across = self.info.block
-        decoded = max(down, SAMPLE_SIDE) * max(across, SAMPLE_SIDE) * np.dtype(self.info.dtype).itemsize
-        each = 3 if 9 * decoded * len(self._bands) <= SAMPLE_BYTES else 1
+        block = max(down, SAMPLE_SIDE) * max(across, SAMPLE_SIDE) * self.pixel_bytes
+        each = max((each for each in (3, 2) if each**2 * block <= SAMPLE_BYTES), default=1)
+        found = self._sampled(each)
+        return found if each == 3 or found.count.any() else self._sampled(3)  # nothing there: look everywhere
+
+    def _sampled(self, each: int) -> BandStatistics:
+        found = BandStatistics(len(self._bands))
         for window in spread_windows(self.info.height, self.info.width, SAMPLE_SIDE, each):
             patch = blank(len(self._bands), window.height, window.width, self.dtype)
             self._read(patch, window)

@@ -111,6 +111,14 @@ def read_plan(folder: Path, fingerprint: Mapping[str, Any]) -> dict[str, Any] | 
     return dict(content["plan"]) if same else None
 
 
+def strips_bytes(folder: Path) -> int:
+    """Return how much room on the disk a store takes that another run has left, 0 without one."""
+    try:
+        return sum(file.stat().st_blocks * 512 for file in folder.iterdir() if file.is_file())
+    except OSError:
+        return 0
+
+
 def start_store(folder: Path, fingerprint: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
     """Make an empty store with a plan; another run's strips are removed."""
     shutil.rmtree(folder, ignore_errors=True)

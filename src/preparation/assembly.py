@@ -13,13 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from src.balance import Counts
+from src.bands import BandStatistics
 from src.datafolder import DATASET, write_dataset
 from src.errors import UserError
 from src.grid import chip_windows
 from src.ground import Places
 from src.label_sources import ClassHints
 from src.labels import UNCLASSIFIED, ClassTable
-from src.pixel_size import other_size, side_on_ground
+from src.pixel_size import other_size, sides_on_ground
 from src.preparation.class_choice import class_table, left_out, merge_rare
 from src.preparation.cutting import Chip, ChipFormat, Fate, Scene, cut_scene, measured_bands
 from src.preparation.overview import Overview, Thumbnail
@@ -27,7 +28,7 @@ from src.preparation.scene_files import common_nodata
 from src.preparation.settings import Preparation
 from src.preparation.split_summary import summary_lines
 from src.progress import progress
-from src.radiometry import Levels, caution, merged
+from src.radiometry import other_units
 from src.raster.write import recode
 from src.spec import DatasetSpec, software_versions
 from src.splits import Parts, Split, imbalance, split_chips
@@ -97,16 +98,20 @@ def fill(
 
 
 def _compare_scenes(scenes: Sequence[Scene], chips: Sequence[Chip], bands: int) -> None:
-    """Say which scenes have numbers that are so unlike the first one's that one network cannot learn from both."""
-    by_scene = [
-        Levels.of(merged((chip.statistics for chip in chips if chip.scene == index and chip.statistics), bands))
-        for index in range(len(scenes))
-    ]
-    first, size = scenes[0].info.path, side_on_ground([scenes[0].info])
-    for scene, levels in zip(scenes[1:], by_scene[1:], strict=True):
-        for words in (other_size(side_on_ground([scene.info]), size, first), caution(levels, by_scene[0], first)):
-            if words:
-                log.warning("CAUTION: %s: %s", scene.info.path, words)
+    """Say which scenes are in another unit, or of other pixels, than the rest: one network cannot learn from both."""
+    by_scene: dict[int, BandStatistics] = {}
+    for chip in chips:
+        if chip.statistics:
+            by_scene.setdefault(chip.scene, BandStatistics(bands)).merge(chip.statistics)
+    units = other_units({scenes[index].info.path: found for index, found in by_scene.items()})
+    first, size = scenes[0].info.path, sides_on_ground([scenes[0].info])
+    words = (other_size(sides_on_ground([scene.info]), size, first) for scene in scenes)
+    sizes = {scene.info.path: said for scene, said in zip(scenes, words, strict=True) if said}
+    for others in (units, sizes):
+        if others:
+            path, said = next(iter(others.items()))
+            more = f"; so are {len(others) - 1} more scenes" if len(others) > 2 else "; so is another scene"
+            log.warning("CAUTION: %s: %s%s", path, said.rstrip("."), more if len(others) > 1 else "")
 
 
 def _present(counts: Counts) -> list[int]:
@@ -237,8 +242,10 @@ def _too_few(kept: int, fates: Counter[Fate], settings: Preparation) -> str:
 
 def _statistics(chips: Sequence[Chip], parts: Parts, bands: int, scaler: float | None) -> BandTable:
     """Merge the training chips' statistics; raises UserError for numbers that are no measurements."""
-    training = (chip.statistics for chip, part in zip(chips, parts, strict=True) if part == 0 and chip.statistics)
-    total = merged(training, bands)
+    total = BandStatistics(bands)
+    for chip, part in zip(chips, parts, strict=True):
+        if part == 0 and chip.statistics is not None:
+            total.merge(chip.statistics)
     if (beyond := np.flatnonzero((total.count > 0) & ~(total.std <= _BEYOND))).size:
         raise UserError(
             f"Band {_numbers(beyond + 1)} has numbers beyond 1e30, which nothing measures; expected a nodata value "

@@ -15,7 +15,7 @@ import rasterio.warp
 from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.enums import Resampling
-from rasterio.errors import RasterioError
+from rasterio.errors import CRSError, RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
 
@@ -72,7 +72,10 @@ def crs_label(crs: str | None) -> str:
 
 def crs_unit(crs: str | None) -> tuple[str, float] | None:
     """Return ``projected`` and the metres of its unit, or ``geographic`` and the radians; None for any other CRS."""
-    parsed = CRS.from_wkt(crs) if crs else None
+    try:
+        parsed = CRS.from_wkt(crs) if crs else None
+    except CRSError:  # of a description that was written by hand
+        return None
     if parsed is None or not (parsed.is_projected or parsed.is_geographic):
         return None
     return ("projected" if parsed.is_projected else "geographic"), float(parsed.units_factor[1])

@@ -36,14 +36,13 @@ def evaluation_report(
         data: Where the chips are from.
         examples: Chips to show.
         files: What the run wrote, each with what it is.
-        caution: What about the chips' numbers is so unlike those of training that the scores say nothing; None for
-            nothing.
+        caution: What about the chips is so unlike those of training that low scores are no wonder; None for nothing.
     """
     return Report(
         kind="Evaluation",
         title=title,
         subtitle=f"{data} · {checkpoint.name} · {run.when}",
-        lead=(*score_sentences(evaluation), *([f"Do not trust these scores: {caution}"] if caution else [])),
+        lead=(*score_sentences(evaluation), *([f"Note: {caution}"] if caution else [])),
         sections=(
             *score_sections(evaluation),
             example_section(examples),

@@ -102,7 +102,7 @@ def _sentences(scene: MappedScene) -> tuple[str, ...]:
     rest = [f"{len(found) - 6} more"] if len(found) > 6 else []
     sentence = f"{scene.name} ({_extent(scene)}) is mapped as {listed(parts + rest)}."
     if scene.caution:
-        sentence += f" Do not trust it: {scene.caution}"
+        sentence += f" {'Do not trust it' if scene.evaluation is None else 'Note'}: {scene.caution}"
     if scene.evaluation is None:
         return (sentence, "There is no ground truth for it, so this page cannot say how right it is.")
     return (sentence, *score_sentences(scene.evaluation))

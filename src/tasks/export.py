@@ -23,7 +23,7 @@ from src.evaluation import read_chip
 from src.models.checkpoint import ONNX, find_checkpoint, load_network, read_checkpoint
 from src.models.network import Network
 from src.models.onnx_file import probabilities_of, takes_other_sizes, write_onnx
-from src.pixel_size import side_on_ground
+from src.pixel_size import sides_on_ground
 from src.spec import NetworkSpec
 from src.stac import model_item
 from src.tables import Part
@@ -160,9 +160,10 @@ def _images(
         raise UserError(f"{folder} lists no chip; expected at least one to compare on. Give another data_dir.")
     chosen = samples[: settings.chips]
     chips = [read_chip(sample, spec) for sample in chosen]
+    sides = spec.sides or sides_on_ground(chip.info for chip in chips)
     with np.errstate(over="ignore"):  # nodata values of float64, which are infinite then
         images = [chip.image.astype(np.float32) for chip in chips]
-    return images, spec.pixel or side_on_ground(chip.info for chip in chips), f"{len(images)} chips of {folder}"
+    return images, sides[0] if sides else None, f"{len(images)} chips of {folder}"
 
 
 def _mapping(thing: Any) -> Mapping[str, Any]:

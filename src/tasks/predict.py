@@ -34,7 +34,7 @@ from src.radiometry import unlike_training
 from src.raster.georeference import crs_label
 from src.raster.read import RasterInfo, describe
 from src.report.prediction import MappedScene, prediction_report
-from src.score_files import MEANINGS, format_scores, remove_map_scores, write_score_files
+from src.score_files import MEANINGS, format_scores, score_prefix, write_score_files
 from src.spec import software_versions
 from src.tasks.prepare import class_rule
 from src.tasks.reporting import add_report
@@ -214,11 +214,6 @@ def layer_file_path(output: Path) -> Path:
     return output.with_suffix(".qlr")
 
 
-def score_prefix(output: Path) -> str:
-    """Say what the names of a map's scores begin with: nothing for ``map.tif``, else the map's name."""
-    return "" if output.stem == "map" else f"{output.stem}_"
-
-
 def report_path(outputs: Sequence[Path], output: str | None) -> Path:
     """Name the report: ``report.html`` beside several maps, ``<map>_report.html`` beside one whose place was given.
 
@@ -278,8 +273,6 @@ def _map_one(
         log.info(line)
     if not any(area.pixels for area in found.areas if area.value):
         log.info("Map      is empty: no pixel has a measurement in all bands that count%s.", _dead(mapper, image))
-    if scene.made and found.scores is None and remove_map_scores(output, score_prefix(output)):
-        log.info("Scores   of the map that was there before are removed: this one is another")
     if found.scores is not None:
         context = _context(mapper, scene, image, label)
         files += write_score_files(output.parent, found.scores, context, score_prefix(output))
