@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
+import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -177,6 +181,37 @@ def check_crop(network: Network, spec: NetworkSpec, augmentation: Augmentation) 
                 f"augmentation.crop={augmentation.crop} leaves {width} × {height} px, which model={spec.architecture} "
                 f"with encoder={spec.encoder} cannot take ({problem}); leave it out, or give a multiple of 32."
             )
+
+
+@contextmanager
+def enough_memory(batch_size: int) -> Iterator[None]:
+    """Raise UserError where a GPU's memory does not take a batch."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"batch_size={batch_size} is too large for the GPU's memory (or other programs take it); lower it, for "
+            f"example to {max(1, batch_size // 2)}, or cut smaller windows out of the chips: augmentation.crop=…."
+        ) from error
+
+
+@contextmanager
+def interruptible(trainer: L.Trainer) -> Iterator[None]:
+    """Let Ctrl-C within the context be KeyboardInterrupt, as it is elsewhere.
+
+    Lightning ends the process instead, in an orderly way, and lets it ignore any further Ctrl-C: a notebook's kernel
+    too.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        if trainer.interrupted:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
 
 
 def check_run(seed: int, trainer: Mapping[str, Any], *, refit: bool = False) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 from src import run_folder
 from src.augmentation import Augmentation
 from src.callbacks.average import average_weights
-from src.callbacks.checkpoints import BestCheckpoints
+from src.callbacks.checkpoints import BestCheckpoints, WholeCheckpoints
 from src.callbacks.early_stopping import EarlyStopping
 from src.callbacks.progress import EpochLines
 from src.callbacks.table import EpochTable
@@ -30,6 +30,8 @@ from src.training import (
     choose_class_weights,
     choose_trainer_options,
     decorrelate,
+    enough_memory,
+    interruptible,
     make_network,
     quiet_lightning,
 )
@@ -108,12 +110,12 @@ def train(
         **options,
         max_epochs=recipe.epochs,
         callbacks=[callback for callback in (*own, *callbacks) if callback is not None],
+        plugins=[WholeCheckpoints()],
         logger=[EpochTable(str(folder / "metrics.csv"))],
         default_root_dir=folder,
     )
-    trainer.fit(segmenter, datamodule=data)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    with enough_memory(data.batch_size), interruptible(trainer):
+        trainer.fit(segmenter, datamodule=data)
     return run_folder.read_trained(Path(keeper.best_model_path or keeper.last_model_path), Path(keeper.last_model_path))
 
 

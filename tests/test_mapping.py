@@ -427,6 +427,23 @@ def test_a_map_is_made_again_when_a_file_that_belongs_to_its_scene_changes(tmp_p
     np.testing.assert_array_equal(read(tmp_path / "two_map.tif"), VALUES[noise(60, 40, seed=1).argmax(0)])
 
 
+def test_what_belonged_to_the_map_before_does_not_stay_beside_another(tmp_path: Path) -> None:
+    path, output = write_raster(tmp_path / "scene.tif", noise(60, 40)), tmp_path / "map.tif"
+    first = make_mapper(tmp_path, Argmax(), probabilities="uint8", polygons=True)
+    map_scene(first, str(path), output)
+    own = {"map.tif", "map.qml", "map.json"}
+    layers = {"map_probabilities.tif", "map_uncertainty.tif", "map_polygons.gpkg"}
+    assert {file.name for file in tmp_path.glob("map*")} >= own | layers
+    (tmp_path / "map_of_mine.tif").write_text("nobody's but mine")
+    map_scene(make_mapper(tmp_path, Argmax()), str(path), output)
+    assert {file.name for file in tmp_path.glob("map*")} - {"map.tif.aux.xml"} == {*own, "map_of_mine.tif"}
+    for content in ({"files": {"scene.tif": 1}, "made_of": 1}, {"files": ["map_of_mine.tif"]}, [], {"files": 3}):
+        output.with_suffix(".json").write_text(json.dumps(content))  # what is none of our records
+        map_scene(make_mapper(tmp_path, Argmax()), str(path), output)
+        assert path.is_file()
+        assert (tmp_path / "map_of_mine.tif").is_file()
+
+
 def test_a_plain_file_s_record_names_no_further_files(tmp_path: Path) -> None:
     """Else maps that were made before such files counted would be made again."""
     path = write_raster(tmp_path / "scene.tif", noise(60, 40))

@@ -132,11 +132,12 @@ def test_scores_of_the_map_before_do_not_stay_beside_another(tmp_path: Path, che
     assert scores() == before
     run(tmp_path, **keys, window=64)
     assert not scores()
-    for content in ('{"chips": "data (test)"}', '{"map": "elsewhere/map.tif"}', "[]", "no JSON"):
+    contents = {'{"chips": "data (test)"}': True, '{"map": "other.tif"}': True, '{"map": "moved/map.tif"}': False}
+    for number, (content, kept) in enumerate((contents | {"[]": True, "no JSON": True}).items()):
         (out / "scores.json").write_text(content)
         (out / "iou.csv").write_text("of an evaluation in the same folder")
-        run(tmp_path, **keys, blend="crop" if content == "[]" else "cosine")
-        assert scores() == {"scores.json", "iou.csv"}
+        run(tmp_path, **keys, overlap=10 + number)
+        assert scores() == ({"scores.json", "iou.csv"} if kept else set()), content
 
 
 def test_labels_on_another_grid_score_the_map_and_leave_it_whole(

@@ -19,7 +19,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, read_write
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from scripts.open_tensorboard import free_port
@@ -31,6 +32,7 @@ from src.models.checkpoint import find_checkpoint, load_network
 from src.models.optimization import Optimization
 from src.scores import confusion_matrix, mean_iou
 from src.tasks import entry, schema, train
+from src.tasks.command_line import OF_OTHER_PROCESSES
 from src.tasks.train import build_segmenter, build_trainer, make
 from tests.chip_folder import make_chip_folder
 
@@ -267,6 +269,31 @@ def test_resume_last_goes_on_in_the_runs_own_folder(trained: tuple[Path, str], c
     assert f"{best:.4f}" in find_checkpoint(run).name
 
 
+def test_resume_last_means_another_run_only_where_the_folder_is_named_after_the_hour(
+    composed: Compose, tmp_path: Path
+) -> None:
+    """Else a second seed in a folder of its own went on with the first one's run, and came to its score."""
+    for age, name in enumerate(("seed1", "seed1/earlier")):  # the run that was set aside is the newest file
+        last = tmp_path / "logs/train" / name / "checkpoints/last.ckpt"
+        last.parent.mkdir(parents=True)
+        last.write_bytes(b"")
+        os.utime(last, (1000 + age, 1000 + age))
+    given = ("resume=last", *SMALL)
+    assert train._resumed(composed(*given, run="seed2")) is None
+    found = train._resumed(composed(*given, run="2026-11-30_09-10-11"))
+    assert found == tmp_path / "logs/train/seed1/checkpoints/last.ckpt"
+    (tmp_path / "other").mkdir()
+    others = composed(*given, run="seed2")
+    hydra = HydraConfig.get()
+    with read_write(hydra.overrides):
+        hydra.overrides.hydra = [OF_OTHER_PROCESSES]  # as in torchrun's processes but the first
+    assert train._resumed(others) == found
+    grid = composed(*given, run="2026-11-30_09-10-11")
+    with read_write(HydraConfig.get()):
+        HydraConfig.get().mode = RunMode.MULTIRUN
+    assert train._resumed(grid) is None
+
+
 @pytest.mark.usefixtures("trained")
 def test_one_command_begins_a_run_goes_on_with_it_and_says_that_it_is_done(
     composed: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -343,7 +370,7 @@ def test_a_mistake_is_one_line(
     trained: tuple[Path, str], composed: Compose, overrides: list[str], message: str
 ) -> None:
     with pytest.raises(UserError, match=message) as error:
-        train.run(composed(*(text.format(run=trained[0]) for text in overrides), run="mistake"))
+        train.run(composed(*(text.format(run=trained[0]) for text in overrides), run="2026-11-30_09-00-00"))
     assert "\n" not in str(error.value)
 
 

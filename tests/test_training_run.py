@@ -5,13 +5,17 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback, Trainer
 
 from src import run_folder
 from src.augmentation import Augmentation
+from src.callbacks.checkpoints import WholeCheckpoints
 from src.datamodules.chips import ChipData
 from src.errors import UserError
 from src.models.checkpoint import find_checkpoint, load_network
@@ -50,6 +54,20 @@ def test_the_runs_folder_has_all_numbers_and_what_was_run(trained: Trained, fold
     assert config["data_dir"] == str(folder)
     assert config["loss"] == "CrossEntropyDice"
     assert config["epochs"] == 3
+
+
+def test_ctrl_c_is_what_it_is_elsewhere_and_the_next_one_too(folder: Path, tmp_path: Path) -> None:
+    """Lightning ends the process, and lets it ignore Ctrl-C from then on: a notebook's kernel was deaf to it."""
+
+    class Impatient(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+            assert isinstance(trainer.strategy.checkpoint_io, WholeCheckpoints)
+            raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train(ChipData(folder, batch_size=3), tmp_path / "run", SMALL, accelerator="cpu", callbacks=[Impatient()])
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_run_in_the_same_folder_sets_the_earlier_one_aside(

@@ -13,6 +13,7 @@ from src.models.checkpoint import PREFIX, find_checkpoint, read_checkpoint, read
 from src.models.network import Network
 from src.models.pretrained import check_numbers
 from src.models.whitening import ATTRIBUTE
+from src.run_folder import EARLIER
 from src.spec import NetworkSpec
 
 LAST = "last.ckpt"
@@ -54,7 +55,8 @@ def find_resumable(resume: str, runs: Path, own: Path, *, named: bool = False) -
         return own / "checkpoints" / LAST
     if named:
         return None
-    candidates = sorted(runs.glob(f"**/checkpoints/{LAST}"), key=lambda file: file.stat().st_mtime)
+    those = (file for file in runs.glob(f"**/checkpoints/{LAST}") if file.parent.parent.name != EARLIER)
+    candidates = sorted(those, key=lambda file: file.stat().st_mtime)
     if not candidates:
         raise UserError(
             f"resume=last finds no {LAST} under {runs}; give the path of a checkpoint, or leave resume out."

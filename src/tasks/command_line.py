@@ -24,7 +24,13 @@ FILES = ("image", "label", "checkpoint", "data_dir", "csv")
 
 OF_PROCESSES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
 """What Lightning tells the processes of a training by the environment."""
-PATHS = (*FILES, "output", "output_dir", "resume", "init_from", "weights.path", "paths.logs")
+OF_OTHER_PROCESSES = "hydra.run.dir=."
+"""Where they are to leave nothing."""
+PATHS = (
+    *FILES,
+    *("output", "output_dir", "resume", "init_from", "weights.path", "paths.logs", "hydra.run.dir", "hydra.sweep.dir"),
+    *("datamodule.image", "datamodule.label", "datamodule.root"),
+)
 """Keys that take paths, which may hold any character."""
 
 
@@ -44,13 +50,13 @@ def arrange(arguments: Sequence[str], environment: Mapping[str, str]) -> list[st
     if int(environment.get("RANK", environment.get("SLURM_PROCID", 0))) > 0:
         arranged += ["hydra.output_subdir=null", "hydra/job_logging=disabled"]
         if not any(argument.startswith("hydra.run.dir=") for argument in arranged):
-            arranged.append("hydra.run.dir=.")
+            arranged.append(OF_OTHER_PROCESSES)
     return arranged
 
 
 def _understandable(argument: str) -> str:
     """Quote a path, or each of a list of paths, where Hydra would not take the argument as it is; expand ``~/``."""
-    found = re.fullmatch(rf"({'|'.join(PATHS)})=(.+)", argument, re.DOTALL)
+    found = re.fullmatch(rf"({'|'.join(map(re.escape, PATHS))})=(.+)", argument, re.DOTALL)
     if found is None:
         return argument
     argument = _at_home(argument)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import re
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
+from hydra.types import RunMode
 from hydra.utils import get_object, instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Timer
@@ -33,7 +33,7 @@ from src.models.weights import WeightsChoice
 from src.report.page import Report
 from src.report.provenance import Run
 from src.run_folder import Trained
-from src.tasks.command_line import as_single_run
+from src.tasks.command_line import OF_OTHER_PROCESSES, as_single_run
 from src.tasks.kinds import check_kinds
 from src.tasks.reporting import add_report
 from src.training import (
@@ -44,6 +44,8 @@ from src.training import (
     choose_class_weights,
     choose_trainer_options,
     decorrelate,
+    enough_memory,
+    interruptible,
     is_first_process,
     make_network,
     quiet_lightning,
@@ -106,27 +108,12 @@ def run(config: DictConfig) -> float:
     return trained.scores.mean_iou
 
 
-@contextmanager
-def _enough_memory(batch_size: int) -> Iterator[None]:
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise UserError(
-            f"batch_size={batch_size} is too large for the GPU's memory (or other programs take it); lower it, for "
-            f"example to {max(1, batch_size // 2)}, or cut smaller windows out of the chips: augmentation.crop=…."
-        ) from error
-
-
 def _fit(trainer: L.Trainer, segmenter: Segmenter, data: SegmentationData, checkpoint: Path | None) -> None:
     try:
-        with _enough_memory(data.batch_size):
+        with enough_memory(data.batch_size), interruptible(trainer):
             trainer.fit(segmenter, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except MisconfigurationException as error:  # what it can only tell from the number of batches
         raise UserError(f"trainer cannot train so: {error}. Change trainer's keys.") from error
-    except SystemExit:  # Lightning's end of a training after Ctrl-C
-        if trainer.interrupted:
-            raise KeyboardInterrupt from None
-        raise
     except RuntimeError as error:
         if "Early stopping conditioned on metric" not in str(error):
             raise
@@ -280,6 +267,14 @@ def get_class_or_function(node: Any) -> Callable[..., Any] | None:
     return found
 
 
+def _is_named(folder: Path) -> bool:
+    """Tell whether a run's folder is one that the user, an experiment or a multirun has chosen, and not the hour."""
+    hydra = HydraConfig.get()
+    if OF_OTHER_PROCESSES in hydra.overrides.hydra:
+        return False
+    return hydra.mode is RunMode.MULTIRUN or re.fullmatch(r"\d{4}(-\d\d){2}_\d\d(-\d\d){2}", folder.name) is None
+
+
 def _resumed(config: DictConfig) -> Path | None:
     """Decide on the run's folder: a resumed run goes on in its own."""
     here = Path(HydraConfig.get().runtime.output_dir)
@@ -287,7 +282,7 @@ def _resumed(config: DictConfig) -> Path | None:
     if config.resume is not None:
         if config.init_from is not None:
             raise UserError("resume= and init_from= contradict each other; resume goes on, init_from starts anew.")
-        named = config.output_dir is not None
+        named = config.output_dir is not None or _is_named(here)
         own = Path(config.output_dir) if config.output_dir is not None else here
         checkpoint = find_resumable(config.resume, Path(config.paths.logs) / "train", own, named=named)
         if checkpoint is None:
@@ -303,7 +298,7 @@ def _resumed(config: DictConfig) -> Path | None:
 
 def _find_rate(config: DictConfig, segmenter: Segmenter, data: SegmentationData, precision: str) -> None:
     device = choose_device(config.trainer.accelerator)
-    with _enough_memory(data.batch_size):
+    with enough_memory(data.batch_size):
         test = find_learning_rate(segmenter, data.train_dataloader(), device, precision.startswith("bf16"))
     plot = Path(config.output_dir) / "lr_finder.png"
     draw_range_test(plot, test)
