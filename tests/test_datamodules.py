@@ -1,29 +1,37 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import geopandas
 import numpy as np
+import pandas as pd
 import pytest
+import rasterio
+import shapely
 import torch
 from PIL import Image
 
 from scripts.make_scene import make_scene
 from src import datafolder
 from src.datafolder import read_data_folder
-from src.datamodules import base
-from src.datamodules.base import SegmentationData, choose_workers
+from src.datamodules import base, torchgeo
+from src.datamodules.base import SegmentationData, choose_workers, processes_started
 from src.datamodules.batches import Batch, Chip, EpochBatches, EpochPlan, collate, plan_epoch, sampling_shares
 from src.datamodules.cache import Cached, OnDevice
 from src.datamodules.chips import ChipData
 from src.datamodules.scenes import SceneData
-from src.datamodules.torchgeo import MaskCodes, TorchGeoData
+from src.datamodules.torchgeo import MaskCodes, TorchGeoChips, TorchGeoData
 from src.errors import UserError
 from src.labels import IGNORE
+from src.models.losses import WEIGHTINGS, class_weights
+from tests import rasters
 from tests.chip_folder import make_chip_folder
 from tests.l8biome import make_l8biome
 
@@ -205,6 +213,45 @@ def test_chips_are_kept_in_memory_when_they_fit(folder: Path, monkeypatch: pytes
     data.setup()
     assert not isinstance(data._sources["train"], Cached)
     assert data.train_dataloader().num_workers == 1
+
+
+def test_chips_are_kept_in_memory_when_they_fit_for_every_process_of_the_machine(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each took half of the free memory for itself: four of them twice what there is."""
+    chips = ChipData(folder, cache=False)
+    needed = sum(len(chips.source(stage)) for stage in base.STAGES) * chips.source("train")[0].nbytes
+    monkeypatch.setattr(base, "available_memory", lambda: 3 * needed)
+
+    def kept(processes: int | None = None, devices: int | None = None) -> bool:
+        data = ChipData(folder)
+        data.trainer = None if devices is None else SimpleNamespace(num_devices=devices)  # type: ignore[assignment]
+        data.setup(processes=processes)
+        return isinstance(data._sources["train"], Cached)
+
+    for variable in ("LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE"):
+        monkeypatch.delenv(variable, raising=False)
+    assert kept()
+    assert kept(processes=1)
+    assert not kept(processes=4)
+    assert not kept(devices=4)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert not kept()
+    assert kept(devices=1)  # the trainer knows best
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, 1),
+        ({"LOCAL_WORLD_SIZE": "4"}, 4),
+        ({"SLURM_NTASKS_PER_NODE": "8"}, 8),
+        ({"LOCAL_WORLD_SIZE": "2", "SLURM_NTASKS_PER_NODE": "1"}, 2),  # torchrun in a job of one task
+        ({"SLURM_NTASKS_PER_NODE": "many"}, 1),
+    ],
+)
+def test_launchers_say_how_many_processes_share_the_machine(environment: dict[str, str], expected: int) -> None:
+    assert processes_started(environment) == expected
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32", "int16", "float32", "float64"])
@@ -410,6 +457,21 @@ def test_scenes_that_cannot_be_drawn_from_are_one_line(scene: Any, keys: dict[st
         SceneData(str(scene.image), str(scene.label), **{"size": 32, "block": 48} | keys).describe()
 
 
+def test_a_band_that_is_bad_in_one_scene_is_used_in_none(tmp_path: Path) -> None:
+    """As in preparation; only the first scene's were."""
+    rng = np.random.default_rng(0)
+    images, labels = [], []
+    for number in range(2):
+        pixels = rng.integers(1, 900, (3, 32, 32)).astype(np.uint16)
+        images.append(rasters.write(tmp_path / f"s{number}.bsq", pixels, driver="ENVI"))
+        with images[-1].with_suffix(".hdr").open("a") as header:
+            header.write(f"bbl = {{1, {1 - number}, 1}}\n")
+        label = rng.integers(1, 3, (32, 32)).astype(np.uint8)
+        labels.append(rasters.write(tmp_path / f"l{number}.tif", label))
+    data = SceneData([str(path) for path in images], [str(path) for path in labels], size=8, block=16)
+    assert data.describe().used == (True, False, True)
+
+
 def test_scenes_classes_are_merged_as_in_preparation(scene: Any) -> None:
     """Text was taken letter by letter: ``merge: "12"`` merged 1 and 2."""
     rules = [{"value": 7, "merge": "1", "name": "wood"}, {"value": 9, "merge": ["12", 2, 3]}]
@@ -441,9 +503,132 @@ def test_a_pair_of_torchgeos_raster_datasets_trains_through_a_geosampler(scene: 
         train[3].image, TorchGeoData("RasterDataset", str(scene.image), **keys).source("train")[3].image
     )
     assert not np.array_equal(train[3].image, train[11].image)  # the next epoch's
+    assert np.array_equal(train[3].image, pickle.loads(pickle.dumps(train))[3].image)  # as processes get it that read
     chip = data.source("validation")[0]
     assert chip.image.shape == (3, 24, 24)
     assert set(np.unique(chip.target)) <= {0, 1, 2, 3, 4, IGNORE}
+
+
+@pytest.mark.parametrize("columns", [[(0, 200)], [(0, 150), (50, 200)]], ids=["one file", "two that overlap"])
+@pytest.mark.parametrize("sampler", ["RandomGeoSampler", "GridGeoSampler"])
+def test_ground_that_validates_on_the_map_counts_once_and_is_never_trained_on(
+    tmp_path: Path, columns: list[tuple[int, int]], sampler: str
+) -> None:
+    """Of 200 × 150 px 43 % of what was scored had been trained on, and zeros outside of the files were a class."""
+    places = 1 + np.arange(200 * 150, dtype=np.float32).reshape(150, 200)
+    label = np.random.default_rng(0).integers(0, 3, (150, 200)).astype(np.uint8)
+    images, labels = [], []
+    for first, stop in columns:
+        grid = rasters.NORTH_UP @ rasters.Affine.translation(first, 0)
+        images.append(rasters.write(tmp_path / f"i{first}.tif", places[:, first:stop], transform=grid))
+        labels.append(rasters.write(tmp_path / f"l{first}.tif", label[:, first:stop], transform=grid, nodata=255))
+    data = TorchGeoData(
+        "RasterDataset",
+        [str(path) for path in images],
+        labels={"name": "RasterDataset", "root": [str(path) for path in labels]},
+        classes=["a", "b", "c"],
+        unclassified=None,
+        size=24,
+        validation=30,
+        sampler=sampler,
+    )
+    seen: dict[base.Stage, Any] = {}
+    for stage in base.STAGES:
+        source = data.source(stage)
+        chips = [source[index] for index in range(len(source))]
+        seen[stage] = np.concatenate([chip.image[0][chip.target != IGNORE] for chip in chips])
+        assert all(np.array_equal(chip.valid, chip.image[0] > 0) for chip in chips)  # it is 0 outside of the files
+    assert len(np.unique(seen["validation"])) == len(seen["validation"])
+    assert not np.isin(seen["train"], seen["validation"]).any()
+    ground = shapely.union_all(list(data.source("validation").dataset.cells)).area / 100
+    assert len(seen["validation"]) == round(ground)
+    assert len(columns) > 1 or 7_000 < ground < 9_000  # ten of 36 cells
+    assert len(seen["train"]) > 3_000
+
+
+def test_files_of_one_extent_validate_on_the_same_ground_at_all_dates(scene: Any) -> None:
+    """Else the ground of one date's validation would be trained on at another."""
+    data = TorchGeoData("RasterDataset", str(scene.image), classes=["a", "b"], size=24, validation=30)
+    days = pd.to_datetime(["2020-01-01", "2021-01-01", "2022-01-01"])
+    times = pd.IntervalIndex.from_arrays(days, days + pd.Timedelta(days=1), closed="both", name="datetime")
+    extents = geopandas.GeoDataFrame(geometry=[shapely.box(0, 0, 2000, 1500)] * 3, index=times, crs="EPSG:32633")
+    train, validation = data._divided(SimpleNamespace(index=extents, res=(10.0, 10.0)))
+    assert (len(train), len(validation)) == (26 * 3, 10 * 3)
+    assert not {cell.bounds for cell in train.geometry} & {cell.bounds for cell in validation.geometry}
+    assert train.crs == extents.crs
+    assert all(side % 10 == 0 for cell in train.geometry for side in cell.bounds)  # edges of pixels
+    windows = torchgeo.MapWindows(None, extents.geometry, validation.geometry, 24)
+    day = slice(days[0], days[0])
+    first, *_ = (cell for time, cell in validation.geometry.items() if time.left == days[0])
+    centres = torchgeo.Centres.of(slice(0, 2000), slice(0, 1500), (150, 200))
+    assert len(torchgeo._seen(windows.cells, centres, day)) == 10  # those of other dates show other pixels
+    assert centres.within([first]).sum() == round(first.area / 100)
+
+
+def test_a_class_that_the_survey_does_not_see_keeps_a_weight_in_the_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    label = np.full((120, 120), 1, np.uint8)
+    label[:, 60:] = 2
+    label[::7, ::7] = 3
+    image = np.random.default_rng(0).integers(1, 900, (2, 120, 120)).astype(np.uint16)
+    image, label = (rasters.write(tmp_path / f"{n}.tif", pixels) for n, pixels in (("i", image), ("l", label)))
+    data = TorchGeoData(
+        "RasterDataset",
+        str(image),
+        labels={"name": "RasterDataset", "root": str(label)},
+        classes=["none", "left", "right", "rare"],
+        size=16,
+        windows=40,
+    )
+    monkeypatch.setattr(torchgeo, "SURVEYED", 1)
+    train = data.source("train")
+    unseen = {0, 1, 2} - set(np.unique(train[0].target).tolist())
+    assert unseen  # the first window, which is all that is looked at, lies on one side
+    assert unseen <= set(np.unique(np.stack([train[n].target for n in range(40)])).tolist())
+    with caplog.at_level("INFO"):
+        described = data.describe()
+    for weighting in WEIGHTINGS:
+        weights = class_weights(described.counts, weighting)
+        assert min(weights) > 0
+        assert all(weights[index] == max(weights) for index in unseen)
+    (line,) = [record.getMessage() for record in caplog.records if "no pixel of" in record.getMessage()]
+    assert all(described.classes.names[index] in line for index in unseen)
+
+
+def test_samples_without_any_class_are_one_line(scene: Any, tmp_path: Path) -> None:
+    empty = rasters.write(tmp_path / "l.tif", np.zeros((150, 200), np.uint8), transform=_grid_of(scene.label))
+    keys: dict[str, Any] = {"labels": {"name": "RasterDataset", "root": str(empty)}, "classes": ["none", "a"]}
+    with pytest.raises(UserError, match=r"training samples of RasterDataset .* has a pixel with a class"):
+        TorchGeoData("RasterDataset", str(scene.image), size=24, **keys).describe()
+    with pytest.raises(UserError, match="validation=0 is a percentage"):
+        TorchGeoData("RasterDataset", str(scene.image), size=24, validation=0, **keys)
+
+
+def _grid_of(path: Path) -> Any:
+    with rasterio.open(path) as dataset:
+        return dataset.transform
+
+
+def test_an_epoch_s_windows_are_drawn_once() -> None:
+    """Asking how many there are drew the first epoch's anew, twice with every sample."""
+
+    class Counting:
+        drawn = 0
+
+        def __iter__(self) -> Any:
+            Counting.drawn += 1
+            return iter(torch.randperm(4).tolist())
+
+    pixels = [{"image": np.full((1, 2, 2), n), "mask": np.full((2, 2), n % 2)} for n in range(4)]
+    chips = TorchGeoChips("four", pixels, Counting(), MaskCodes(("a", "b"), None))
+    assert len(chips) == 4
+    [chips[index] for index in range(4)]
+    assert Counting.drawn == 1
+    second = [int(chips[index].image.max()) for index in range(4, 8)]
+    assert sorted(second) == [0, 1, 2, 3]
+    assert len(chips) == 4
+    assert Counting.drawn == 2
 
 
 def test_a_data_module_of_torchgeos_draws_with_its_own_samplers(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,7 +26,9 @@ _GAP = 4
 
 
 class Pictures(Callback):
-    """Shows image, label and prediction of a few validation chips, the same ones after each epoch.
+    """Shows image, label and prediction of a few validation chips, the same ones every time.
+
+    The first validation has a set of them, and then each that comes at least ``every`` epochs after the last set.
 
     Args:
         chips: How many chips; 0 for no pictures at all.
@@ -52,7 +55,7 @@ class Pictures(Callback):
         """Show chips of a batch, evenly spread over all batches."""
         del dataloader_idx
         board = _board(trainer)
-        if board is None or trainer.current_epoch % self.every:
+        if board is None or not self._due(trainer):
             return
         assert isinstance(pl_module, Segmenter)
         assert isinstance(batch, Batch)
@@ -69,7 +72,7 @@ class Pictures(Callback):
         assert isinstance(pl_module, Segmenter)
         scores = pl_module.outcome("val").scores  # in every process: it adds up what all have counted
         board = _board(trainer)
-        if board is None or not self.chips or trainer.current_epoch % self.every:
+        if board is None or not self.chips or not self._due(trainer):
             return
         rows = scores.matrix.sum(1, keepdims=True)
         shares = np.divide(scores.matrix, rows, out=np.full(scores.matrix.shape, np.nan), where=rows > 0)
@@ -78,6 +81,12 @@ class Pictures(Callback):
             draw_confusion(path, list(pl_module.spec.classes.names), scores.matrix, shares)
             picture = matplotlib.image.imread(path)[..., :3]
         board.add_image("confusion matrix", picture, trainer.current_epoch, dataformats="HWC")
+
+    def _due(self, trainer: L.Trainer) -> bool:
+        """Tell whether this validation has pictures; it follows from the epoch alone, so in a resumed run too."""
+        between = trainer.check_val_every_n_epoch or 1  # None: somebody validates by batches instead
+        number = (trainer.current_epoch + 1) // between - 1  # of this validation; the first comes after so many epochs
+        return number % math.ceil(self.every / between) == 0
 
 
 def triple(batch: Batch, prediction: torch.Tensor, position: int, segmenter: Segmenter) -> npt.NDArray[np.uint8]:

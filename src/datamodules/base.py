@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import math
 import multiprocessing
+import os
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -101,7 +102,7 @@ class SegmentationData(L.LightningDataModule, ABC):
         batch_size: Chips per batch and process.
         seed: Seed of the order in which training takes its samples.
         workers: Processes that read ahead; ``auto`` chooses from the cores.
-        cache: Keep decoded chips in memory when they fit into half of what is free.
+        cache: Keep decoded chips in memory when they fit into half of what is free, once for each process.
         check: Read every chip once before training starts (the cache does so anyway): a broken one is found now
             and not in the middle of an epoch.
         min_steps: Steps per epoch, about, at least: of few chips batches are smaller, and then each is taken more
@@ -144,13 +145,19 @@ class SegmentationData(L.LightningDataModule, ABC):
     def source(self, stage: Stage) -> ChipSource:
         """Return the chips of a stage; raises UserError naming the chip that cannot be used."""
 
-    def setup(self, stage: str | None = None) -> None:
-        """Open both parts (``stage`` is Lightning's), into memory if asked for and possible."""
+    def setup(self, stage: str | None = None, processes: int | None = None) -> None:
+        """Open both parts, into memory if asked for and possible.
+
+        Args:
+            stage: Lightning's.
+            processes: Training processes that share this machine's memory, each with chips of its own; None for what
+                the trainer or whoever started them says.
+        """
         del stage
         if self._sources:
             return
         sources = {stage: self.source(stage) for stage in STAGES}
-        if self.cache and self._fits(list(sources.values())):
+        if self.cache and self._fits(list(sources.values()), processes or self._processes_here()):
             self._sources = {stage: Cached(self._checked(source, stage)) for stage, source in sources.items()}
             return
         sources = {stage: self.reread(source) for stage, source in sources.items()}
@@ -238,12 +245,22 @@ class SegmentationData(L.LightningDataModule, ABC):
         """Batches in the order of the list."""
         return self._loader("validation", None)
 
-    def _fits(self, sources: Sequence[ChipSource]) -> bool:
+    def _processes_here(self) -> int:
+        """Return how many training processes share this machine, as far as that is known."""
+        return self.trainer.num_devices if self.trainer else processes_started(os.environ)
+
+    def _fits(self, sources: Sequence[ChipSource], processes: int) -> bool:
         needed = sum(len(source) for source in sources) * sources[0][0].nbytes
         free = available_memory()
-        if needed <= CACHE_SHARE * free:
+        if needed * processes <= CACHE_SHARE * free:
             return True
-        log.info("Chips take %.1f GB, %.1f GB are free: they are read again in every epoch.", needed / 1e9, free / 1e9)
+        each = f" in each of {processes} processes" if processes > 1 else ""
+        log.info(
+            "Chips take %.1f GB%s, %.1f GB are free: they are read again in every epoch.",
+            needed / 1e9,
+            each,
+            free / 1e9,
+        )
         return False
 
     def _loader(self, stage: Stage, seed: int | None) -> DataLoader[Chip]:
@@ -276,6 +293,16 @@ class SegmentationData(L.LightningDataModule, ABC):
 
 def _as_it_is(batch: Any) -> Any:
     return batch
+
+
+def processes_started(environment: Mapping[str, str]) -> int:
+    """Return how many processes torchrun or SLURM started on this machine for one training, 1 without them.
+
+    Args:
+        environment: Variables of this process.
+    """
+    told = environment.get("LOCAL_WORLD_SIZE") or environment.get("SLURM_NTASKS_PER_NODE", "")
+    return max(1, int(told)) if told.isdecimal() else 1
 
 
 def choose_workers(wanted: int | Literal["auto"], processes: int, on_gpu: bool) -> int:

@@ -231,7 +231,7 @@ class SceneData(SegmentationData):
         scenes = tuple(
             Scene(info, source, scene_nodata(info, self.nodata)) for info, source in zip(infos, sources, strict=True)
         )
-        bad = np.array([band.bad for band in infos[0].bands])
+        bad = np.array([any(band.bad for band in same) for same in zip(*(info.bands for info in infos), strict=True)])
         used = tuple((measured_bands(scenes, (self.size, self.size)).all(axis=0) & ~bad).tolist())
         blocks = [block for block in self._look(scenes, used) if block.labelled]
         if len(blocks) < 2:

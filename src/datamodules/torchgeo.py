@@ -6,8 +6,11 @@ follow, and the normalisation becomes part of the checkpoint.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import inspect
+import itertools
+import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +21,8 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
+import shapely
 import torch
 from torch.utils.data import Dataset
 
@@ -30,6 +35,8 @@ from src.grid import chip_windows
 from src.labels import IGNORE, ClassTable
 from src.progress import progress
 from src.tables import class_weights
+
+log = logging.getLogger(__name__)
 
 SURVEYED = 200
 """Training samples that statistics and class counts are taken from, at most."""
@@ -77,7 +84,8 @@ class TorchGeoChips(Dataset[Chip]):
 
     Attributes:
         name: What to call the data set.
-        dataset: It yields dicts with ``image`` and ``mask``.
+        dataset: It yields dicts with ``image`` and ``mask``, and where only some pixels count ``there`` and ``own``, as
+            :class:`MapWindows` does.
         sampler: Yields its queries, or lists of them; None where the data set is indexed by numbers.
         codes: How masks become classes.
         size: Width and height of every sample; None leaves them as they are.
@@ -95,17 +103,23 @@ class TorchGeoChips(Dataset[Chip]):
     _drawn: tuple[int, list[Any]] = field(default=(-1, []), repr=False)
 
     def __len__(self) -> int:
-        return len(self.dataset) if self.sampler is None else len(self._queries(0))
+        return len(self.dataset) if self.sampler is None else self._count
+
+    @cached_property
+    def _count(self) -> int:
+        # Once: it is asked for with every sample, and drawing for the answer would throw away the epoch's own queries.
+        return len(self._queries(0))
 
     def __getitem__(self, index: int) -> Chip:
         """Read sample number ``index``, counted through all epochs where there is a sampler."""
         epoch, position = (0, index) if self.sampler is None else divmod(index, len(self))
         sample = self.dataset[position if self.sampler is None else self._queries(epoch)[position]]
         image, mask = self._arrays(sample, position)
-        valid = measured(image, self.nodata).all(axis=0)
+        there, own = sample.get("there", True), sample.get("own", True)
+        valid = measured(image, self.nodata).all(axis=0) & there
         origin = f"{self.name}, sample {position}"
-        target = self.codes.encode(mask, origin)
-        target[~valid] = IGNORE
+        target = self.codes.encode(np.where(there, mask, 0), origin)
+        target[~(valid & own)] = IGNORE
         return Chip(origin, image, np.asarray(valid), target)
 
     def _queries(self, epoch: int) -> list[Any]:
@@ -207,6 +221,83 @@ class RandomCrops:
             yield index, row, column
 
 
+@dataclass(frozen=True)
+class Centres:
+    """The centres of a window's pixels on the map: x of its columns, and y of its rows from the top down."""
+
+    columns: npt.NDArray[np.float64]
+    rows: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(cls, x: slice, y: slice, shape: tuple[int, int]) -> Centres:
+        """Return those of H × W pixels between the ends of x and y."""
+        rows, columns = ((np.arange(count) + 0.5) / count for count in shape)
+        return cls(x.start + columns * (x.stop - x.start), y.stop - rows * (y.stop - y.start))
+
+    @cached_property
+    def box(self) -> shapely.Polygon:
+        """What they span. Neighbours that have an edge in common with the window do not reach it."""
+        return shapely.box(self.columns[0], self.rows[-1], self.columns[-1], self.rows[0])
+
+    def within(self, places: Iterable[shapely.Geometry]) -> npt.NDArray[np.bool_]:
+        """Tell which pixels lie in one of some places, H × W."""
+        inside = np.zeros((len(self.rows), len(self.columns)), bool)
+        for place in places:
+            inside |= place.covers(self.box) or shapely.intersects_xy(place, self.columns[None], self.rows[:, None])
+        return inside
+
+
+class MapWindows:
+    """Windows of a data set on the map whose labels count on the ground of their own part only.
+
+    torchgeo reads whatever lies in a window. Beyond the edge of a cell that validates, which a grid reaches over, that
+    is ground that is trained on or that another window has; outside of all files it is zeros. Here every pixel that
+    validates is scored once and never trained on, and outside of the files nothing is measured. Cells of other times
+    show other pixels.
+
+    A query is torchgeo's own (x, y, time), in training, or that behind the number of a cell, see :meth:`covering`. To
+    what the data set yields come ``there``, H × W, False outside of all files, and ``own``, H × W, False where labels
+    do not count.
+
+    Args:
+        dataset: It takes torchgeo's queries.
+        files: What there is to read: a series of extents, indexed by their times.
+        cells: What validates, likewise.
+        size: Side of a window in pixels.
+    """
+
+    def __init__(self, dataset: Any, files: Any, cells: Any, size: int) -> None:
+        self.dataset, self.files, self.cells, self.size = dataset, files, cells, size
+
+    def __getitem__(self, query: tuple[Any, ...]) -> dict[str, Any]:
+        """Read a window, and tell what of it counts."""
+        *cell, x, y, time = query
+        sample = dict(self.dataset[x, y, time])
+        if "image" not in sample:
+            return sample  # whoever gets it says so
+        height, width = sample["image"].shape[-2:]
+        centres = Centres.of(x, y, (height, width))
+        first = int(cell[0]) if cell else len(self.cells)  # pixels of those before it count there
+        own = ~centres.within(_seen(self.cells, centres, time, first))
+        if cell:
+            own &= centres.within([self.cells.iloc[first]])
+        return sample | {"there": centres.within(_seen(self.files, centres, time)), "own": own}
+
+    def covering(self) -> list[tuple[int, slice, slice, slice]]:
+        """List windows that have every pixel of the cells once; the last ones reach over their cell's edge."""
+        across, down = (float(side) for side in self.dataset.res)
+        side = (self.size, self.size)
+        queries = []
+        for number, (time, cell) in enumerate(self.cells.items()):
+            left, bottom, right, top = cell.bounds
+            height, width = _pixels(top - bottom, down), _pixels(right - left, across)
+            for window in chip_windows(math.ceil(height), math.ceil(width), side, side):
+                x, y = left + window.column * across, top - window.row * down
+                extent = slice(x, x + self.size * across), slice(y - self.size * down, y)
+                queries.append((number, *extent, slice(time.left, time.right)))
+        return queries
+
+
 class TorchGeoData(SegmentationData):
     """A data set or data module of torchgeo.
 
@@ -258,7 +349,7 @@ class TorchGeoData(SegmentationData):
         self.names, self.unclassified, self.band_names, self.nodata = classes, unclassified, bands, nodata
         self.size, self.windows, self.share, self.sampler = size, windows, validation, sampler
         self.options = dict(options or {})
-        parts = self._parts()
+        parts = self._apart(self._parts())
         sampled = any(sampler is not None for _, sampler in parts.values())
         self.fresh, self.cache = sampled, cache and not sampled
         codes = MaskCodes(self._class_names(parts["train"][0]), unclassified)
@@ -288,12 +379,13 @@ class TorchGeoData(SegmentationData):
         for part in self._chips.values():
             part.size = (width, height)
         statistics, pixels = BandStatistics(count), np.zeros(256, np.int64)
-        for index in np.unique(np.linspace(0, len(chips) - 1, min(SURVEYED, len(chips))).astype(int)).tolist():
+        looked_at = np.unique(np.linspace(0, len(chips) - 1, min(SURVEYED, len(chips))).astype(int)).tolist()
+        for index in looked_at:
             chip = chips[index]
             statistics.update(chip.image, chip.valid)
             pixels += np.bincount(chip.target.ravel(), minlength=256)
         classes = chips.codes.classes
-        counts = tuple(int(n) for n in pixels[: len(classes)])
+        counts = self._counted(pixels[: len(classes)], classes, len(looked_at))
         return DataDescription(
             origin=self.title,
             bands=self._bands(chips.dataset, count),
@@ -308,6 +400,33 @@ class TorchGeoData(SegmentationData):
             weights=tuple(class_weights(counts)),
             nodata_given=self.nodata is not None,
         )
+
+    def _counted(self, pixels: npt.NDArray[np.int64], classes: ClassTable, samples: int) -> tuple[int, ...]:
+        """Return the pixels of each class, for a class that was not seen as many as the rarest of the others has.
+
+        Somewhere else it may have some. Rules that weigh by 1 / pixels would take it out of the loss for 0 of them, and
+        give it more than all the others together for 1.
+
+        Raises:
+            UserError: No class was seen.
+        """
+        seen = pixels > 0
+        if not seen.any():
+            raise UserError(
+                f"None of the {samples} training samples of {self.title} that were looked at has a pixel with a class; "
+                "expected some, on ground that does not validate. Check datamodule.labels, classes and unclassified."
+            )
+        rarest = int(pixels[seen].min())
+        if not seen.all():
+            log.info(
+                "%s: no pixel of %s in the %d training samples that were looked at; rules for class_weights take the "
+                "%d of the rarest other class in their place",
+                self.title,
+                ", ".join(name for name, found in zip(classes.names, seen, strict=True) if not found),
+                samples,
+                rarest,
+            )
+        return tuple(int(count) for count in np.where(seen, pixels, rarest))
 
     def _parts(self) -> dict[Stage, tuple[Any, Any]]:
         """Return data set and sampler of both parts."""
@@ -345,27 +464,63 @@ class TorchGeoData(SegmentationData):
 
     def _of_map(self, cls: type, datasets: ModuleType) -> dict[Stage, tuple[Any, Any]]:
         from torchgeo import samplers  # noqa: PLC0415 (takes seconds)
-        from torchgeo.datasets.splits import random_grid_cell_assignment  # noqa: PLC0415
 
         dataset = _make(cls, **self._root(cls), **self._chosen_bands(cls), **self.options)
         if self.labels is not None:
             given = dict(self.labels)
-            masks = _named(datasets, str(given.pop("name", "RasterDataset")), "datamodule.labels.name")
-            masks = type(masks.__name__, (masks,), {"is_image": False})
-            root = {_root_key(masks): given.pop("root", None)}
-            dataset &= _make(masks, **root, **given)
-        generator = torch.Generator().manual_seed(self.seed)
-        shares = [1 - self.share / 100, self.share / 100]
-        train, validation = random_grid_cell_assignment(dataset, shares, _GRID, generator)
-        # torchgeo numbers the columns of the parts' index and loses its CRS, though data sets read both.
-        columns = {n: name for n, name in enumerate(dataset.index.columns) if name != "geometry"}
-        for part in (train, validation):
-            part.index = part.index.rename(columns=columns).set_crs(dataset.crs, allow_override=True)
+            named = _named(datasets, str(given.pop("name", "RasterDataset")), "datamodule.labels.name")
+            masks = _make(named, **{_root_key(named): given.pop("root", None)}, **given)
+            # Of this one, and not by a class of ours, which no process that reads ahead would find.
+            masks.is_image = False
+            dataset &= masks
+        train, validation = (copy.copy(dataset) for _ in range(2))
+        train.index, validation.index = self._divided(dataset)
         draws = _named(samplers, self.sampler, "datamodule.sampler")
         length = {"length": self.windows} if "length" in _parameters(draws) else {}
         return {
-            "train": (train, _make(draws, train, size=self.size, **length)),
-            "validation": (validation, samplers.GridGeoSampler(validation, size=self.size, stride=self.size)),
+            "train": (dataset, _make(draws, train, size=self.size, **length)),
+            "validation": (dataset, samplers.GridGeoSampler(validation, size=self.size, stride=self.size)),
+        }
+
+    def _divided(self, dataset: Any) -> tuple[Any, Any]:
+        """Divide the index of a data set on the map into those of both parts, by cells of whole pixels.
+
+        Files of the same extent, of other dates, have their cells in the same parts.
+        """
+        if not 0 < self.share < 100:
+            raise UserError(
+                f"datamodule.validation={self.share:g} is a percentage; give more than 0 and less than 100."
+            )
+        found = [
+            (number, cell)
+            for number, extent in enumerate(dataset.index.geometry)
+            for cell in _cells(extent, dataset.res)
+        ]
+        places = {bounds: place for place, bounds in enumerate(dict.fromkeys(cell.bounds for _, cell in found))}
+        count = max(1, int(self.share / 100 * len(places)))
+        order = torch.randperm(len(places), generator=torch.Generator().manual_seed(self.seed)).tolist()
+        validating = set(order[len(places) - count :])
+
+        def part(validates: bool) -> Any:
+            chosen = [(number, cell) for number, cell in found if (places[cell.bounds] in validating) == validates]
+            rows = dataset.index.iloc[[number for number, _ in chosen]]
+            return rows.set_geometry([cell for _, cell in chosen], crs=dataset.index.crs)
+
+        return part(validates=False), part(validates=True)
+
+    def _apart(self, parts: dict[Stage, tuple[Any, Any]]) -> dict[Stage, tuple[Any, Any]]:
+        """Let windows on the map be trained on, and scored, on the ground of their own part only."""
+        from torchgeo.samplers import GridGeoSampler  # noqa: PLC0415 (takes seconds)
+
+        (train, draws), (validation, grid) = parts["train"], parts["validation"]
+        if not isinstance(grid, GridGeoSampler):
+            return parts
+        extents = [dataset.index.geometry for dataset in ([train] if train is validation else [train, validation])]
+        files, cells = pd.concat(extents), grid.index.geometry
+        scored = MapWindows(validation, files, cells, self.size)
+        return {
+            "train": (MapWindows(train, files, cells, self.size), draws),
+            "validation": (scored, scored.covering()),
         }
 
     def _split(self, cls: type, names: Sequence[str]) -> Any:
@@ -400,6 +555,34 @@ class TorchGeoData(SegmentationData):
                 f"{self.title} does not name its classes; give datamodule.classes=[…], from mask value 0 on."
             )
         return tuple(str(name) for name in own)
+
+
+def _cells(extent: shapely.Geometry, res: tuple[float, float]) -> Iterator[shapely.Geometry]:
+    """Yield the cells that an extent is divided into, column by column; their edges are edges of pixels."""
+    left, bottom, right, top = extent.bounds
+    x = [left + step * res[0] for step in _steps(_pixels(right - left, res[0]))] + [right]
+    y = [bottom] + [top - step * res[1] for step in reversed(_steps(_pixels(top - bottom, res[1])))]
+    for (west, east), (south, north) in itertools.product(itertools.pairwise(x), itertools.pairwise(y)):
+        cell = shapely.intersection(extent, shapely.box(west, south, east, north))
+        if cell.area:
+            yield cell
+
+
+def _steps(pixels: float) -> list[int]:
+    """Return at which pixels the cells of an axis begin."""
+    return [round(pixels * part / _GRID) for part in range(_GRID)]
+
+
+def _pixels(length: float, side: float) -> float:
+    """Return how many pixels a length on the map has, without what rounding leaves of whole ones."""
+    return round(length / side, 3)
+
+
+def _seen(places: Any, centres: Centres, time: slice, before: int | None = None) -> list[shapely.Geometry]:
+    """Return the places that a window shows some of at its time; ``before`` takes only those of lower numbers."""
+    near = np.sort(places.sindex.query(centres.box, predicate="intersects"))
+    near = near[places.index[near].overlaps(pd.Interval(time.start, time.stop, closed="both"))]
+    return [places.iloc[number] for number in (near if before is None else near[near < before])]
 
 
 def _named(module: ModuleType, name: str, key: str, also: ModuleType | None = None) -> Any:

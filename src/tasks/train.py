@@ -82,7 +82,7 @@ def run(config: DictConfig) -> float:
     epochs, last = config.trainer.max_epochs, config.resume == "last"
     first = check_resumable(checkpoint, segmenter.spec, epochs, finished=last) if checkpoint else 0
     trainer = build_trainer(config, options, first)
-    data.setup()
+    data.setup(processes=trainer.num_devices)
     data.check_processes(trainer.world_size)
     if is_first_process():
         if not checkpoint:
