@@ -8,11 +8,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import optuna
+from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
+from src.studies.study import Search, Terms
 from src.studies.study_storage import connect, disconnect
 
 ROOT = Path(__file__).parents[1]
@@ -88,6 +91,13 @@ def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
     while not condition():
         assert time.monotonic() < until
         time.sleep(0.1)
+
+
+def join(url: str, together: Barrier) -> None:
+    """Open a study in the moment in which other processes do; fails where it cannot."""
+    together.wait(timeout=300)
+    terms = Terms({"lr": FloatDistribution(0, 1)}, {"data_dir": "here"})
+    Search(url, "one", lambda _: optuna.samplers.RandomSampler(), terms, total=1).close()
 
 
 def check_sharing(script: Path, storage: str, *arguments: str) -> None:

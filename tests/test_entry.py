@@ -40,6 +40,7 @@ def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["train.py", "model=segformer"], ["data_dir is not given", "prepare.py"]),
         (["train.py", "logger=null"], ["A group is given as null", "train.py --help", "logger.tensorboard=null"]),
         (["train.py", "lr=fast"], ["lr=fast", "a number"]),
+        (["eval.py", "-m", "checkpoint=a,b", "output_dir=x"], ["output_dir=x is given to 2 runs", "hydra.sweep.dir=x"]),
         (["prepare.py", "chip.sise=3"], ["chip.sise is not a key", "size"]),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import multiprocessing
 import sqlite3
 import threading
 import warnings
@@ -17,9 +18,11 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
 from src.errors import UserError
+from src.studies import study as studies
 from src.studies.study import Search, Terms, written
 from src.studies.study_report import conclude, draw, table
 from src.studies.study_storage import RETRIES, TrialPlace, connect, disconnect, shown
+from tests.sweeping import join
 
 SPACE = {"lr": FloatDistribution(1e-4, 1e-2, log=True), "loss": CategoricalDistribution(["dice", "focal"])}
 
@@ -37,8 +40,14 @@ def url(tmp_path: Path) -> str:
 def search(url: str) -> Iterator[Callable[..., Search]]:
     opened: list[Search] = []
 
-    def make(total: int = 4, terms: Terms | None = None, grace: int = 1, name: str = "one") -> Search:
-        opened.append(Search(url, name, random, terms or Terms(SPACE, {"data_dir": "here"}), total, grace))
+    def make(
+        total: int = 4,
+        terms: Terms | None = None,
+        grace: int = 1,
+        name: str = "one",
+        sampler: Callable[[bool], optuna.samplers.BaseSampler] = random,
+    ) -> Search:
+        opened.append(Search(url, name, sampler, terms or Terms(SPACE, {"data_dir": "here"}), total, grace))
         return opened[-1]
 
     yield make
@@ -133,6 +142,65 @@ def test_a_trial_that_kills_its_process_again_and_again_is_given_up(search: Call
     assert [trial.state for trial in each.counted()] == [TrialState.FAIL]
 
 
+@pytest.fixture
+def grid(search: Callable[..., Search]) -> Callable[[int], Search]:
+    """Open a study that is a grid over so many values of lr."""
+
+    def make(cells: int) -> Search:
+        values = {"lr": list(range(cells))}
+        terms = Terms({"lr": CategoricalDistribution(values["lr"])})
+        return search(cells, terms, grace=60, sampler=lambda _: optuna.samplers.GridSampler(values))
+
+    return make
+
+
+def interrupt(search: Search) -> None:
+    """Claim a trial, and be interrupted in it."""
+    trials = search.claim(1)
+    with pytest.raises(KeyboardInterrupt), search.alive(trials):
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("interrupted", [[0], [4], [0, 5], [0, 2, 6]])
+def test_an_interrupted_grid_does_every_cell_once(grid: Callable[[int], Search], interrupted: list[int]) -> None:
+    each = grid(5)
+    tried = 0
+    while each.missing():
+        if tried in interrupted:
+            interrupt(each)
+        else:
+            (trial,) = each.claim(1)
+            each.tell(trial, trial.params["lr"])
+        tried += 1
+    assert tried == 5 + len(interrupted)
+    assert sorted(trial.params["lr"] for trial in each.ended()) == [0, 1, 2, 3, 4]
+    assert {trial.state for trial in each.ended()} == {TrialState.COMPLETE}
+
+
+def test_one_trial_too_many_of_a_grid_is_withdrawn_when_the_grid_is_through(
+    grid: Callable[[int], Search], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = grid(1), grid(1)
+    assert work(other) == [0]
+    monkeypatch.setattr(one, "missing", lambda: 1)  # it looked before the other one asked
+    assert one.claim(1) == []
+    assert len(one.counted()) == 1
+
+
+def test_a_grid_takes_back_a_trial_whose_process_was_killed_before_it_had_a_cell(
+    grid: Callable[[int], Search], tmp_path: Path
+) -> None:
+    each = grid(2)
+    killed = each.storage.create_new_trial(each.study._study_id)
+    (trial,) = each.claim(1)
+    each.tell(trial, 0.5)
+    with closing(sqlite3.connect(tmp_path / "study.db")) as database, database:
+        query = "UPDATE trials SET datetime_start = datetime(datetime_start, '-1 hour') WHERE trial_id = ?"
+        database.execute(query, (killed,))
+    assert work(each) == [2]
+    assert sorted(trial.params["lr"] for trial in each.ended()) == [0, 1]
+
+
 def test_a_trial_whose_process_lives_is_left_to_it(search: Callable[..., Search]) -> None:
     one, other = search(total=1, grace=2), search(total=1, grace=2)
     trials = one.claim(1)
@@ -182,6 +250,62 @@ def test_a_study_of_another_program_is_refused(search: Callable[..., Search], ur
     disconnect(database)
     with pytest.raises(UserError, match=r"was not begun by train\.py"):
         search()
+
+
+@pytest.mark.parametrize("stands", [{}, {"space": {"lr": "0.0001 to 0.01 (log)", "loss": "dice, focal"}}])
+def test_a_study_whose_process_was_killed_before_it_had_written_all_terms_is_joined(
+    search: Callable[..., Search], url: str, stands: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(studies, "BEGINNING", 0.2)
+    database = connect(url)
+    study = optuna.create_study(storage=database, study_name="one", direction="maximize")
+    for key, value in stands.items():
+        study.set_user_attr(key, value)
+    disconnect(database)
+    assert work(search(total=1)) == [0]
+    with pytest.raises(UserError, match="data_dir=here, here there"):
+        search(terms=Terms(SPACE, {"data_dir": "there"}))
+
+
+def test_terms_that_stand_apart_as_they_did_before_are_read(search: Callable[..., Search], url: str) -> None:
+    database = connect(url)
+    study = optuna.create_study(storage=database, study_name="one", direction="maximize")
+    study.set_user_attr("space", {key: written(distribution) for key, distribution in SPACE.items()})
+    study.set_user_attr("fixed", {"data_dir": "here"})
+    study.add_trial(optuna.create_trial(value=1.0))
+    disconnect(database)
+    assert work(search(total=2)) == [1]
+    with pytest.raises(UserError, match="data_dir=here, here there"):
+        search(terms=Terms(SPACE, {"data_dir": "there"}))
+
+
+def test_whoever_joins_waits_for_the_terms_of_whoever_has_just_begun(search: Callable[..., Search], url: str) -> None:
+    database = connect(url)
+    study = optuna.create_study(storage=database, study_name="one", direction="maximize")
+
+    def write() -> None:
+        study.set_user_attr("terms", {"space": {}, "fixed": {}})
+        database.remove_session()
+
+    beginning = threading.Timer(0.5, write)
+    beginning.start()
+    try:
+        with pytest.raises(UserError, match="lr in nowhere"):
+            search()
+    finally:
+        beginning.join()
+        disconnect(database)
+
+
+def test_processes_that_begin_a_study_in_the_same_moment_all_join_it(url: str) -> None:
+    context = multiprocessing.get_context("spawn")
+    together = context.Barrier(4)
+    processes = [context.Process(target=join, args=(url, together)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 4
 
 
 @pytest.mark.usefixtures("left_open")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import logging
 import os
 import re
@@ -10,6 +11,7 @@ import shlex
 import signal
 import stat
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -45,13 +47,13 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     handlers = logging.getLogger().handlers[:]
     monkeypatch.chdir(tmp_path)
 
-    def run(*arguments: str) -> list[str]:
+    def run(*arguments: str, task: Callable[[DictConfig], float] = objective) -> list[str]:
         logs = f"paths.logs={tmp_path / 'logs'}"
         monkeypatch.setattr(sys, "argv", ["train.py", "-m", "data_dir=here", logs, *arguments])
         monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
         monkeypatch.setenv("SPECDEEPMAP_ROOT", str(tmp_path))
         capsys.readouterr()
-        main = hydra.main(config_path=str(CONFIGS), config_name="train")(objective)
+        main = hydra.main(config_path=str(CONFIGS), config_name="train")(task)
         try:
             entry.start("train", main)
         except SystemExit as end:
@@ -132,6 +134,72 @@ def test_a_grid_of_a_study_ends_when_it_is_through(sweep: Sweep, tmp_path: Path)
     assert sorted(trial.params["lr"] for trial in trials(storage(tmp_path), "demo")) == [0.1, 0.2, 0.3]
 
 
+def test_a_grid_of_a_study_that_goes_on_orders_its_cells_as_it_was_begun(sweep: Sweep, tmp_path: Path) -> None:
+    fixed = ("hparams_search=demo", "loss=focal", "batch_size=4", "encoder=resnet18", "augmentation=none")
+    cells = (*fixed, "lr=0.1,0.2,0.3,0.4,0.5,0.6", "hydra/sweeper/sampler=grid")
+    sweep(*cells, "hydra.sweeper.n_trials=3")
+    sweep(*cells, "hydra.sweeper.n_trials=6")
+    done = sorted(trial.params["lr"] for trial in trials(storage(tmp_path), "demo"))
+    assert done == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+
+
+class Network:
+    """What a training holds much memory with."""
+
+
+STUDY = ("hparams_search=demo", "loss=focal", "hydra/sweeper/sampler=random")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("lr=0.1,0.2,0.3", "hydra.sweep.dir=grid"),
+        (*STUDY, "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=3"),
+    ],
+)
+def test_a_failed_run_holds_nothing_while_the_next_one_runs(sweep: Sweep, arguments: tuple[str, ...]) -> None:
+    networks: list[weakref.ref[Network]] = []
+
+    def fit(network: Network) -> None:
+        raise ValueError(f"loss of {type(network).__name__}")
+
+    def train(config: DictConfig) -> float:
+        assert all(network() is None for network in networks)
+        network = Network()
+        networks.append(weakref.ref(network))
+        try:
+            fit(network)
+        except ValueError as error:
+            raise UserError(f"{config.loss._target_} does not go") from error
+        return 0.0
+
+    gc.disable()  # else it may come at the right moment by chance
+    try:
+        lines = sweep(*arguments, task=train)
+    finally:
+        gc.enable()
+    assert len(networks) == 3
+    assert "does not go" in lines[-1]
+
+
+def test_a_failed_run_is_written_down_with_its_traceback(sweep: Sweep) -> None:
+    sweep("loss=ce_dice,focal", "hydra.sweep.dir=grid")
+    (log,) = Path("grid/0").glob("*.log")
+    assert "in objective" in log.read_text(encoding="utf-8")
+
+
+def test_a_grid_may_give_every_run_a_folder_by_output_dir(sweep: Sweep) -> None:
+    folders = (
+        ("lr=0.1", "output_dir=a,b"),
+        ("lr=0.1,0.2", "output_dir='a/${lr}'"),
+        ("lr=0.1,0.2", "output_dir='${hydra:runtime.output_dir}/a'"),
+        ("lr=0.1", "output_dir=a"),
+    )
+    for arguments in folders:
+        lines = sweep(*arguments, "hydra.sweep.dir=grid")
+        assert any(line.startswith("best: run 0") for line in lines), lines
+
+
 def test_trials_that_all_fail_alike_end_the_sweep_and_tell_why(sweep: Sweep, tmp_path: Path) -> None:
     (line,) = sweep("hparams_search=demo", "loss=ce_dice", "hydra.sweeper.n_trials=9")
     assert line.startswith("train.py: error: All of 5 trials failed alike")
@@ -168,6 +236,12 @@ def test_out_of_memory_and_no_number_are_failed_trials(
         (["hparams_search=demo", "hydra/launcher=lsf"], ["hydra/launcher=lsf does not exist", "joblib"]),
         (["hparams_search=demo", "hydra/launcher=submitit_slurm"], ["finds no srun", "joblib"]),
         (["lr=0.1,0.2", "hydra/launcher=submitit_slurm", "hydra.sweep.dir=grid"], ["finds no srun", "joblib"]),
+        (["hparams_search=demo", "output_dir=x"], ["output_dir=x does not go with a study", "hydra.sweep.dir=…"]),
+        (["hparams_search=demo", "output_dir=x,y"], ["output_dir=x does not go with a study"]),
+        (["lr=0.1,0.2", "output_dir=x/", "hydra.sweep.dir=grid"], ["output_dir=x is given to 2 runs", "dir=x"]),
+        (["lr=0.1,0.2", "output_dir=x,y", "hydra.sweep.dir=grid"], ["output_dir=x is given to 2 runs"]),
+        (["lr=0.1,0.2", "output_dir='${data_dir}'", "hydra.sweep.dir=grid"], ["output_dir=here is given to 2 runs"]),
+        (["lr=0.1,fast", "hydra.sweep.dir=grid"], ["lr=fast", "a number"]),
     ],
 )
 def test_a_sweep_that_cannot_be_is_one_line(
@@ -179,6 +253,7 @@ def test_a_sweep_that_cannot_be_is_one_line(
     for word in words:
         assert word in line
     assert not (tmp_path / "logs/study").exists()
+    assert not (tmp_path / "grid").exists()
 
 
 def test_another_study_of_the_same_name_is_one_line(sweep: Sweep, tmp_path: Path) -> None:
@@ -315,7 +390,9 @@ def test_a_tilde_is_the_home_folder_where_the_shell_left_it(monkeypatch: pytest.
     monkeypatch.setenv("HOME", "/home/é")
     assert arrange(["output=~/maps/a.tif"], {}) == ["output='/home/é/maps/a.tif'"]
     assert arrange(["image=[~/a.tif, ~/b~/c.tif]"], {}) == ["image=['/home/é/a.tif','/home/é/b~/c.tif']"]
-    untouched = ["image='~a/b.tif'", "image='a~/b.tif'", "model.name=~/a"]
+    assert arrange(["hydra.run.dir=~/runs/a"], {}) == ["hydra.run.dir='/home/é/runs/a'"]
+    assert arrange(["datamodule.image=ü (1).tif"], {}) == ["datamodule.image='ü (1).tif'"]
+    untouched = ["hydraXrun.dir=~/runs/a", "image='~a/b.tif'", "image='a~/b.tif'", "model.name=~/a"]
     assert arrange(untouched, {}) == untouched
 
 

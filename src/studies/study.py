@@ -22,7 +22,12 @@ from typing import Any
 import optuna
 import sqlalchemy
 from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, StorageInternalError
+from optuna.exceptions import (
+    DuplicatedStudyError,
+    ExperimentalWarning,
+    StorageInternalError,
+    UpdateFinishedTrialError,
+)
 from optuna.storages import fail_stale_trials
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -30,6 +35,11 @@ from src.errors import UserError
 from src.studies.study_storage import connect, database_errors, disconnect, put_back, shown
 
 log = logging.getLogger(__name__)
+
+TERMS = "terms"
+"""The study's attribute that holds its terms. In one piece: whoever reads between two would find them to be others."""
+BEGINNING = 5.0
+"""Seconds that whoever begins a study has to write its terms, before another one writes them."""
 
 
 @dataclass(frozen=True)
@@ -101,23 +111,33 @@ class Search:
             "space": {key: written(distribution) for key, distribution in self.terms.space.items()},
             "fixed": dict(self.terms.fixed),
         }
-        stands = self.study.user_attrs
-        if begun or (not stands and not self.study.get_trials(deepcopy=False)):
-            for key, value in terms.items():
-                self.study.set_user_attr(key, value)
-            return
-        if "space" not in stands:
-            difference = "was not begun by train.py"
-        elif stands["space"] != terms["space"]:
+        stands = {} if begun else self._standing_terms()
+        if stands.get("space", terms["space"]) != terms["space"]:
             difference = "searches " + _differences(stands["space"], terms["space"], " in ", "nowhere")
-        elif stands.get("fixed") != terms["fixed"]:
-            difference = "has " + _differences(stands.get("fixed", {}), terms["fixed"], "=", "unset")
-        else:
+        elif stands.get("fixed", terms["fixed"]) != terms["fixed"]:
+            difference = "has " + _differences(stands["fixed"], terms["fixed"], "=", "unset")
+        elif stands == terms:
             return
+        elif begun or not self._has_trials():  # whoever began it was killed before it had written them all
+            self.study.set_user_attr(TERMS, terms)
+            return
+        else:
+            difference = "was not begun by train.py"
         raise UserError(
             f"The study {self.name} in {shown(self.url)} {difference}; its trials would not compare. Give this one a "
             "name of its own: hydra.sweeper.study_name=…"
         )
+
+    def _standing_terms(self) -> dict[str, Any]:
+        """Read the terms of a study; where nothing stands, whoever began it may be about to write them."""
+        until = time.monotonic() + BEGINNING
+        while not (stands := self.study.user_attrs) and not self._has_trials() and time.monotonic() < until:
+            time.sleep(0.1)
+        apart = {key: stands[key] for key in ("space", "fixed") if key in stands}  # as studies of before have them
+        return dict(stands.get(TERMS, apart))
+
+    def _has_trials(self) -> bool:
+        return bool(self.study.get_trials(deepcopy=False))
 
     def counted(self) -> list[FrozenTrial]:
         """List the trials that count: running or finished, and neither put back nor one too many."""
@@ -149,7 +169,7 @@ class Search:
             trial.set_user_attr("process", f"{socket.gethostname()}:{os.getpid()}")
             if sum(other.number < trial.number for other in self.counted()) >= self.total:
                 trial.set_user_attr("surplus", "another process took the last trial at the same moment")
-                self.study.tell(trial, state=TrialState.FAIL)
+                self._tell(trial, TrialState.FAIL)
                 break
             trials.append(trial)
         return trials
@@ -209,8 +229,8 @@ class Search:
     def _give_up(self, trial: FrozenTrial) -> None:
         """Fail a trial that nobody runs any more, and queue it anew."""
         try:
-            self.study.tell(trial.number, state=TrialState.FAIL)
-        except ValueError:  # somebody was quicker
+            self._tell(trial.number, TrialState.FAIL)
+        except (ValueError, UpdateFinishedTrialError):  # somebody was quicker
             return
         put_back(self.study, trial)
 
@@ -233,12 +253,20 @@ class Search:
             state = TrialState.FAIL
         else:
             state = TrialState.PRUNED if stands.user_attrs.get("pruned") else TrialState.COMPLETE
-        try:
-            self.study.tell(trial, outcome if state is TrialState.COMPLETE else None, state)  # type: ignore[arg-type]
-        except RuntimeError as error:  # a grid that is exhausted wants to end an optimisation loop, and there is none
-            if "Study.stop" not in str(error):
-                raise
+        self._tell(trial, state, outcome if state is TrialState.COMPLETE else None)  # type: ignore[arg-type]
         return state
+
+    def _tell(self, trial: Trial | int, state: TrialState, value: float | None = None) -> None:
+        """Write down how a trial ended, whatever the sampler says to it: Optuna writes it down all the same.
+
+        A grid that is exhausted wants to end an optimisation loop, and there is none. Of the trial of a process that
+        was killed before it had a cell, it asks for that cell.
+        """
+        try:
+            self.study.tell(trial, value, state)
+        except (RuntimeError, KeyError) as error:
+            if "Study.stop" not in str(error) and error.args != ("grid_id",):
+                raise
 
 
 def written(distribution: BaseDistribution) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +24,14 @@ RETRIES = 2
 """How often a trial whose process was killed is put back; then it counts as failed."""
 
 FILE = "trial.json"
+
+_OPENINGS = 30
+"""How often a new database is opened: each time in vain another process has made one more of its dozen tables."""
+_MEANWHILE = ("already exists", "UNIQUE constraint failed", "duplicate key value")
+"""What SQLite and PostgreSQL say of a table or a row that another process has made since one looked for it."""
+
+_CELL = ("grid_id", "search_space")
+"""Where Optuna's grid writes down which of its cells a trial is."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +74,14 @@ def connect(url: str, grace: int | None = None, patience: int = 60) -> RDBStorag
     try:
         with database_errors(url), warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            storage = RDBStorage(
-                url,
-                engine_kwargs={"connect_args": {"timeout": patience}} if is_file else None,
-                heartbeat_interval=None if grace is None else max(1, grace // 4),
-                grace_period=grace,
-                heartbeat_stale_trial_callback=put_back,
+            storage = _opened(
+                lambda: RDBStorage(
+                    url,
+                    engine_kwargs={"connect_args": {"timeout": patience}} if is_file else None,
+                    heartbeat_interval=None if grace is None else max(1, grace // 4),
+                    grace_period=grace,
+                    heartbeat_stale_trial_callback=put_back,
+                )
             )
         if is_file:
             _lock_at_once(storage.engine)
@@ -82,6 +93,18 @@ def connect(url: str, grace: int | None = None, patience: int = 60) -> RDBStorag
         ) from error
     except RuntimeError as error:  # tables of another Optuna
         raise _unusable(url, str(error).splitlines()[0]) from error
+
+
+def _opened(opening: Callable[[], RDBStorage]) -> RDBStorage:
+    """Open a database whose tables other processes may be making just now."""
+    for _ in range(_OPENINGS - 1):
+        try:
+            return opening()
+        except sqlalchemy.exc.DBAPIError as error:
+            if not any(sign in str(error.orig) for sign in _MEANWHILE):
+                raise
+        time.sleep(0.1)  # the other one does not wait, so it gets ahead
+    return opening()
 
 
 def disconnect(storage: RDBStorage) -> None:
@@ -109,7 +132,11 @@ def _lock_at_once(engine: sqlalchemy.Engine) -> None:
 
 
 def put_back(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Queue the parameters of a trial that was lost anew, unless that was done often enough."""
+    """Queue the parameters of a trial that was lost anew, unless that was done often enough.
+
+    Of a grid it keeps its cell: else the grid would give the trial another one, and believe that one done.
+    """
+    cell = {key: trial.system_attrs[key] for key in _CELL if key in trial.system_attrs}
     lost = [*trial.system_attrs.get("repeats", []), trial.number]
     if len(lost) <= RETRIES:
         study.add_trial(
@@ -117,7 +144,7 @@ def put_back(study: optuna.Study, trial: FrozenTrial) -> None:
                 state=TrialState.WAITING,
                 params=trial.params,
                 distributions=trial.distributions,
-                system_attrs={"repeats": lost},
+                system_attrs={"repeats": lost, **cell},
             )
         )
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import shutil
-from collections.abc import Iterator, Sequence
+import sys
+import traceback
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.experimental.callback import Callback
 from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext
+from omegaconf import DictConfig, OmegaConf
 
 from src.errors import UserError
 
@@ -20,6 +28,76 @@ def check_launcher(launcher: Launcher) -> None:
             "hydra/launcher=submitit_slurm finds no srun here; start it on a login node of the cluster, or take "
             "hydra/launcher=joblib on this machine."
         )
+
+
+def check_folders(runs: Iterable[DictConfig]) -> None:
+    """See that no two runs of a grid write into one folder; raises UserError where they do.
+
+    Args:
+        runs: What each is composed to. One whose ``output_dir`` follows from Hydra's own keys (``${hydra:job.num}``) is
+            taken to have a folder of its own: they have their values only when it runs.
+    """
+    folders = Counter(folder for run in runs if (folder := _given_folder(run)) and "${hydra:" not in folder)
+    for folder, number in folders.items():
+        if number > 1:
+            raise UserError(
+                f"output_dir={folder} is given to {number} runs, of which each would put the one before aside or write "
+                "over it; expected a folder for each. Leave it out, and name the folder that holds theirs: "
+                f"hydra.sweep.dir={folder}"
+            )
+
+
+def check_no_folder(trial: DictConfig) -> None:
+    """See that a trial of a study writes where the study looks for it; raises UserError where it does not."""
+    if folder := _given_folder(trial):
+        raise UserError(
+            f"output_dir={folder} does not go with a study, whose trials report from folders of their own within the "
+            "study's; expected none. Leave it out, and name the study's folder: hydra.sweep.dir=…"
+        )
+
+
+def _given_folder(run: DictConfig) -> str | None:
+    """Return a run's ``output_dir``, as it is written if Hydra's keys are in it; None where none is given."""
+    plain = OmegaConf.to_container(run, resolve=False)
+    assert isinstance(plain, dict)
+    written = plain.get("output_dir")
+    return written if written is None or "${hydra:" in written else os.path.normpath(run.output_dir)
+
+
+class LetGo(Callback):
+    """Lets go of what a run of a multirun held, before the next one begins in the same process.
+
+    What a run failed with is kept to the end of the sweep, and its traceback holds the run's frames: data, network and
+    the GPU's memory. A run that ended well leaves cycles, which Python collects when it likes.
+    """
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Let go; Hydra has written the traceback into the run's log by now."""
+        del config, kwargs
+        if isinstance(job_return._return_value, Exception):
+            _strip(job_return._return_value)
+        gc.collect()
+        if torch := sys.modules.get("torch"):
+            torch.cuda.empty_cache()
+
+
+def let_go_after_each(context: HydraContext) -> None:
+    """Let every run of a multirun end with :class:`LetGo`, after what else the user lets it end with."""
+    context.callbacks.callbacks.insert(0, LetGo())  # at the end Hydra goes through them backwards
+
+
+def _strip(error: BaseException | None) -> None:
+    """Take the tracebacks from an error and from what it came of; all of them stay, for what is said of them."""
+    stripped = set[int]()
+    waiting = [error]
+    while waiting:
+        each = waiting.pop()
+        if each is None or id(each) in stripped:
+            continue
+        stripped.add(id(each))
+        traceback.clear_frames(each.__traceback__)
+        each.__traceback__ = None
+        waiting += [each.__cause__, each.__context__]
 
 
 def launch(launcher: Launcher, jobs: Sequence[Sequence[str]], first: int) -> list[JobReturn]:

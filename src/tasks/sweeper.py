@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
@@ -19,7 +20,7 @@ from omegaconf import DictConfig
 
 from src.errors import UserError
 from src.tasks.grid_table import conclude
-from src.tasks.launching import check_launcher, launch
+from src.tasks.launching import check_folders, check_launcher, launch, let_go_after_each
 
 
 class GridSweeper(BasicSweeper):
@@ -30,17 +31,31 @@ class GridSweeper(BasicSweeper):
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
         assert self.launcher is not None
         check_launcher(self.launcher)
+        let_go_after_each(hydra_context)
         self.launcher = self.keeper = _Keeper(self.launcher)
         self.task, self.folder = config.hydra.job.config_name, Path(config.hydra.sweep.dir)
 
     def sweep(self, arguments: list[str]) -> list[JobReturn]:
         """Run all of them, and say what came of each."""
+        self._check(arguments)
         try:
             super().sweep(arguments)
         except KeyboardInterrupt as error:
             raise KeyboardInterrupt(f"What the runs have finished is kept, in {self.folder}.") from error
         conclude(self.task, self.keeper.kept, self.folder)
         return self.keeper.kept
+
+    def _check(self, arguments: Sequence[str]) -> None:
+        """See before anything is written that all runs compose, and that no two of them write into one folder."""
+        assert self.config is not None
+        assert self.hydra_context is not None
+        loader = self.hydra_context.config_loader
+        overrides = OverridesParser.create(config_loader=loader).parse_overrides([*self._parse_config(), *arguments])
+        (jobs,) = self.split_arguments(overrides, None)
+        check_folders(loader.load_sweep_config(self.config, list(job)) for job in jobs)
+
+    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
+        """Do nothing: all runs were composed before the first one began."""
 
 
 class _Keeper(Launcher):
@@ -79,6 +94,7 @@ class StudySweeper(Sweeper):
         """Take what Hydra gives; with the joblib launcher, as many workers as trials at a time."""
         self.context, self.composed = hydra_context, config
         self.folder = Path(config.hydra.sweep.dir)
+        let_go_after_each(hydra_context)
         self.launcher: Launcher = Plugins.instance().instantiate_launcher(
             config=config, hydra_context=hydra_context, task_function=task_function
         )

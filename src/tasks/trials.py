@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import math
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from functools import partial
@@ -23,7 +21,7 @@ from src.errors import UserError
 from src.studies.study import Search, Terms
 from src.studies.study_report import conclude
 from src.studies.study_storage import TrialPlace, database_errors
-from src.tasks.launching import launch
+from src.tasks.launching import check_no_folder, launch
 from src.tasks.search_space import assignments, command, grid, probes, read_space, settings
 from src.tasks.wording import explain
 
@@ -50,7 +48,8 @@ def run_study(sweeper: StudySweeper, arguments: Sequence[str]) -> None:
     """
     space, fixed = read_space(arguments)
     for overrides in probes(space):
-        sweeper.context.config_loader.load_sweep_config(sweeper.composed, [*overrides, *fixed])
+        composed = sweeper.context.config_loader.load_sweep_config(sweeper.composed, [*overrides, *fixed])
+        check_no_folder(composed)
     assert sweeper.storage is not None
     is_new = not sweeper.folder.exists()
     with database_errors(sweeper.storage):
@@ -83,7 +82,9 @@ def open_study(sweeper: StudySweeper, space: Mapping[str, BaseDistribution]) -> 
     cells = grid(space) if "GridSampler" in config._target_ else None
 
     def sampler(begun: bool) -> BaseSampler:
-        seeded = config if begun else OmegaConf.merge(config, {"seed": None} if "seed" in config else {})
+        # The seed of a grid only orders its cells, and all who share them have to order them alike.
+        as_asked = begun or cells is not None or "seed" not in config
+        seeded = config if as_asked else OmegaConf.merge(config, {"seed": None})
         made: Any = instantiate(seeded, _execution_whitelist_=SAMPLERS)
         return made(cells) if isinstance(made, partial) else made  # type: ignore[no-any-return]
 
@@ -129,16 +130,7 @@ def _launch(
             outcomes.append(UserError("Its validation IoU is no number.") if math.isnan(value) else value)
         except Exception as error:  # noqa: BLE001  # whatever a training can raise is that trial's failure
             outcomes.append(error.with_traceback(None))
-    del result
-    _free_memory()
     return outcomes
-
-
-def _free_memory() -> None:
-    """Let go of a failed training's network, which its traceback held, before the next one begins."""
-    gc.collect()
-    if torch := sys.modules.get("torch"):
-        torch.cuda.empty_cache()
 
 
 def _announce(search: Search, trial: Trial, state: TrialState, outcome: float | Exception, error: str) -> None:
