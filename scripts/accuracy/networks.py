@@ -93,6 +93,8 @@ ABLATION = {
     "no-context": Recipe("single pixels: no 3 × 3 weights at all", ("model.dilations=[]",)),
     "no-augmentation": Recipe("no augmentation", ("augmentation=none", "augmentation.cutmix=0")),
     "no-cutmix": Recipe("no CutMix", ("augmentation.cutmix=0",)),
+    "crop-32": Recipe("crops of 32 px", ("augmentation.crop=32",)),
+    "crop-16": Recipe("crops of 16 px", ("augmentation.crop=16",)),
     "rotation-zoom": Recipe("rotation by any angle, zoom", ("augmentation.rotation=45", "augmentation.zoom=0.25")),
     "gain-noise": Recipe(
         "mild gain, brightness and noise",
