@@ -24,8 +24,8 @@ from src.bands import Band, Normalization
 from src.datamodules.batches import Chip, collate
 from src.figures import any_letters
 from src.labels import IGNORE, PALETTE, ClassTable, LandClass
-from src.mapping.areas import pixel_metres
 from src.mapping.map_scores import survey
+from src.pixel_size import pixel_metres
 from src.raster.read import RasterInfo
 from src.raster.write import write_geotiff
 from src.report.blocks import Bar, Matrix

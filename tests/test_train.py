@@ -69,9 +69,14 @@ def composed(folder: Path, tmp_path: Path) -> Iterator[Compose]:
         OmegaConf.set_struct(config, True)
         return config
 
+    before = list(logging.getLogger().handlers)
     yield do
     GlobalHydra.instance().clear()
     HydraConfig.instance().cfg = None
+    for handler in set(logging.getLogger().handlers) - set(before):
+        if isinstance(handler, logging.FileHandler):  # of a folder that is about to go
+            handler.close()
+            logging.getLogger().removeHandler(handler)
 
 
 @pytest.fixture(autouse=True)
