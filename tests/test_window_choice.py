@@ -88,12 +88,16 @@ def test_the_training_chips_size_is_kept_where_the_answer_depends_on_it(
 
 
 @pytest.mark.usefixtures("always_look")
-def test_a_local_network_gets_the_fastest_window_and_the_reason_has_the_rates(tmp_path: Path) -> None:
+def test_a_local_network_gets_the_fastest_window_and_the_reason_has_the_rates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A window takes a millisecond, and each of its pixels ten nanoseconds: what a clock says is no test's business.
+    monkeypatch.setattr(window_choice, "_seconds", lambda _, image, __: 1e-3 + 1e-8 * image[0, 0].numel())
     choice = choose(tmp_path, make_mapper(tmp_path, Blur()), 600, 700)
     assert choice.plan.window[0] > 32
-    rates = {int(px): float(rate) for px, rate in re.findall(r"(\d+) px (\d+\.\d+)", choice.reason)}
+    rates = [(float(rate), int(px)) for px, rate in re.findall(r"(\d+) px (\d+\.\d+)", choice.reason)]
     assert len(rates) >= 3
-    assert rates[choice.plan.window[1]] == max(rates.values())
+    assert max(rates)[1] == choice.plan.window[1]
 
 
 def test_small_scenes_are_not_worth_looking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
