@@ -51,6 +51,8 @@ STEPS = {
 """Each step and the function that takes options and returns its rows."""
 ASKED = ("train-default", "predict-default")
 """Steps that are measured only where they are named: with them all would take longer than a quarter of an hour."""
+CHOOSING = ("eval", "predict", "predict-default", "growth", "memory")
+"""Steps that take memory by their device, as the commands do; the others ask for large pages."""
 
 LOGS = Path(__file__).resolve().parents[1] / "logs/bench"
 
@@ -94,13 +96,7 @@ def run_step(step: str, options: Options) -> list[Row]:
     """Measure one step in a folder of its own."""
     logging.basicConfig(level=logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning")  # they would stand between the steps
-    if step not in {
-        "eval",
-        "predict",
-        "predict-default",
-        "growth",
-        "memory",
-    }:  # they choose by their device, as the commands do
+    if step not in CHOOSING:
         use_large_pages()
     with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
         rows: list[Row] = resolve_name(STEPS[step])(replace(options, folder=Path(scratch)))

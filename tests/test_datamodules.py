@@ -21,7 +21,7 @@ from PIL import Image
 from scripts.make_scene import make_scene
 from src import datafolder
 from src.datafolder import read_data_folder
-from src.datamodules import base, torchgeo
+from src.datamodules import base, map_windows, torchgeo
 from src.datamodules.base import SegmentationData, choose_workers, processes_started
 from src.datamodules.batches import Batch, Chip, EpochBatches, EpochPlan, collate, plan_epoch, sampling_shares
 from src.datamodules.cache import Cached, OnDevice
@@ -557,11 +557,11 @@ def test_files_of_one_extent_validate_on_the_same_ground_at_all_dates(scene: Any
     assert not {cell.bounds for cell in train.geometry} & {cell.bounds for cell in validation.geometry}
     assert train.crs == extents.crs
     assert all(side % 10 == 0 for cell in train.geometry for side in cell.bounds)  # edges of pixels
-    windows = torchgeo.MapWindows(None, extents.geometry, validation.geometry, 24)
+    windows = map_windows.MapWindows(None, extents.geometry, validation.geometry, 24)
     day = slice(days[0], days[0])
     first, *_ = (cell for time, cell in validation.geometry.items() if time.left == days[0])
-    centres = torchgeo.Centres.of(slice(0, 2000), slice(0, 1500), (150, 200))
-    assert len(torchgeo._seen(windows.cells, centres, day)) == 10  # those of other dates show other pixels
+    centres = map_windows.Centres.of(slice(0, 2000), slice(0, 1500), (150, 200))
+    assert len(map_windows._seen(windows.cells, centres, day)) == 10  # those of other dates show other pixels
     assert centres.within([first]).sum() == round(first.area / 100)
 
 

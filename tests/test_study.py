@@ -8,7 +8,7 @@ import multiprocessing
 import sqlite3
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 
@@ -243,11 +243,19 @@ def test_a_study_with_another_question_is_refused(search: Callable[..., Search],
     assert "hydra.sweeper.study_name" in str(refused.value)
 
 
-def test_a_study_of_another_program_is_refused(search: Callable[..., Search], url: str) -> None:
+def leave_study(url: str, stands: Mapping[str, object], *, trials: int) -> None:
+    """Leave a study as another program, or an older version of this one, would."""
     database = connect(url)
     study = optuna.create_study(storage=database, study_name="one", direction="maximize")
-    study.add_trial(optuna.create_trial(value=1.0))
+    for key, value in stands.items():
+        study.set_user_attr(key, value)
+    for _ in range(trials):
+        study.add_trial(optuna.create_trial(value=1.0))
     disconnect(database)
+
+
+def test_a_study_of_another_program_is_refused(search: Callable[..., Search], url: str) -> None:
+    leave_study(url, {}, trials=1)
     with pytest.raises(UserError, match=r"was not begun by train\.py"):
         search()
 
@@ -257,23 +265,15 @@ def test_a_study_whose_process_was_killed_before_it_had_written_all_terms_is_joi
     search: Callable[..., Search], url: str, stands: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(studies, "BEGINNING", 0.2)
-    database = connect(url)
-    study = optuna.create_study(storage=database, study_name="one", direction="maximize")
-    for key, value in stands.items():
-        study.set_user_attr(key, value)
-    disconnect(database)
+    leave_study(url, stands, trials=0)
     assert work(search(total=1)) == [0]
     with pytest.raises(UserError, match="data_dir=here, here there"):
         search(terms=Terms(SPACE, {"data_dir": "there"}))
 
 
 def test_terms_that_stand_apart_as_they_did_before_are_read(search: Callable[..., Search], url: str) -> None:
-    database = connect(url)
-    study = optuna.create_study(storage=database, study_name="one", direction="maximize")
-    study.set_user_attr("space", {key: written(distribution) for key, distribution in SPACE.items()})
-    study.set_user_attr("fixed", {"data_dir": "here"})
-    study.add_trial(optuna.create_trial(value=1.0))
-    disconnect(database)
+    space = {key: written(distribution) for key, distribution in SPACE.items()}
+    leave_study(url, {"space": space, "fixed": {"data_dir": "here"}}, trials=1)
     assert work(search(total=2)) == [1]
     with pytest.raises(UserError, match="data_dir=here, here there"):
         search(terms=Terms(SPACE, {"data_dir": "there"}))

@@ -283,6 +283,9 @@ def test_resume_last_means_another_run_only_where_the_folder_is_named_after_the_
         last.parent.mkdir(parents=True)
         last.write_bytes(b"")
         os.utime(last, (1000 + age, 1000 + age))
+    with initialize_config_dir(str(ROOT / "configs")):
+        unnamed = compose("train", return_hydra_config=True).hydra.run.dir
+    assert train.HOUR.fullmatch(Path(unnamed).name)
     given = ("resume=last", *SMALL)
     assert train._resumed(composed(*given, run="seed2")) is None
     found = train._resumed(composed(*given, run="2026-11-30_09-10-11"))

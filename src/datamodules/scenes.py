@@ -27,7 +27,7 @@ from src.labels import IGNORE, UNCLASSIFIED, ClassTable
 from src.pixel_size import sides_on_ground
 from src.preparation.class_choice import check_one_name
 from src.preparation.cutting import Scene, measured_bands
-from src.preparation.scene_files import common_nodata, describe_all, pair, scene_nodata
+from src.preparation.scene_files import bad_bands, common_nodata, describe_all, pair, scene_nodata
 from src.progress import progress
 from src.raster.read import open_raster, read_valid, read_window
 from src.splits import imbalance, part_sizes, random_parts
@@ -231,7 +231,7 @@ class SceneData(SegmentationData):
         scenes = tuple(
             Scene(info, source, scene_nodata(info, self.nodata)) for info, source in zip(infos, sources, strict=True)
         )
-        bad = np.array([any(band.bad for band in same) for same in zip(*(info.bands for info in infos), strict=True)])
+        bad = bad_bands(infos)
         used = tuple((measured_bands(scenes, (self.size, self.size)).all(axis=0) & ~bad).tolist())
         blocks = [block for block in self._look(scenes, used) if block.labelled]
         if len(blocks) < 2:

@@ -24,7 +24,7 @@ from src.pixel_size import other_size, sides_on_ground
 from src.preparation.class_choice import class_table, left_out, merge_rare
 from src.preparation.cutting import Chip, ChipFormat, Fate, Scene, cut_scene, measured_bands
 from src.preparation.overview import Overview, Thumbnail
-from src.preparation.scene_files import common_nodata
+from src.preparation.scene_files import bad_bands, common_nodata
 from src.preparation.settings import Preparation
 from src.preparation.split_summary import summary_lines
 from src.progress import progress
@@ -110,8 +110,8 @@ def _compare_scenes(scenes: Sequence[Scene], chips: Sequence[Chip], bands: int) 
     for others in (units, sizes):
         if others:
             path, said = next(iter(others.items()))
-            more = f"; so are {len(others) - 1} more scenes" if len(others) > 2 else "; so is another scene"
-            log.warning("CAUTION: %s: %s%s", path, said.rstrip("."), more if len(others) > 1 else "")
+            more = f" (and {len(others) - 1} more like it)" if len(others) > 1 else ""
+            log.warning("CAUTION: %s%s: %s", path, more, said)
 
 
 def _present(counts: Counts) -> list[int]:
@@ -184,12 +184,11 @@ def _keep_assigned(
 
 def choose_format(settings: Preparation, scenes: Sequence[Scene]) -> ChipFormat:
     """Decide what chips look like, and name the bands that are not used."""
-    bands = scenes[0].info.bands
     by_scene = measured_bands(scenes, settings.chip_size)
     if empty := [scene.info.path for scene, there in zip(scenes, by_scene, strict=True) if not there.any()]:
         raise UserError(f"No band of {', '.join(empty)} has a measurement; check nodata=… and the file.")
     measured = by_scene.all(0)
-    bad = np.array([any(scene.info.bands[band].bad for scene in scenes) for band in range(len(bands))])
+    bad = bad_bands([scene.info for scene in scenes])
     for what, unused in (("without any measurement", ~measured), ("marked bad", bad & measured)):
         if unused.any():
             log.info("Bands %s are not used: %s.", what, _numbers(np.flatnonzero(unused) + 1))

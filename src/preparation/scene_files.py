@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+import numpy.typing as npt
+
 from src.bands import Band, as_dtype, match_bands
 from src.errors import UserError
 from src.raster.read import RasterInfo, describe
@@ -80,6 +83,11 @@ def _check_same_kind(first: RasterInfo, info: RasterInfo) -> None:
 
 def _band(band: Band) -> str:
     return f"{band.name!r} ({band.wavelength:g} nm)" if band.wavelength else repr(band.name)
+
+
+def bad_bands(infos: Sequence[RasterInfo]) -> npt.NDArray[np.bool_]:
+    """Tell which bands the metadata of any of some scenes of a data set mark as bad."""
+    return np.asarray(np.any([[band.bad for band in info.bands] for info in infos], axis=0))
 
 
 def scene_nodata(info: RasterInfo, override: float | None) -> tuple[float | None, ...]:

@@ -53,6 +53,9 @@ from src.training import (
 
 log = logging.getLogger(__name__)
 
+HOUR = re.compile(r"\d{4}(-\d\d){2}_\d\d(-\d\d){2}")
+"""What ``configs/train.yaml`` calls a run whose folder nobody has named."""
+
 TARGETS = ["src.*", "lightning.*", "optuna.pruners.*"]
 """Where the classes that a configuration names may come from."""
 TRAINER_KEYS = ("accelerator", "devices", "precision", "strategy", "num_nodes")
@@ -272,7 +275,7 @@ def _is_named(folder: Path) -> bool:
     hydra = HydraConfig.get()
     if OF_OTHER_PROCESSES in hydra.overrides.hydra:
         return False
-    return hydra.mode is RunMode.MULTIRUN or re.fullmatch(r"\d{4}(-\d\d){2}_\d\d(-\d\d){2}", folder.name) is None
+    return hydra.mode is RunMode.MULTIRUN or HOUR.fullmatch(folder.name) is None
 
 
 def _resumed(config: DictConfig) -> Path | None:
