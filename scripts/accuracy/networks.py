@@ -86,6 +86,7 @@ ABLATION = {
     ),
     "default-200-epochs": Recipe("default, 200 epochs for 50", (*DEFAULT.overrides, "trainer.max_epochs=200")),
     "default-no-augmentation": Recipe("default, no augmentation", ("augmentation=none", *DEFAULT.overrides)),
+    "100-epochs": Recipe("100 epochs for 50", ("trainer.max_epochs=100",)),
     "200-epochs": Recipe("200 epochs for 50", ("trainer.max_epochs=200",)),
     "unet-resnet18": Recipe("model=unet encoder=resnet18", ("model=unet", "encoder=resnet18")),
     "compact-unet": Recipe("model=compact_unet", ("model=compact_unet",)),
