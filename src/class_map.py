@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -11,6 +11,9 @@ import numpy.typing as npt
 
 from src.errors import UserError
 from src.labels import UNCLASSIFIED
+
+_BLACK = "#000000"
+"""What colour tables show a value in that nobody chose a colour for."""
 
 
 def spellings(source: int | str) -> tuple[int | str, ...]:
@@ -27,8 +30,8 @@ class ClassRule:
     Attributes:
         value: The class's value, 1–255; 0 for what becomes unclassified, also where it overlaps an earlier entry.
         merge: The values (integers) or text classes (strings) of the labels that become this class.
-        name: Its name; None for the labels' own.
-        color: Its colour as #rrggbb; None for the labels' own.
+        name: Its name; None for the labels' own, see :meth:`ClassMap.names`.
+        color: Its colour as #rrggbb; None for the labels' own, see :meth:`ClassMap.colors`.
     """
 
     value: int
@@ -112,13 +115,42 @@ class ClassMap:
         rules = enumerate(self.rules)
         return {key: position for position, rule in rules for source in rule.merge for key in spellings(source)}
 
-    def names(self) -> dict[int, str]:
-        """Return the names that the rules give, by value."""
-        return {rule.value: rule.name for rule in self.rules if rule.value and rule.name is not None}
+    def names(self, called: Sequence[tuple[int | str, str]]) -> dict[int, str]:
+        """Return the classes' names by value: those that the rules give, else the labels' own.
 
-    def colors(self) -> dict[int, str]:
-        """Return the colours that the rules give, by value."""
-        return {rule.value: rule.color for rule in self.rules if rule.value and rule.color is not None}
+        That is what the labels call the class's own value, if the rule merges it, else what they call all that it
+        merges and they name. A class has none where that is more than one name.
+
+        Args:
+            called: The labels' values and text classes with the name of each; files may name one differently.
+        """
+        target = self.target()
+        names: dict[int, str] = {}
+        for rule in self.rules:
+            merged = [(source, name) for source, name in called if target.get(source) == rule.value]
+            its_own = [name for source, name in merged if source == rule.value]
+            name = rule.name if rule.name is not None else _only(its_own) or _only([name for _, name in merged])
+            if rule.value and name is not None:
+                names[rule.value] = name
+        return names
+
+    def colors(self, shown: Mapping[int, str]) -> dict[int, str]:
+        """Return the classes' colours by value: those that the rules give, else the labels' own.
+
+        That is the colour of the class's own value, if the rule merges it, else of the first that it merges and that
+        has one. Black goes last.
+
+        Args:
+            shown: The labels' values with the colour of each.
+        """
+        colors: dict[int, str] = {}
+        for rule in self.rules:
+            numbers = [number for source in rule.merge if isinstance(number := spellings(source)[0], int)]
+            merged = sorted(numbers, key=lambda number: number != rule.value)
+            own = sorted((shown[number] for number in merged if number in shown), key=lambda color: color == _BLACK)
+            if rule.value and (color := rule.color if rule.color is not None else next(iter(own), None)) is not None:
+                colors[rule.value] = color
+        return colors
 
 
 def class_values(
@@ -151,6 +183,11 @@ def class_values(
             "with class_map, or declare it as the file's nodata value."
         )
     return values.astype(np.uint8)
+
+
+def _only(names: Sequence[str]) -> str | None:
+    """Return the name that all are but for case and blanks; None if there are several or none."""
+    return names[0] if len({name.strip().casefold() for name in names}) == 1 else None
 
 
 def _whole(number: Any) -> bool:

@@ -185,7 +185,7 @@ def label_sources(
     if class_map is not None:
         _check_known(class_map, listed, only=set(labels) == set(vectors))
     texts = _text_classes(listed, class_map)
-    numbered = class_map is None and not _are_values(texts)
+    numbered = class_map is None and not are_values(texts)
     for path, entries in listed.items():
         if numbered and not all(isinstance(entry, str) for entry in entries):
             raise _unnamed(path)
@@ -193,17 +193,19 @@ def label_sources(
     hints = ClassHints(
         {value: text for text, value in texts.items() if numbered or text != str(value)} if class_map is None else {}
     )
+    called: list[tuple[int | str, str]] = [] if are_values(texts) else [(text, text) for text in texts]
     for path, image in zip(labels, images, strict=True):
         if path in vectors:
             sources.append(_vector_source(path, image, class_map, texts, label_field, label_layer))
         else:
             source, found = _raster_source(path, image, class_map)
+            called += found.names.items()
             if numbered and not found.names:
                 raise _unnamed(path)
             sources.append(source)
             hints = hints.merged(found)
     if class_map is not None:
-        hints = ClassHints(class_map.names(), class_map.colors())
+        hints = ClassHints(class_map.names(called), class_map.colors(hints.colors))
     return sources, hints
 
 
@@ -224,14 +226,14 @@ def _text_classes(found: Mapping[str, Sequence[float | str]], class_map: ClassMa
     if class_map is not None:
         target = class_map.target()
         return {text: target.get(text, 0) for text in texts}
-    if _are_values(texts):
+    if are_values(texts):
         return {text: int(text) for text in texts}
     if len(texts) > 255:
         raise UserError(f"{', '.join(found)}: {len(texts)} text classes; 255 fit. Merge some with class_map.")
     return {text: value for value, text in enumerate(texts, start=1)}
 
 
-def _are_values(texts: Iterable[str]) -> bool:
+def are_values(texts: Iterable[str]) -> bool:
     """Tell whether all texts are numbers that can be class values."""
     return all(text.isdecimal() and int(text) <= 255 for text in texts)
 
@@ -275,7 +277,7 @@ def _plain(entry: float | str) -> int | str:
 def _raster_source(path: str, image: RasterInfo, class_map: ClassMap | None) -> tuple[RasterLabels, ClassHints]:
     with open_raster(path) as dataset:
         info = info_of(dataset)
-        hints = ClassHints(category_names(dataset), value_colors(dataset)) if class_map is None else ClassHints()
+        hints = ClassHints(category_names(dataset), value_colors(dataset))
     if len(info.bands) != 1:
         raise UserError(
             f"{path} has {len(info.bands)} bands; a label raster has one. Are image and label swapped? Else cut it "
@@ -288,11 +290,15 @@ def _raster_source(path: str, image: RasterInfo, class_map: ClassMap | None) -> 
 def _check_overlap(label: RasterInfo, image: RasterInfo) -> None:
     if not _georeferenced(label) and (label.width, label.height) == (image.width, image.height):
         return
-    if (label.crs is None) != (image.crs is None) or (label.crs is None and offset_on(label, image) is None):
-        without, sizes = (
-            (label.path if label.crs is None else image.path),
-            [f"{i.width} × {i.height}" for i in (label, image)],
+    sizes = [f"{i.width} × {i.height}" for i in (label, image)]
+    if not _georeferenced(label) and image.crs is None:
+        raise UserError(
+            f"{label.path} ({sizes[0]} px) has no georeference that says where it lies in {image.path} ({sizes[1]} "
+            "px); expected labels of the image's size, pixel by pixel. Give those, or declare where both lie "
+            "(gdal_edit.py -a_srs -a_ullr)."
         )
+    if (label.crs is None) != (image.crs is None) or (label.crs is None and offset_on(label, image) is None):
+        without = label.path if label.crs is None else image.path
         raise UserError(
             f"{without} has no CRS, so {label.path} ({sizes[0]} px) cannot be laid onto {image.path} ({sizes[1]} px); "
             "declare it (gdal_edit.py -a_srs), warp what has control points only (gdalwarp), or give labels of the "

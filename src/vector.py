@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,24 @@ from pyogrio.errors import DataLayerError, DataSourceError
 
 from src.errors import UserError
 from src.grid import Window
-from src.raster.georeference import bounds_in, same_crs, shifted, transform_points
+from src.raster.georeference import (
+    NoWayError,
+    apply_transform,
+    bounds_in,
+    crs_unit,
+    same_crs,
+    shifted,
+    transform_points,
+)
 from src.raster.read import RasterInfo
+
+Bounds = tuple[float, float, float, float]
+"""Left, bottom, right, top."""
 
 _DETAILED = 500
 """Vertices above which a geometry is cut to the window before it is burnt: handing it over costs more than that."""
+_INSIDE = np.linspace(0, 1, 23)[1:-1]
+"""Where, along each side, an image is asked for the extent of its inside."""
 
 
 def is_vector(path: str | Path) -> bool:
@@ -86,20 +100,79 @@ def read_features(path: str | Path, target: RasterInfo, field: str | None, layer
             "laid on each other. Declare it (gdal_edit.py -a_srs, ogr2ogr -a_srs), or warp what has only control "
             "points (gdalwarp)."
         )
-    bounds = bounds_in(target, crs)
-    _, fids, wkb, columns = pyogrio.raw.read(path, layer=layer, columns=[field], bbox=bounds, return_fids=True)
+    extents = _extents(target, crs)
+    _, fids, wkb, columns = pyogrio.raw.read(path, layer=layer, columns=[field], return_fids=True, **_within(extents))
     order = _in_file_order(path, layer, fids)
     geometries = shapely.force_2d(_shapes(wkb[order], path))
     classes = _classes(columns[0][order], path, field)
     there = ~(shapely.is_missing(geometries) | shapely.is_empty(geometries) | _empty(classes))
     geometries, classes = geometries[there], classes[there]
     if crs is not None and target.crs is not None and not same_crs(crs, target.crs):
-        source, goal = crs, target.crs
-        geometries = _around(geometries, bounds)
-        geometries = shapely.transform(geometries, lambda points: transform_points(points, source, goal))
-        there = ~shapely.is_empty(geometries)
-        geometries, classes = geometries[there], classes[there]
-    return Features(geometries, classes)
+        geometries, origin = _around(geometries, extents)
+        geometries, classes = _transformed(geometries, crs, target.crs), classes[origin]
+    geometries, origin = _touching(geometries, target)
+    return Features(geometries, classes[origin])
+
+
+def _extents(target: RasterInfo, crs: str | None) -> list[Bounds]:
+    """Return rectangles in a CRS that hold a raster together: several where it crosses the 180th meridian.
+
+    None where it holds so much of the earth that its edges do not bound it in that CRS.
+    """
+    if target.crs is None or crs is None:
+        return [bounds_in(target, crs)]
+    try:
+        bounds, inside = bounds_in(target, crs), _inside(target, crs)
+    except NoWayError:  # for a part of it; that there is none at all shows when geometries are transformed
+        return []
+    if not np.isfinite([*bounds, *inside.ravel()]).all():
+        return []
+    left, bottom, right, top = bounds
+    if turn := _turn(crs):
+        right += turn * (right <= left)
+        turns = [n * turn for n in (-1, 0, 1) if left + n * turn < turn / 2 and right + n * turn > -turn / 2]
+        return [(left + angle, bottom, right + angle, top) for angle in turns]
+    if (inside < bounds[:2]).any() or (inside > bounds[2:]).any():
+        return []
+    halves = _halves(target, crs)
+    return halves if halves and sum(half[2] - half[0] for half in halves) < right - left else [bounds]
+
+
+def _inside(target: RasterInfo, crs: str) -> npt.NDArray[np.float64]:
+    """Return points all over a raster, n × 2, in a CRS."""
+    columns, rows = np.meshgrid(_INSIDE * target.width, _INSIDE * target.height)
+    points = apply_transform(target.transform, np.column_stack([columns.ravel(), rows.ravel()]))
+    return points if target.crs is None else transform_points(points, target.crs, crs)
+
+
+def _halves(target: RasterInfo, crs: str) -> list[Bounds]:
+    """Return the extents in a CRS of what lies west and east of the 180th meridian; none if it is not crossed.
+
+    A CRS that ends there, like that of web maps, has one rectangle around the earth for both.
+    """
+    degrees = str(rasterio.crs.CRS.from_epsg(4326).to_wkt())
+    with suppress(NoWayError):
+        west, south, east, north = bounds_in(target, degrees)
+        if east <= west:
+            grids = [(end - start, 0.0, start, 0.0, south - north, north) for start, end in ((west, 180), (-180, east))]
+            part = replace(target, crs=degrees, width=1, height=1)
+            return [bounds_in(replace(part, transform=grid), crs) for grid in grids]
+    return []
+
+
+def _turn(crs: str | None) -> float | None:
+    """Return what once around the earth is in a geographic CRS, 360 in degrees; None for any other CRS."""
+    kind, unit = crs_unit(crs) or (None, 1.0)
+    return math.tau / unit if kind == "geographic" else None
+
+
+def _within(extents: Sequence[Bounds]) -> dict[str, Any]:
+    """Return the filter with which pyogrio reads what touches any of some rectangles; everything without one."""
+    if not extents:
+        return {}
+    if len(extents) == 1:
+        return {"bbox": extents[0]}
+    return {"mask": shapely.union_all([shapely.box(*extent) for extent in extents])}
 
 
 def _in_file_order(path: str | Path, layer: str, fids: npt.NDArray[np.int64]) -> npt.NDArray[np.intp]:
@@ -111,21 +184,76 @@ def _in_file_order(path: str | Path, layer: str, fids: npt.NDArray[np.int64]) ->
     return np.argsort(fids) if in_a_database else np.arange(len(fids))
 
 
-def _around(geometries: npt.NDArray[Any], bounds: tuple[float, float, float, float]) -> npt.NDArray[Any]:
-    """Cut geometries to an extent and as much around it on each side.
+def _around(geometries: npt.NDArray[Any], extents: Sequence[Bounds]) -> tuple[npt.NDArray[Any], npt.NDArray[np.intp]]:
+    """Cut geometries to extents and as much around them on each side; return them and which each one was.
 
     What reaches around the earth has no coordinates, or wrong ones, in a CRS for a part of it.
     """
-    left, bottom, right, top = bounds
-    if right <= left:  # it crosses the 180th meridian
-        return geometries
-    width, height = right - left, top - bottom
-    box = left - width, bottom - height, right + width, top + height
+    boxes = [(2 * left - right, 2 * low - top, 2 * right - left, 2 * top - low) for left, low, right, top in extents]
+    far = np.full(len(geometries), bool(boxes))
     its = shapely.bounds(geometries)
-    far = (its[:, :2] < box[:2]).any(1) | (its[:, 2:] > box[2:]).any(1)
-    cut = geometries.copy()
-    cut[far] = shapely.clip_by_rect(shapely.make_valid(geometries[far]), *box)
-    return cut
+    for box in boxes:
+        far &= (its[:, :2] < box[:2]).any(1) | (its[:, 2:] > box[2:]).any(1)
+    whole = shapely.make_valid(geometries[far])
+    parts = [geometries[~far], *(shapely.clip_by_rect(whole, *box) for box in boxes)]
+    return _in_order(parts, [np.flatnonzero(~far), *(np.flatnonzero(far) for _ in boxes)])
+
+
+def _in_order(
+    parts: Sequence[npt.NDArray[Any]], origins: Sequence[npt.NDArray[np.intp]]
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.intp]]:
+    """Join what became of geometries, without what is empty, in the order that these had; return which each one was."""
+    joined, origin = np.concatenate(parts), np.concatenate(origins)
+    order = np.argsort(origin, kind="stable")
+    order = order[~shapely.is_empty(joined[order])]
+    return joined[order], origin[order]
+
+
+def _transformed(geometries: npt.NDArray[Any], source: str, goal: str) -> npt.NDArray[Any]:
+    """Transform geometries from one CRS into another.
+
+    What crosses the 180th meridian goes on beyond it in a geographic CRS; point by point it would reach around the
+    earth the other way.
+    """
+
+    def moved(points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return transform_points(points, source, goal)
+
+    found: npt.NDArray[Any] = shapely.transform(geometries, moved)
+    turn = _turn(goal)
+    if turn is None:
+        return found
+    wide = np.flatnonzero(np.ptp(shapely.bounds(found).reshape(-1, 4)[:, ::2], axis=1) > turn / 2)
+    if not wide.size:
+        return found
+
+    def eastward(points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return points + np.where(points[:, :1] < 0, [turn, 0], 0)
+
+    beyond = shapely.transform(found[wide], eastward)
+    ends = shapely.bounds(beyond)[:, ::2]
+    within = eastward(moved(shapely.get_coordinates(shapely.point_on_surface(geometries[wide]))))[:, 0]
+    crossing = (np.ptp(ends, axis=1) < turn / 2) & (ends[:, 0] <= within) & (within <= ends[:, 1])
+    found[wide[crossing]] = beyond[crossing]
+    return found
+
+
+def _touching(geometries: npt.NDArray[Any], target: RasterInfo) -> tuple[npt.NDArray[Any], npt.NDArray[np.intp]]:
+    """Return the geometries that reach into a raster's extent, and which each one was.
+
+    In a geographic CRS also those that do so a turn around the earth further on, there.
+    """
+    left, bottom, right, top = bounds_in(target, target.crs)
+    its = shapely.bounds(geometries).reshape(-1, 4)
+    level = (its[:, 1] <= top) & (its[:, 3] >= bottom)
+    here = np.flatnonzero(level & (its[:, 0] <= right) & (its[:, 2] >= left))
+    parts, origins = [geometries[here]], [here]
+    turn = _turn(target.crs)
+    for shift in ((-turn, 0.0), (turn, 0.0)) if turn else ():
+        there = np.flatnonzero(level & (its[:, 0] + shift[0] < right) & (its[:, 2] + shift[0] > left))
+        parts.append(shapely.transform(geometries[there], partial(np.add, shift)))
+        origins.append(there)
+    return _in_order(parts, origins)
 
 
 def read_classes(path: str | Path, field: str | None, layer: str | None) -> npt.NDArray[Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import struct
+import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,16 @@ import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from rasterio.crs import CRS
 from rasterio.transform import Affine
 
 from src.class_map import ClassMap, ClassRule, class_values, free_value, rare_values
 from src.errors import UserError
 from src.grid import Window, chip_windows
-from src.label_sources import label_sources
-from src.raster.read import describe
+from src.label_sources import ClassHints, label_sources
+from src.preparation.class_choice import known_values, merge_rare
+from src.raster.georeference import apply_transform, transform_points
+from src.raster.read import RasterInfo, describe
 from src.vector import Burner, read_features
 from tests import rasters
 
@@ -376,3 +381,200 @@ def test_polygons_come_in_the_file_s_order(suffix: str, tmp_path: Path) -> None:
             feature["id"] = 1000 - number
         path.write_text(json.dumps(content))
     assert (np.diff(read_features(path, image, None, None).classes) > 0).all()
+
+
+TAVEUNI = Affine(100, 0, 815_000, 0, -100, 8_145_000)
+"""An island of Fiji in UTM zone 60, through which the 180th meridian runs."""
+EARTH = Affine(1, 0, -180, 0, -1, 90)
+
+
+def _from_degrees(shape: shapely.Geometry, crs: str) -> shapely.Geometry:
+    source, goal = CRS.from_epsg(4326).to_wkt(), CRS.from_user_input(crs).to_wkt()
+    return shapely.transform(shape, lambda points: transform_points(points, source, goal))
+
+
+def _degrees(image: RasterInfo) -> tuple[np.ndarray, np.ndarray]:
+    """Return the longitude and latitude of every pixel's centre."""
+    rows, columns = np.indices((image.height, image.width)) + 0.5
+    points = apply_transform(image.transform, np.column_stack([columns.ravel(), rows.ravel()]))
+    found = transform_points(points, str(image.crs), CRS.from_epsg(4326).to_wkt())
+    return found[:, 0].reshape(rows.shape), found[:, 1].reshape(rows.shape)
+
+
+@pytest.mark.parametrize(
+    ("crs", "suffix"),
+    [
+        ("EPSG:4326", "gpkg"),
+        ("EPSG:4326", "geojson"),
+        ("EPSG:4326", "shp"),
+        ("EPSG:3857", "gpkg"),
+        ("EPSG:32701", "shp"),
+    ],
+)
+def test_polygons_on_both_sides_of_the_180th_meridian(crs: str, suffix: str, tmp_path: Path) -> None:
+    """Of Taveuni's extent, GDAL made all the earth but Taveuni."""
+    image = describe(rasters.image(tmp_path / "s.tif", crs="EPSG:32760", transform=TAVEUNI))
+    west, east = shapely.box(179.9, -16.9, 180, -16.7), shapely.box(-180, -16.9, -179.9, -16.7)
+    shapes = [(west, 1), (east, 2), (shapely.box(179.97, -16.9, 180, -16.7), 3)]
+    if crs != "EPSG:32701":  # a zone has no coordinates for all the earth
+        shapes += [(shapely.box(longitude, -17, longitude + 1, -16), 9) for longitude in (-179, -90, 0, 90, 178)]
+        shapes += [(shapely.box(-180, -16.79, 180, -16.78), 4)]
+    path = rasters.polygons(tmp_path / f"l.{suffix}", [(_from_degrees(s, crs), v) for s, v in shapes], crs=crs)
+    (source,), _ = label_sources([str(path)], [image], None, None, None)
+    with source.open() as reader:
+        found = reader.read(image.window)
+    longitudes, latitudes = _degrees(image)
+    expected = np.where(longitudes > 179.97, 3, np.where(longitudes > 0, 1, 2))
+    edges = (np.abs(longitudes) > 180 - 1e-3) | (np.abs(longitudes - 179.97) < 1e-3)
+    if crs != "EPSG:32701":
+        expected[(latitudes > -16.79) & (latitudes < -16.78)] = 4
+        edges |= (np.abs(latitudes + 16.79) < 1e-3) | (np.abs(latitudes + 16.78) < 1e-3)
+    np.testing.assert_array_equal(found[~edges], expected[~edges])
+    assert (found > 0).all()
+    assert [value for value in read_features(path, image, None, None).classes if value < 4] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("crs", ["EPSG:3035", "EPSG:32633"])
+def test_polygons_of_a_region_in_an_image_of_all_the_earth(crs: str, tmp_path: Path) -> None:
+    """The edges of the earth's map bound little of it in a CRS for a part; there the polygons were lost."""
+    image = describe(rasters.image(tmp_path / "s.tif", 180, 360, crs="EPSG:4326", transform=EARTH))
+    boxes = [(shapely.box(2, 48, 6, 52), 1), (shapely.box(14, 44, 16, 46), 2), (shapely.box(20, 60, 24, 62), 3)]
+    shapes = [(_from_degrees(shapely.segmentize(box, 0.1), crs), value) for box, value in boxes]
+    path = rasters.polygons(tmp_path / "l.gpkg", shapes, crs=crs)
+    (source,), _ = label_sources([str(path)], [image], None, None, None)
+    expected = rasterio.features.rasterize(boxes, (180, 360), transform=EARTH, dtype="uint8")
+    with source.open() as reader:
+        np.testing.assert_array_equal(reader.read(image.window), expected)
+
+
+@pytest.mark.parametrize("first", [-180, -180.5, 0])
+def test_polygons_across_the_180th_meridian_in_an_image_in_degrees(first: float, tmp_path: Path) -> None:
+    """Point by point, one became a band around the earth that held all but itself."""
+    grid = Affine(1, 0, first, 0, -1, 90)
+    image = describe(rasters.image(tmp_path / "s.tif", 180, 360, crs="EPSG:4326", transform=grid))
+    island = shapely.box(3_100_000, -2_100_000, 3_700_000, -1_600_000)  # 177.8 to 183.2 degrees
+    path = rasters.polygons(tmp_path / "l.gpkg", [(island, 1)], crs="EPSG:3832")
+    (source,), _ = label_sources([str(path)], [image], None, None, None)
+    with source.open() as reader:
+        found = reader.read(image.window)
+    longitudes, latitudes = _degrees(image)
+    corners = transform_points(
+        shapely.get_coordinates(island)[:, :2], CRS.from_epsg(3832).to_wkt(), CRS.from_epsg(4326).to_wkt()
+    )
+    (west, east), (south, north) = np.sort(corners[:3, 0] % 360)[[0, -1]], np.sort(corners[:3, 1])[[0, -1]]
+    expected = (longitudes % 360 > west) & (longitudes % 360 < east) & (latitudes > south) & (latitudes < north)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_polygons_up_to_180_degrees_in_an_image_that_goes_on(tmp_path: Path) -> None:
+    grid = Affine(0.5, 0, 170, 0, -0.5, 10)
+    image = describe(rasters.image(tmp_path / "s.tif", 40, 40, crs="EPSG:4326", transform=grid))
+    shapes = [(shapely.box(175, -5, 180, 5), 1), (shapely.box(-180, -5, -175, 5), 2), (shapely.box(-90, -5, 90, 5), 3)]
+    path = rasters.polygons(tmp_path / "l.gpkg", shapes, crs="EPSG:4326")
+    (source,), _ = label_sources([str(path)], [image], None, None, None)
+    expected = np.zeros((40, 40), np.uint8)
+    expected[10:30, 10:20], expected[10:30, 20:30] = 1, 2
+    with source.open() as reader:
+        np.testing.assert_array_equal(reader.read(image.window), expected)
+
+
+def test_polygons_beside_an_image_of_half_the_earth_do_not_overlap(tmp_path: Path) -> None:
+    image = describe(rasters.image(tmp_path / "s.tif", 180, 160, crs="EPSG:4326", transform=EARTH))
+    box = _from_degrees(shapely.box(2, 48, 6, 52), "EPSG:3035")
+    path = rasters.polygons(tmp_path / "l.gpkg", [(box, 1)], crs="EPSG:3035")
+    with pytest.raises(UserError, match="do not overlap"):
+        label_sources([str(path)], [image], None, None, None)
+
+
+@pytest.mark.parametrize("size", [32, 128])
+@pytest.mark.parametrize("grid", [Affine.identity(), Affine(1, 0, 40, 0, 1, 20)])
+def test_labels_of_another_size_need_a_place(size: int, grid: Affine, tmp_path: Path) -> None:
+    """Where neither has a georeference, they were laid onto the upper left corner; a split raster too."""
+    options: dict[str, Any] = {"crs": None, "transform": Affine.identity()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        image = describe(rasters.image(tmp_path / "s.tif", crs=None, transform=grid))
+        label = str(rasters.label(tmp_path / "l.png", size, size, driver="PNG", **options))
+        same = str(rasters.label(tmp_path / "same.png", driver="PNG", **options))
+    words = (
+        rf"l\.png \({size} × {size} px\) has no georeference .*s\.tif \(64 × 64 px\); expected labels of the image's"
+    )
+    for rules in (None, ClassMap((ClassRule(1, (1,)),), "split.values")):
+        with pytest.raises(UserError, match=words):
+            label_sources([label], [image], rules, None, None)
+    (source,), _ = label_sources([same], [image], None, None, None)
+    with source.open() as reader:
+        np.testing.assert_array_equal(reader.read(image.window), rasters.read(Path(same))[0])
+
+
+def _named(path: Path, names: dict[int, str], colors: dict[int, tuple[int, int, int]]) -> str:
+    label = rasters.label(path, colors=colors)
+    listed = "".join(f"<Category>{names.get(value, '')}</Category>" for value in range(10))
+    path.with_name(path.name + ".aux.xml").write_text(
+        f"<PAMDataset><PAMRasterBand band='1'><CategoryNames>{listed}</CategoryNames></PAMRasterBand></PAMDataset>"
+    )
+    return str(label)
+
+
+@pytest.mark.parametrize(
+    ("rule", "name", "color"),
+    [
+        (ClassRule(7, (2,)), "lake", "#000002"),
+        (ClassRule(7, ("2",)), "lake", "#000002"),
+        (ClassRule(7, (2,), "water", "#0000ff"), "water", "#0000ff"),
+        (ClassRule(7, (3, 4)), "wood", "#000003"),
+        (ClassRule(7, (9, 2)), "lake", "#000002"),
+        (ClassRule(7, (3, 2)), None, "#000003"),
+        (ClassRule(2, (3, 2)), "lake", "#000002"),
+        (ClassRule(9, (3, 9)), "wood", "#000003"),
+        (ClassRule(7, (9,)), None, "#000000"),
+        (ClassRule(0, (2,)), None, None),
+    ],
+)
+def test_a_class_map_keeps_what_the_labels_call_and_how_they_show_what_it_merges(
+    rule: ClassRule, name: str | None, color: str | None, tmp_path: Path
+) -> None:
+    image = describe(rasters.image(tmp_path / "s.tif"))
+    shown = {0: (0, 0, 0), **{value: (0, 0, value) for value in (2, 3, 4)}}
+    label = _named(tmp_path / "l.tif", {2: "lake", 3: "Wood", 4: "wood"}, shown)
+    _, hints = label_sources([label], [image], ClassMap((rule,)), None, None)
+    found = hints.names.get(rule.value)
+    assert (found and found.lower(), hints.colors.get(rule.value)) == (name, color)
+
+
+def test_a_class_map_keeps_text_classes_and_no_numbers(tmp_path: Path) -> None:
+    image = describe(rasters.image(tmp_path / "s.tif"))
+    rules = ClassMap((ClassRule(5, ("lake",)), ClassRule(6, ("10", "oak", "pine"), "wood")))
+    label = rasters.polygons(tmp_path / "l.gpkg", _halves("lake", "oak"))
+    assert label_sources([str(label)], [image], rules, None, None)[1].names == {5: "lake", 6: "wood"}
+    codes = rasters.polygons(tmp_path / "codes.gpkg", _halves("10", "20"))
+    rules = ClassMap((ClassRule(1, (10,)), ClassRule(2, (20,))))
+    assert label_sources([str(codes)], [image], rules, None, None)[1].names == {}
+
+
+def test_a_class_map_takes_no_name_where_files_name_a_class_differently(tmp_path: Path) -> None:
+    image = describe(rasters.image(tmp_path / "s.tif"))
+    labels = [_named(tmp_path / f"{name}.tif", {1: name, 2: "lake"}, {}) for name in ("oak", "pine")]
+    rules = ClassMap((ClassRule(1, (1,)), ClassRule(2, (2,))))
+    _, hints = label_sources(labels, [image, image], rules, None, None)
+    assert (hints.names, hints.contradictions) == ({2: "lake"}, {})
+
+
+def test_what_rare_classes_become_has_no_other_meaning() -> None:
+    """They became the value of a class without a pixel, and had its name and colour."""
+    counts = np.zeros(256, np.int64)
+    counts[[1, 2, 5, 6]] = [500, 480, 10, 10]
+
+    def other(hints: ClassHints, known: Iterable[int] = ()) -> int:
+        lookup, found = merge_rare(counts, 5.0, hints, known)
+        assert found.names[int(lookup[5])] == "other"
+        assert int(lookup[5]) not in found.colors
+        assert lookup[[1, 2, 6]].tolist() == [1, 2, lookup[5]]
+        return int(lookup[5])
+
+    assert other(ClassHints()) == 3
+    assert other(ClassHints({3: "soil"}, {4: "#000000"})) == 7
+    assert other(ClassHints({3: "soil"}, dict.fromkeys(range(256), "#000000"))) == 4
+    rules = (ClassRule(3, (30,)), ClassRule(0, (9,)))
+    assert other(ClassHints(), known_values(rules, {"4": "urban", 5: "vineyard"}, {7: "#000000"})) == 8
+    assert other(ClassHints(), known_values(None, ["a", "b", "c"], None)) == 3

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from src.balance import Counts
-from src.class_map import free_value, rare_values
+from src.class_map import ClassRule, free_value, rare_values
 from src.errors import UserError
 from src.label_sources import ClassHints
 from src.labels import UNCLASSIFIED, ClassTable
@@ -20,13 +20,24 @@ Named = Mapping[int | str, str] | Sequence[str]
 """Something for each class: in the order of their values, or by value."""
 
 
-def merge_rare(total: Counts, min_share: float, hints: ClassHints) -> tuple[npt.NDArray[np.uint8], ClassHints]:
+def known_values(class_map: Sequence[ClassRule] | None, *given: Named | None) -> set[int]:
+    """List the values that a class map makes and that names or colours by value are given for."""
+    keyed = [value for named in given if isinstance(named, Mapping) for value in named if str(value).isdecimal()]
+    return {rule.value for rule in class_map or ()} | {int(value) for value in keyed}
+
+
+def merge_rare(
+    total: Counts, min_share: float, hints: ClassHints, known: Iterable[int] = ()
+) -> tuple[npt.NDArray[np.uint8], ClassHints]:
     """Put classes with few pixels into one called ``other``, and say which.
+
+    Its value is one that means nothing else, be it without a pixel here: another class's would give it a wrong name.
 
     Args:
         total: Pixels of each value 0–255.
         min_share: Percent of the labelled pixels that a class has at least.
         hints: Names and colours of the labels.
+        known: Values that mean something else beside those with pixels and names; see :func:`known_values`.
 
     Returns:
         What becomes of each value 0–255, and names and colours that know ``other``.
@@ -35,7 +46,9 @@ def merge_rare(total: Counts, min_share: float, hints: ClassHints) -> tuple[npt.
     rare = rare_values(total, min_share)
     if not rare:
         return lookup, hints
-    other = free_value(np.flatnonzero(total).tolist(), rare[0])
+    taken = {*np.flatnonzero(total).tolist(), *hints.names, *known}
+    # A value with a colour only is free if need be: colour tables often have all 256.
+    other = free_value(taken | hints.colors.keys(), free_value(taken, rare[0]))
     lookup[list(rare)] = other
     labelled = int(total[1:].sum())
     named = ", ".join(f"{hints.names.get(v, f'class_{v}')} ({100 * total[v] / labelled:.2g} %)" for v in rare)
@@ -92,7 +105,7 @@ def left_out(
         return ", ".join(f"{hints.names.get(value, f'class_{value}')} ({value})" for value in values)
 
     lost = [v for v in np.flatnonzero(seen).tolist() if v != UNCLASSIFIED and lookup[v] not in classes.values]
-    lines = [f"In no chip, only in windows that were dropped: {listed(lost)}."] if lost else []
+    lines = [f"In no chip, only in what was dropped: {listed(lost)}."] if lost else []
     nowhere = [value for value in sorted(wanted) if value != UNCLASSIFIED and not seen[value]]
     return [*lines, f"Without a pixel in the labels: {listed(nowhere)}."] if nowhere else lines
 
