@@ -38,6 +38,8 @@ _ELEMENTS = 3_000
 """Numbers in the arrays of one step where all swaps are looked at: they bound the starts."""
 _SAMPLED = 4_000
 """The same where there are too many swaps for that: a start looks at so many of them, chosen by chance, in a step."""
+_HOLDERS = 20
+"""Chips of a class that a part lacks which are tried there, those with the most of it."""
 _STEPS = 600
 _PATIENCE = 3
 """Rounds without an improvement before a search that looks at some of the swaps only gives up."""
@@ -51,7 +53,13 @@ _ABSENCE = np.float32(2.0)
 """What the absence of a class from a part costs: more than any distance, which is at most 1."""
 
 
-def balanced_parts(counts: Counts, sizes: Sequence[int], seed: int, enough: float = ALIKE) -> npt.NDArray[np.int64]:
+def balanced_parts(
+    counts: Counts,
+    sizes: Sequence[int],
+    seed: int,
+    enough: float = ALIKE,
+    settled: tuple[Counts, npt.NDArray[np.int64]] | None = None,
+) -> npt.NDArray[np.int64]:
     """Assign chips to parts of given sizes.
 
     First every class comes into the training part, and into all parts if it is in enough chips; among such
@@ -63,13 +71,18 @@ def balanced_parts(counts: Counts, sizes: Sequence[int], seed: int, enough: floa
         sizes: Chips for training, validation and test; together at most n.
         seed: Of the random starts.
         enough: Distance at which the search may end.
+        settled: m × k pixels of groups of further chips, which stay in their parts, and these (−1 for none).
 
     Returns:
         Part of each chip; −1 for chips that are in none.
     """
-    counts = counts[:, counts.any(0)]
-    filled = [part for part, size in enumerate(sizes) if size]
-    problem = _Problem(counts, tuple(sizes[part] for part in filled), needed_pixels(counts, filled), enough)
+    groups, theirs = settled if settled is not None else (counts[:0], np.zeros(0, np.int64))
+    there = counts.any(0) | groups.any(0)
+    counts, groups = counts[:, there], groups[:, there]
+    filled = [part for part, size in enumerate(sizes) if size or (theirs == part).any()]
+    needed = needed_pixels(np.concatenate([counts, groups]), filled)
+    begun = np.array([groups[theirs == part].sum(0) for part in filled])
+    problem = _Problem(counts, tuple(sizes[part] for part in filled), needed, enough, begun)
     parts = np.full(len(counts), -1)
     for part, chosen in zip(filled, problem.solve(np.random.default_rng(seed)), strict=True):
         parts[chosen] = part
@@ -108,19 +121,21 @@ class _Problem:
 
     Attributes:
         counts: n × k pixels.
-        sizes: Chips per part, all above 0.
+        sizes: Chips per part; 0 only for one that has pixels already.
         needed: parts × k pixels that a part should have at least.
         enough: Distance at which the search may end.
+        begun: parts × k pixels that a part has already.
     """
 
     counts: Counts
     sizes: tuple[int, ...]
     needed: Floats
     enough: float
+    begun: Counts
 
     def solve(self, generator: np.random.Generator) -> list[Indices]:
         """Return the members of each part."""
-        everything = sum(self.sizes) == len(self.counts)
+        everything = sum(self.sizes) == len(self.counts) and not self.begun.any()
         if everything and len(self.sizes) == 3 and sorted(self.sizes)[1] <= _FEW:
             return self._pair(generator)
         return self._search(generator, None)
@@ -131,13 +146,25 @@ class _Problem:
 
         Classes come first, since sums over them then run along memory.
         """
-        rows = np.vstack([self.counts.T, self.counts.sum(1)])
-        return (rows / max(int(self.counts.sum()), 1)).astype(np.float32)
+        return self._as_shares(self.counts)
+
+    @cached_property
+    def first(self) -> Singles:
+        """What each part has already, like :attr:`pixels`, (k + 1) × parts."""
+        return self._as_shares(self.begun)
+
+    @cached_property
+    def total(self) -> int:
+        """All pixels, or 1."""
+        return max(int(self.counts.sum()) + int(self.begun.sum()), 1)
+
+    def _as_shares(self, pixels: Counts) -> Singles:
+        return (np.vstack([pixels.T, pixels.sum(1)]) / self.total).astype(np.float32)
 
     @cached_property
     def least(self) -> Singles:
         """What a part should have at least, like :attr:`pixels`, parts × k; a trifle less, for rounding."""
-        return (self.needed * (1 - 1e-5) / max(int(self.counts.sum()), 1)).astype(np.float32)
+        return (self.needed * (1 - 1e-5) / self.total).astype(np.float32)
 
     def cost(self, sums: Sequence[Singles]) -> Singles:
         """Return absences and mean distance of assignments.
@@ -199,7 +226,7 @@ class _Problem:
         """Swap chips between parts, from several starts at once, given or by chance; the best start wins."""
         rest = len(self.counts) - sum(self.sizes)
         groups = (*self.sizes, rest) if rest else self.sizes
-        pairs = list(combinations(range(len(groups)), 2))
+        pairs = list(combinations([group for group, size in enumerate(groups) if size], 2))
         numbers = len(self.pixels) * max((groups[a] * groups[b] for a, b in pairs), default=1)
         count = int(np.clip(_ELEMENTS // numbers, 1, _STARTS))
         limit = None if numbers <= _ELEMENTS else max(2, math.isqrt(_SAMPLED // len(self.pixels)))
@@ -211,7 +238,7 @@ class _Problem:
             idle = 0 if starts.swap(pair, limit, generator) else idle + 1
             if idle >= patience or starts.cost.min() < self.enough + _GAIN:
                 break
-        return starts.best()
+        return starts.best() if limit is None else starts.only_best().supplied(generator).best()
 
 
 def _shares(sums: Singles) -> Singles:
@@ -299,6 +326,7 @@ class _Starts:
     def of(cls, problem: _Problem, groups: tuple[int, ...], order: Indices) -> _Starts:
         """Sum up and judge assignments."""
         sums = [problem.pixels[:, chosen].sum(2) for chosen in np.split(order, np.cumsum(groups)[:-1], axis=1)]
+        sums[: len(problem.sizes)] = [own + had[:, None] for own, had in zip(sums, problem.first.T, strict=False)]
         return cls(problem, groups, order, sums, problem.cost(sums[: len(problem.sizes)]))
 
     def swap(self, pair: tuple[int, int], limit: int | None, generator: np.random.Generator) -> bool:
@@ -309,8 +337,12 @@ class _Starts:
             limit: Chips of each group to look at, chosen by chance if there are more; None for all.
             generator: For that choice.
         """
-        pixels, parts = self.problem.pixels, len(self.problem.sizes)
         first, second = (self._places(group, limit, generator) for group in pair)
+        return self._swap(pair, first, second)
+
+    def _swap(self, pair: tuple[int, int], first: Indices, second: Indices) -> bool:
+        """Do so for given places in ``order``."""
+        pixels, parts = self.problem.pixels, len(self.problem.sizes)
         # The first group, mostly training, is the larger one: NumPy is fast along a long last axis.
         gained = pixels[:, self.order[:, second], None] - pixels[:, self.order[:, first]][:, :, None]
         after = [sums[:, :, None, None] for sums in self.sums]
@@ -337,6 +369,36 @@ class _Starts:
     def _places(self, group: int, limit: int | None, generator: np.random.Generator) -> Indices:
         size, begin = self.groups[group], sum(self.groups[:group])
         return begin + (np.arange(size) if limit is None or size <= limit else generator.integers(size, size=limit))
+
+    def only_best(self) -> _Starts:
+        """Return the start that costs least alone."""
+        return _Starts.of(self.problem, self.groups, self.order[[int(np.argmin(self.cost))]])
+
+    def supplied(self, generator: np.random.Generator) -> _Starts:
+        """Swap chips of classes that a part lacks into it, which a look at some of the swaps hardly ever meets.
+
+        Args:
+            generator: For the chips that they are swapped for.
+
+        Returns:
+            Itself, which has one start.
+        """
+        rounds = range(len(self.groups))  # what one part lacks may be taken from the only other that has it
+        lacking = ((part, index) for _ in rounds for part, index in np.argwhere(self._lacking()).tolist())
+        for part, index in lacking:
+            for group in range(len(self.groups)):
+                if group == part or not self._lacking()[part, index]:
+                    continue
+                places = self._places(group, None, generator)
+                having = self.problem.pixels[index, self.order[0, places]]
+                holders = places[np.argsort(-having, kind="stable")[: min(int((having > 0).sum()), _HOLDERS)]]
+                if holders.size and self.groups[part]:
+                    self._swap((group, part), holders, self._places(part, _SAMPLED, generator))
+        return self
+
+    def _lacking(self) -> npt.NDArray[np.bool_]:
+        """Tell which parts of the first start lack which classes, parts × k."""
+        return np.array([sums[:-1, 0] < least for sums, least in zip(self.sums, self.problem.least, strict=False)])
 
     def best(self) -> list[Indices]:
         """Return the members of each part in the start that costs least."""

@@ -20,7 +20,7 @@ Ints = npt.NDArray[np.int64]
 Bits = npt.NDArray[np.uint64]
 
 NONE = -1
-_ABSENCE = 2.0
+ABSENCE = 2.0
 """Costs of an assignment, all as shares: a class that is absent from a part…"""
 _SIZE = 1.0
 """… chips in the wrong part, by number …"""
@@ -115,12 +115,17 @@ def assign_units(units: Units, shares: Sequence[float], seed: int, *, balance: b
     generator = np.random.default_rng(seed)
     starts = np.array([search.grow(generator) for _ in range(_STARTS)])
     cost = search.cost(starts)
-    if not balance:
+    if not balance or len(search.choices) == 1:
         return starts[int(np.argmin(cost))], float(cost.min())
     found = [
         search.refine(starts[start], cost[start], generator) for start in np.argsort(cost, kind="stable")[:_REFINED]
     ]
     return min(found, key=lambda result: result[1])
+
+
+def cost_of(units: Units, parts: Ints, shares: Sequence[float]) -> float:
+    """Return what an assignment costs whose parts' class histograms are to agree; see :func:`assign_units`."""
+    return float(_Search(units, np.array(shares) / 100, balance=True).cost(parts[None])[0])
 
 
 @dataclass(frozen=True)
@@ -149,12 +154,12 @@ class _Search:
         total = chips.sum(-1) + unused
         wrong = np.abs(chips / np.maximum(total, 1)[:, None] - self.shares[filled]).sum(-1) / 2
         lost = 1 - total / self.units.chips.sum()
-        cost = _SIZE * wrong + _LOSS * lost + _ABSENCE * len(self.units.pixels) * (chips == 0).sum(-1)
+        cost = _SIZE * wrong + _LOSS * lost + ABSENCE * len(self.units.pixels) * (chips == 0).sum(-1)
         if self.balance:
             sums = [mask @ self.units.pixels for mask in kept]
             needed = needed_pixels(self.units.pixels_by_unit, filled)
             absent = sum((pixels < least).sum(-1) for pixels, least in zip(sums, needed, strict=True))
-            cost = cost + distance(sums) + _ABSENCE * absent
+            cost = cost + distance(sums) + ABSENCE * absent
         return np.asarray(cost)
 
     def grow(self, generator: np.random.Generator) -> Ints:

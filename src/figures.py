@@ -6,14 +6,16 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from src.atomic import whole_file
-from src.calibration import BINS, Calibration
+
+if TYPE_CHECKING:  # it imports torch, which prepare.py does without
+    from src.calibration import Calibration
 
 _MOST_CLASSES_WITH_NUMBERS = 24
 _LONGEST_TITLE = 40
@@ -80,9 +82,10 @@ def reliability_figure(calibration: Calibration) -> Figure:
     """Draw accuracy against confidence, and how many pixels have which confidence."""
     figure = Figure(figsize=(5.2, 6), dpi=150, layout="constrained")
     upper, lower = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
-    centers = (np.arange(BINS) + 0.5) / BINS
+    bins = len(calibration.pixels)
+    centers = (np.arange(bins) + 0.5) / bins
     upper.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="perfectly calibrated")
-    upper.bar(centers, np.nan_to_num(calibration.accuracy), 0.92 / BINS, color=ACCENT, alpha=0.35, label="accuracy")
+    upper.bar(centers, np.nan_to_num(calibration.accuracy), 0.92 / bins, color=ACCENT, alpha=0.35, label="accuracy")
     upper.plot(
         calibration.mean_confidence, calibration.accuracy, "o-", color=ACCENT, label="accuracy at mean confidence"
     )
@@ -91,7 +94,7 @@ def reliability_figure(calibration: Calibration) -> Figure:
     # Between both parts, where no curve runs.
     upper.legend(loc="upper center", bbox_to_anchor=(0.5, -0.03), ncols=3, frameon=False, fontsize=7)
     shares = calibration.pixels / max(1, calibration.pixels.sum())
-    lower.bar(centers, shares * 100, 0.92 / BINS, color=GREY)
+    lower.bar(centers, shares * 100, 0.92 / bins, color=GREY)
     lower.set(xlabel="confidence (probability of the predicted class)", ylabel="% of pixels")
     for axes in (upper, lower):
         axes.spines[["top", "right"]].set_visible(False)

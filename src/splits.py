@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from src.balance import Counts, balanced_parts, distance
-from src.blocks import NONE, Units, assign_units
+from src.blocks import ABSENCE, NONE, Units, assign_units, cost_of
 from src.errors import UserError
 from src.ground import Places, components
 
@@ -26,6 +26,10 @@ Parts = npt.NDArray[np.int64]
 
 _BLOCKS = (24, 48, 96)
 """Numbers of blocks that are tried where scenes have to be cut: more follow the classes, fewer have fewer seams."""
+_TRIES = 8
+"""Searches by swaps for single chips, of which each takes a moment."""
+_FEW, _MORE = 700, 1500
+"""Groups and single chips up to which they are assigned together too, in seconds; and where a part lacks a class."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +83,53 @@ def split_chips(
         return Split(parts, imbalance(counts, parts), 0)
     smallest = min(share for share in shares if share > 0) / 100 * len(counts)
     if strategy != "blocks" and np.bincount(group).max() <= max(smallest, 1) and group.max() + 1 >= filled:
-        units = Units.build(group, counts, [])
-        found, _ = assign_units(units, shares, seed, balance=strategy == "balanced")
-        parts = found[group]
+        parts = _assign_groups(counts, group, shares, seed, balance=strategy == "balanced")
         return Split(parts, imbalance(counts, parts), 0)
     return _cut_into_blocks(counts, places, shares, strategy, seed, buffer, block)
+
+
+def _assign_groups(counts: Counts, group: Parts, shares: Sequence[float], seed: int, *, balance: bool) -> Parts:
+    """Assign groups of chips, of which some are single chips.
+
+    These are many more in most cases, and a search by swaps is fast and good for them. It goes last and makes up for
+    what the larger groups lack. Where all are few, a search over all of them may find better.
+    """
+    units = Units.build(group, counts, [])
+    apart, cost = _singles_last(counts, group, units, shares, seed) if balance else (None, math.inf)
+    if apart is not None and units.count > (_FEW if cost < ABSENCE else _MORE):
+        return apart
+    together, others = assign_units(units, shares, seed, balance=balance)
+    return apart if apart is not None and cost <= others else together[group]
+
+
+def _singles_last(
+    counts: Counts, group: Parts, units: Units, shares: Sequence[float], seed: int
+) -> tuple[Parts | None, float]:
+    """Assign groups of several chips, then single ones so that all parts are alike.
+
+    Returns:
+        Part of each chip, and what that costs; None where single chips cannot bring the parts to their sizes.
+    """
+    single = np.bincount(group)[group] == 1
+    if not single.any():
+        return None, math.inf
+    number = np.unique(group[~single], return_inverse=True)[1].reshape(-1)
+    several = Units.build(number, counts[~single], [])
+    found, _ = assign_units(several, shares, seed)
+    parts, by_unit = np.full(len(counts), NONE), np.full(units.count, NONE)
+    parts[~single] = found[number]
+    left = [size - int((parts == part).sum()) for part, size in enumerate(part_sizes(len(counts), shares))]
+    if min(left) < 0 or not 0 < sum(left) <= single.sum():
+        return None, math.inf
+    best, least = parts, math.inf
+    for further in range(_TRIES):
+        tried = parts.copy()
+        settled = several.pixels_by_unit, found
+        tried[single] = balanced_parts(counts[single], left, seed + further, settled=settled)
+        by_unit[group] = tried
+        if (cost := cost_of(units, by_unit, shares)) < least:
+            best, least = tried, cost
+    return best, least
 
 
 def _cut_into_blocks(

@@ -138,3 +138,30 @@ def test_part_sizes_are_those_of_specdeepmap() -> None:
     assert part_sizes(18, (80, 10, 10)) == (14, 2, 2)
     assert part_sizes(100, (80, 20, 0)) == (80, 20, 0)
     assert part_sizes(10, (50, 10, 10)) == (5, 1, 1)
+
+
+def test_chips_make_up_for_groups_that_stay_in_their_parts() -> None:
+    """Also where a part gets no chip more, and one of the groups is in none."""
+    counts, groups = chips(400, 5, 1), 5 * chips(6, 5, 2, concentration=0.2)
+    theirs, both = np.array([0, 0, 1, 2, 1, -1]), np.concatenate([counts, groups])
+    for sizes, better in (((300, 50, 50), 10), ((340, 60, 0), 1)):
+        parts = balanced_parts(counts, sizes, 3, settled=(groups, theirs))
+        assert [int((parts == part).sum()) for part in range(3)] == list(sizes)
+        alone = balanced_parts(counts, sizes, 3)
+        found, unaware = (imbalance(both, np.concatenate([each, theirs])) for each in (parts, alone))
+        assert found < unaware / better
+
+
+@pytest.mark.parametrize("count", [2000, 20_000])
+def test_a_class_in_three_of_thousands_of_chips_is_in_every_part(count: int) -> None:
+    """Where a step looks at some of the swaps only, it hardly ever meets one of these."""
+    for seed in range(3):
+        generator = np.random.default_rng(seed)
+        counts = generator.integers(0, 9000, (count, 4))
+        counts[:, 3] = 0
+        counts[generator.choice(count, 3, replace=False), 3] = (300, 500, 900)
+        sizes = part_sizes(count, (80, 10, 10))
+        parts = balanced_parts(counts, sizes, seed)
+        assert [int((parts == part).sum()) for part in range(3)] == list(sizes)
+        assert all(counts[parts == part, 3].any() for part in range(3))
+        assert imbalance(counts, parts) < 1e-3

@@ -73,3 +73,12 @@ def test_nothing_reaches_over_the_edge_of_the_picture(tmp_path: Path) -> None:
     picture = matplotlib.image.imread(tmp_path / "o.png")[..., :3]
     for edge in (picture[:3], picture[-3:], picture[:, :3], picture[:, -3:]):
         assert (edge == 1).all()
+
+
+def test_names_in_any_script_are_drawn_without_a_word(tmp_path: Path) -> None:
+    """Warnings are errors here: the font that comes with matplotlib lacks such letters."""
+    thumbnail = Thumbnail(info(16, 48))
+    chips = [(0, Window(0, c, 16, 16)) for c in (0, 16, 32)]
+    table = ClassTable.build([1], {1: "森林"})
+    Overview([thumbnail], chips, np.arange(3), np.ones((3, 1), np.int64), table, 0).draw(tmp_path / "o.png")
+    assert (tmp_path / "o.png").stat().st_size

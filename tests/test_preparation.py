@@ -33,6 +33,7 @@ from src.class_map import ClassRule
 from src.datafolder import DataFolder, read_data_folder
 from src.datamodules.chips import ChipData
 from src.errors import UserError
+from src.preparation import assembly
 from src.preparation import prepare as preparation
 from src.preparation.overview import Overview
 from src.preparation.prepare import prepare
@@ -487,7 +488,7 @@ def test_classes_that_no_chip_has_are_said(tmp_path: Path, caplog: pytest.LogCap
     image, label = rasters.image(tmp_path / "s.tif"), rasters.write(tmp_path / "l.tif", values)
     caplog.set_level(logging.INFO)
     made(tmp_path, settings(image, label))
-    assert "In no chip, only in windows that were dropped: class_77 (77)." in caplog.messages
+    assert "In no chip, only in what was dropped: class_77 (77)." in caplog.messages
     rules = tuple(ClassRule(value, (value,), name) for value, name in ((1, "wood"), (2, None), (3, None), (9, "road")))
     prepare(settings(image, label, class_map=rules), tmp_path / "mapped")
     assert "Without a pixel in the labels: road (9)." in caplog.messages
@@ -916,3 +917,135 @@ def test_what_becomes_of_an_alpha_band_is_said(tmp_path: Path, caplog: pytest.Lo
     assert len(folder.spec.bands) == 3
     assert "Its band 4 is the alpha band" in caplog.text
     assert "gdal_edit.py -colorinterp_4 undefined" in caplog.text
+
+
+def test_a_split_raster_knows_no_unclassified_pixels_as_a_class(tmp_path: Path) -> None:
+    """Value 0 counted: parts of the same classes were apart where one has more labels."""
+    image, values = rasters.image(tmp_path / "scene.tif", 64, 128), np.ones((64, 128), np.uint8)
+    values[:, 100::2] = 0
+    label = rasters.write(tmp_path / "label.tif", values)
+    split = rasters.write(tmp_path / "split.tif", np.repeat(np.uint8([[1, 1, 1, 3]]), 64, 0).repeat(32, 1))
+    for number, parts in enumerate(((1, None, 3), (1, 9, 3))):
+        if number:
+            split = rasters.write(tmp_path / "split.tif", np.repeat(np.uint8([[1, 9, 1, 3]]), 64, 0).repeat(32, 1))
+        given = settings(image, label, split_raster=str(split), split_values=parts, min_coverage=10.0)
+        assert prepare(given, tmp_path / str(number)).split["imbalance"] == 0
+
+
+def test_where_a_split_raster_lies_otherwise_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    image, label = rasters.image(tmp_path / "scene.tif", 64, 64), rasters.label(tmp_path / "label.tif", 64, 64)
+    split = rasters.write(tmp_path / "split.tif", np.repeat(np.uint8([[1, 2, 3]]), 48, 0).repeat(16, 1))
+    caplog.set_level(logging.INFO)
+    made(tmp_path, settings(image, label, split_raster=str(split)))
+    (words,) = (message for message in caplog.messages if message.startswith("split.raster: "))
+    assert re.match(r"split\.raster: .*split\.tif has another extent than .*scene\.tif.* in no part\.", words)
+
+
+def test_classes_outside_the_parts_are_pixels_of_the_labels(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """They were said to be without a pixel."""
+    image, values = rasters.image(tmp_path / "scene.tif"), np.ones((64, 64), np.uint8)
+    drawn = np.repeat(np.uint8([[1, 2, 3, 1]]), 64, 0).repeat(16, 1)
+    values[:4, :4], drawn[:4, :4] = 7, 0
+    values[:2, 4:6], drawn[:2, 4:6] = 8, 2  # below the coverage, beside a part that is not
+    label, split = rasters.write(tmp_path / "label.tif", values), rasters.write(tmp_path / "split.tif", drawn)
+    rules = tuple(ClassRule(value, (value,), f"c{value}") for value in (1, 7, 8, 9))
+    caplog.set_level(logging.INFO)
+    made(tmp_path, settings(image, label, split_raster=str(split), class_map=rules))
+    assert "Without a pixel in the labels: c9 (9)." in caplog.messages
+    assert any("c7 (7), c8 (8)" in message for message in caplog.messages)
+
+
+def test_files_that_went_or_came_are_named(tmp_path: Path) -> None:
+    """It was said that versions had changed."""
+    for name in "abc":
+        rasters.image(tmp_path / "scenes" / f"{name}.tif")
+    label, folder = rasters.label(tmp_path / "l.tif"), tmp_path / "data"
+    given = settings(tmp_path / "scenes", label)
+    prepare(given, folder)
+    (tmp_path / "scenes/b.tif").rename(tmp_path / "b.tif")
+    with pytest.raises(UserError, match=r"files \(gone: [^;]*b\.tif\);"):
+        prepare(given, folder)
+    (tmp_path / "b.tif").rename(tmp_path / "scenes/d.tif")
+    with pytest.raises(UserError, match=r"files \(gone: [^;]*b\.tif; new: [^;]*d\.tif\);"):
+        prepare(given, folder)
+    (tmp_path / "scenes/d.tif").rename(tmp_path / "scenes/b.tif")
+    prepare(given, folder)
+    entries = json.loads((folder / "dataset.json").read_text())
+    entries["config"]["files"].reverse()
+    (folder / "dataset.json").write_text(json.dumps(entries))
+    with pytest.raises(UserError, match="changed: the order of the files"):
+        prepare(given, folder)
+
+
+def test_what_is_dropped_is_not_kept_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each window left 256 numbers, and each scene a picture, shown or not."""
+    images, labels = [], []
+    for number in range(8):
+        grid = rasters.NORTH_UP @ Affine.translation(64 * number, 0)
+        images.append(rasters.image(tmp_path / f"s{number}.tif", transform=grid))
+        labels.append(rasters.label(tmp_path / f"l{number}.tif", transform=grid))
+    drawn: list[Overview] = []
+
+    def draw(overview: Overview, path: Path) -> None:
+        drawn.append(overview)
+        path.write_bytes(b"")
+
+    monkeypatch.setattr(Overview, "draw", draw)
+    looked: list[Any] = []
+    cut = assembly._cut
+
+    def noted(*given: Any) -> Any:
+        looked.append(cut(*given))
+        return looked[-1]
+
+    monkeypatch.setattr(assembly, "_cut", noted)
+    made(tmp_path, settings(tuple(images), tuple(labels)))
+    assert (len(drawn[0].thumbnails), drawn[0].more) == (6, 2)
+    assert len(drawn[0].chips) == 128
+    assert all(len(values) == len(pixels) == 3 for values, pixels in looked[0].counts)
+
+
+def test_scenes_that_declare_other_units_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Sentinel-2 has an offset since 2022; its numbers were mixed with older ones without a word."""
+    images, labels = [], []
+    for number, offset in enumerate((0.0, -0.1, -0.1)):
+        grid = rasters.NORTH_UP @ Affine.translation(64 * number, 0)
+        images.append(rasters.image(tmp_path / f"s{number}.tif", transform=grid))
+        labels.append(rasters.label(tmp_path / f"l{number}.tif", transform=grid))
+        with rasterio.open(images[-1], "r+") as scene:
+            scene.scales, scene.offsets = (1e-4,) * 3, (0.0, offset, 0.0)
+    prepare(settings(tuple(images[1:]), tuple(labels[1:])), tmp_path / "alike")
+    assert "CAUTION" not in caplog.text
+    made(tmp_path, settings(tuple(images), tuple(labels)))
+    (words,) = (message for message in caplog.messages if "CAUTION" in message)
+    assert re.match(
+        r"CAUTION: .*s1\.tif \(and 1 more like it\): its band 2 declares scale 0\.0001 and offset -0\.1, that of "
+        r".*s0\.tif scale 0\.0001 and offset 0,",
+        words,
+    )
+
+
+def test_a_band_that_drops_most_windows_is_named_in_the_summary(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One valid pixel makes a band count as measured, and it takes all windows but that."""
+    pixels = np.random.default_rng(0).integers(1, 9, (3, 64, 64)).astype(np.uint8)
+    pixels[1, :, 16:], pixels[1, 0, 16] = 0, 1
+    image, label = rasters.write(tmp_path / "s.tif", pixels, nodata=0), rasters.label(tmp_path / "l.tif")
+    caplog.set_level(logging.INFO)
+    made(tmp_path, settings(image, label))
+    assert any(
+        message.startswith("Most windows are dropped: band 2 has no measurement in 11 of 16, where others have; leave")
+        for message in caplog.messages
+    )
+
+
+def test_rare_classes_do_not_take_another_class_s_name(tmp_path: Path) -> None:
+    """They became value 3, which had no pixel here, and were called soil."""
+    image = rasters.image(tmp_path / "scene.tif")
+    values = rasters.read(rasters.label(tmp_path / "l.tif", values=(1, 2)))[0]
+    values[3, 5:9] = 5
+    label = rasters.write(tmp_path / "label.tif", values)
+    names: dict[int | str, str] = {1: "forest", 2: "water", 3: "soil", 4: "urban", 5: "vineyard"}
+    folder = made(tmp_path, settings(image, label, min_class_share=0.5, class_names=names))
+    assert [(c.value, c.name) for c in folder.spec.classes.classes] == [(1, "forest"), (2, "water"), (6, "other")]

@@ -254,3 +254,36 @@ def test_label_files_that_call_one_value_differently(scene: Path) -> None:
     assert prepare(given, scene / "named").classes.names == ("green", "blue")
     (scene / "b.hdr").write_text((scene / "b.hdr").read_text().replace("Water, forest", "FOREST, water"))
     assert prepare(replace(SETTINGS, **clash), scene / "alike").classes.names == ("FOREST", "water")
+
+
+def test_a_nodata_value_beyond_the_floating_type(scene: Path) -> None:
+    """It ended in a traceback when the first chip was written."""
+    rasters.image(scene / "s.tif", dtype="float32")
+    fails(scene, r"nodata=-1\.79769e\+308 does not fit into .*s\.tif, which is float32", nodata=-1.7976931348623157e308)
+    given = replace(SETTINGS, image=str(scene / "s.tif"), label=str(scene / "l.tif"))
+    for number, value in enumerate((-3.4028235e38, np.inf, np.nan)):
+        prepare(replace(given, nodata=value), scene / str(number))
+
+
+def test_scenes_called_as_parts_of_others_with_a_split_raster(scene: Path) -> None:
+    """Both wrote x_train_tile_0_0.tif, and the last one stayed."""
+    images, labels = [], []
+    for number, name in enumerate(("x", "x_train")):
+        grid = rasters.NORTH_UP @ Affine.translation(64 * number, 0)
+        images.append(str(rasters.image(scene / f"{name}.tif", transform=grid)))
+        labels.append(str(rasters.label(scene / f"l{number}.tif", transform=grid)))
+    both = {"image": tuple(images), "label": tuple(labels)}
+    drawn = rasters.write(scene / "split.tif", np.tile(np.uint8([1, 2, 3, 1]), (64, 32)))
+    words = r"x_train\.tif is called as .*x\.tif and its part train, and with split\.raster.*rename one of them"
+    fails(scene, words, **both, split_raster=str(drawn))
+    prepare(replace(SETTINGS, **both), scene / "drawn later")
+
+
+def test_a_band_that_drops_most_windows_is_named(scene: Path) -> None:
+    """Only chip.min_coverage, chip.size and the labels were, which help nothing."""
+    pixels = np.random.default_rng(0).integers(1, 9, (3, 64, 64)).astype(np.uint8)
+    pixels[1, :, 4:] = 0
+    pixels[:, 48:] = 0  # nothing at all there
+    rasters.write(scene / "s.tif", pixels, nodata=0)
+    words = r"13 without measurement.*; band 2 has no measurement in 9 of 16, where others have; leave it out with gdal"
+    fails(scene, words)

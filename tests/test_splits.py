@@ -16,7 +16,7 @@ from src.errors import UserError
 from src.grid import Window, chip_windows
 from src.ground import Places, across_scenes, components
 from src.raster.read import RasterInfo
-from src.splits import Strategy, imbalance, split_chips
+from src.splits import Strategy, imbalance, part_sizes, split_chips
 
 SHARES = (70.0, 15.0, 15.0)
 
@@ -245,3 +245,55 @@ def test_scenes_between_whose_crss_there_is_no_way_lie_apart() -> None:
     chips = [(number, here.window) for number in range(4)]
     found = across_scenes(chips, [here, elsewhere, elsewhere, here])
     assert sorted(map(tuple, found.tolist())) == [(0, 3), (1, 2)]
+
+
+def uneven(count: int) -> npt.NDArray[np.int64]:
+    """Counts of chips that are of one class mostly."""
+    generator = np.random.default_rng(count)
+    shares = generator.dirichlet(np.full(6, 0.5), count)
+    return (shares * generator.integers(2_000, 65_536, (count, 1))).astype(np.int64)
+
+
+def test_one_overlapping_pair_among_many_chips_spoils_no_balance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every single chip became a unit of the search for groups, slow and worse: it found 0.00056 here."""
+    given: list[int] = []
+
+    def noted(units: blocks.Units, shares: tuple[float, ...], seed: int) -> tuple[npt.NDArray[np.int64], float]:
+        given.append(units.count)
+        return blocks.assign_units(units, shares, seed)
+
+    monkeypatch.setattr(splits, "assign_units", noted)
+    infos = [scene("a", 500, 500), scene("b", 10, 10, left=-95)]
+    chips = [(0, w) for w in chip_windows(500, 500, (10, 10), (10, 10))] + [(1, Window(0, 0, 10, 10))]
+    at = places(chips, infos, (10, 10))
+    split = split_chips(uneven(2501), at, (80, 10, 10))
+    assert given == [1]
+    assert split.parts[0] == split.parts[-1]
+    assert [int((split.parts == part).sum()) for part in range(3)] == [2001, 250, 250]
+    assert (split.straddling, split.cut) == (0, None)
+    assert split.imbalance < 0.0003
+    np.testing.assert_array_equal(split.parts, split_chips(uneven(2501), at, (80, 10, 10)).parts)
+
+
+@pytest.mark.usefixtures("hasty")
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.integers(1, 4), min_size=12, max_size=60), st.floats(20, 80), st.booleans(), st.integers(0, 9))
+def test_groups_and_single_chips_fill_the_parts(sizes: list[int], train: float, rest: bool, seed: int) -> None:
+    """Whatever is assigned last: groups are in one part, and no part lacks more chips than a group has."""
+    shares = (train, (100 - train) / 4, (100 - train) / (4 if rest else 4 / 3))
+    infos = [scene(f"s{n}", 10, 10, left=1000 * n) for n in range(len(sizes)) for _ in range(sizes[n])]
+    chips = [(number, Window(0, 0, 10, 10)) for number in range(len(infos))]
+    group = np.repeat(np.arange(len(sizes)), sizes)
+    assume(max(sizes) <= min(shares) / 100 * len(group))
+    split = split_chips(classes(len(group)), places(chips, infos, (10, 10)), shares, seed=seed)
+    for number in range(len(sizes)):
+        assert len(np.unique(split.parts[group == number])) == 1
+    found = [int((split.parts == part).sum()) for part in range(3)]
+    assert np.abs(np.subtract(found, part_sizes(len(group), shares))).max() <= 2 * max(sizes)
+
+
+def test_overlapping_chips_of_one_part_are_all_in_it() -> None:
+    """There was no change to look at, which ended in a traceback."""
+    infos = [scene("a", 60, 60), scene("b", 10, 10, left=-95)]
+    chips = [(0, w) for w in chip_windows(60, 60, (10, 10), (10, 10))] + [(1, Window(0, 0, 10, 10))]
+    assert not split_chips(classes(37), places(chips, infos, (10, 10)), (100, 0, 0)).parts.any()

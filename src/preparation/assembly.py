@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,15 @@ from src.ground import Places
 from src.label_sources import ClassHints
 from src.labels import UNCLASSIFIED, ClassTable
 from src.pixel_size import other_size, sides_on_ground
-from src.preparation.class_choice import class_table, left_out, merge_rare
+from src.preparation.class_choice import class_table, known_values, left_out, merge_rare
 from src.preparation.cutting import Chip, ChipFormat, Fate, Scene, cut_scene, measured_bands
-from src.preparation.overview import Overview, Thumbnail
+from src.preparation.overview import MOST_SCENES, Overview, Thumbnail
 from src.preparation.scene_files import bad_bands, common_nodata
 from src.preparation.settings import Preparation
 from src.preparation.split_summary import summary_lines
 from src.progress import progress
 from src.radiometry import other_units
+from src.raster.read import declared_units
 from src.raster.write import recode
 from src.spec import DatasetSpec, software_versions
 from src.splits import Parts, Split, imbalance, split_chips
@@ -55,6 +56,25 @@ FILES = ("images", "labels", *map(list_name, PARTS), SUMMARY, STATISTICS, OVERVI
 """Everything that a data folder has."""
 
 
+@dataclass(frozen=True)
+class _Looked:
+    """What came of looking at all windows.
+
+    Attributes:
+        chips: What was written.
+        counts: The class values in each chip that have pixels, and how many.
+        fates: Windows by what became of them.
+        total: Pixels of each class value 0–255 in all windows, chips or not.
+        lacking: Windows that each band's want of any measurement drops.
+    """
+
+    chips: list[Chip]
+    counts: list[tuple[npt.NDArray[np.uint8], Counts]]
+    fates: Counter[Fate]
+    total: Counts
+    lacking: npt.NDArray[np.int64]
+
+
 def fill(
     settings: Preparation, scenes: Sequence[Scene], hints: ClassHints, folder: Path, config: dict[str, Any]
 ) -> tuple[DatasetSpec, list[str]]:
@@ -76,52 +96,65 @@ def fill(
     chip_format = choose_format(settings, scenes)
     for name in ("images", "labels"):
         (folder / name).mkdir()
-    thumbnails = [Thumbnail(scene.info) for scene in scenes]
-    seen = list(_cut(scenes, chip_format, folder, thumbnails))
-    chips = [chip for chip in seen if chip.fate == "kept"]
-    fates = Counter(chip.fate for chip in seen)
+    thumbnails = [Thumbnail(scene.info) for scene in scenes[:MOST_SCENES]]
+    looked = _cut(scenes, chip_format, folder, thumbnails)
+    chips = looked.chips
     if len(chips) < (1 if settings.split_raster is not None else sum(share > 0 for share in settings.shares)):
-        raise UserError(_too_few(len(chips), fates, settings))
-    hints, counts, lookup = _classify(settings, hints, chips, folder)
-    _compare_scenes(scenes, chips, len(chip_format.used))
-    split = (_split if settings.split_raster is None else _split_as_drawn)(settings, scenes, chips, counts)
+        raise UserError(_too_few(looked, settings))
+    hints, lookup, values, counts = _classify(settings, hints, looked, folder)
+    _compare_scenes(scenes, chips, chip_format.used)
+    split = (_split if settings.split_raster is None else _split_as_drawn)(settings, scenes, chips, counts[:, 1:])
     chips, counts, split = _keep_assigned(chips, counts, split, folder)
-    classes = class_table(_present(counts), hints, settings.class_names, settings.class_colors)
+    background, counts = bool(counts[:, 0].any()), counts[:, 1:]
+    there = counts.any(0)
+    values, counts = values[1:][there], counts[:, there]
+    classes = class_table(values.tolist(), hints, settings.class_names, settings.class_colors)
     spec = _describe(settings, scenes, chip_format, classes, split, config)
-    _write_tables(folder, chips, counts, spec, split)
-    by_class, at = counts[:, list(classes.values)], [(chip.scene, chip.window) for chip in chips]
-    Overview(thumbnails, at, split.parts, by_class, classes, split.imbalance).draw(folder / OVERVIEW)
+    _write_tables(folder, chips, counts, spec, split, background=background)
+    at, more = [(chip.scene, chip.window) for chip in chips], len(scenes) - len(thumbnails)
+    Overview(thumbnails, at, split.parts, counts, classes, split.imbalance, more).draw(folder / OVERVIEW)
     write_dataset(folder / DATASET, spec)
-    total, wanted = np.sum([chip.counts for chip in seen], 0), [rule.value for rule in settings.class_map or ()]
-    lines = [*summary_lines(spec, fates, split, by_class), *left_out(total, classes, hints, lookup, wanted)]
-    return spec, lines
+    wanted = [rule.value for rule in settings.class_map or ()]
+    dropped = f"Most windows are dropped: {words}." if (words := _lacking(looked)) else None
+    lines = [*summary_lines(spec, looked.fates, split, counts), *filter(None, [dropped])]
+    return spec, [*lines, *left_out(looked.total, classes, hints, lookup, wanted)]
 
 
-def _compare_scenes(scenes: Sequence[Scene], chips: Sequence[Chip], bands: int) -> None:
+def _compare_scenes(scenes: Sequence[Scene], chips: Sequence[Chip], used: Sequence[bool]) -> None:
     """Say which scenes are in another unit, or of other pixels, than the rest: one network cannot learn from both."""
     by_scene: dict[int, BandStatistics] = {}
     for chip in chips:
-        if chip.statistics:
-            by_scene.setdefault(chip.scene, BandStatistics(bands)).merge(chip.statistics)
+        by_scene.setdefault(chip.scene, BandStatistics(len(used))).merge(chip.statistics)
     units = other_units({scenes[index].info.path: found for index, found in by_scene.items()})
     first, size = scenes[0].info.path, sides_on_ground([scenes[0].info])
     words = (other_size(sides_on_ground([scene.info]), size, first) for scene in scenes)
     sizes = {scene.info.path: said for scene, said in zip(scenes, words, strict=True) if said}
-    for others in (units, sizes):
+    for others in (units, _other_scaling(scenes, used), sizes):
         if others:
             path, said = next(iter(others.items()))
             more = f" (and {len(others) - 1} more like it)" if len(others) > 1 else ""
             log.warning("CAUTION: %s%s: %s", path, more, said)
 
 
-def _present(counts: Counts) -> list[int]:
-    """List the class values that have pixels; ``counts`` is n × 256."""
-    return [int(value) for value in np.flatnonzero(counts.any(0)) if value != UNCLASSIFIED]
+def _other_scaling(scenes: Sequence[Scene], used: Sequence[bool]) -> dict[str, str]:
+    """Say which scenes declare another scale or offset of a band than the first one: numbers are taken as they are."""
+    declared = [declared_units(scene.info.path) for scene in scenes]
+    first, found = scenes[0].info.path, {}
+    for scene, units in zip(scenes, declared, strict=True):
+        same = np.isclose(units, declared[0], rtol=1e-5, atol=0).all(1)
+        if (bands := np.flatnonzero(~same & np.array(used))).size:
+            pairs = units[bands[0]], declared[0][bands[0]]
+            here, there = (f"scale {scale:g} and offset {offset:g}" for scale, offset in pairs)
+            found[scene.info.path] = (
+                f"its band {bands[0] + 1} declares {here}, that of {first} {there}, and numbers are taken as the files "
+                "hold them. Bring all scenes to one unit: gdal_translate -unscale -ot Float32"
+            )
+    return found
 
 
 def _split(settings: Preparation, scenes: Sequence[Scene], chips: Sequence[Chip], counts: Counts) -> Split:
-    values = _present(counts)
-    if not values:
+    counts = counts[:, counts.any(0)]
+    if not counts.size:
         raise UserError("The labels have no class within the scenes: every pixel is 0 (unclassified). Check label=….")
     places = Places.of(
         [(chip.scene, chip.window) for chip in chips],
@@ -131,7 +164,7 @@ def _split(settings: Preparation, scenes: Sequence[Scene], chips: Sequence[Chip]
         settings.buffer,
     )
     shares, strategy = settings.shares, settings.strategy
-    return split_chips(counts[:, values], places, shares, strategy, settings.seed, settings.buffer, settings.block)
+    return split_chips(counts, places, shares, strategy, settings.seed, settings.buffer, settings.block)
 
 
 def _split_as_drawn(settings: Preparation, scenes: Sequence[Scene], chips: Sequence[Chip], counts: Counts) -> Split:
@@ -156,18 +189,25 @@ def _split_as_drawn(settings: Preparation, scenes: Sequence[Scene], chips: Seque
 
 
 def _classify(
-    settings: Preparation, hints: ClassHints, chips: Sequence[Chip], folder: Path
-) -> tuple[ClassHints, Counts, npt.NDArray[np.uint8]]:
-    """Merge rare classes, in the label chips too; return hints, pixels of each value in each chip, what became what."""
-    counts = np.array([chip.counts for chip in chips])
-    lookup, hints = merge_rare(counts.sum(0), settings.min_class_share, hints)
-    moved = np.flatnonzero(lookup != np.arange(256))
-    for index in np.flatnonzero(counts[:, moved].any(1)).tolist():
-        recode(folder / "labels" / chips[index].name, lookup)
-    for value in moved.tolist():
-        counts[:, lookup[value]] += counts[:, value]
-        counts[:, value] = 0
-    return hints, counts, lookup
+    settings: Preparation, hints: ClassHints, looked: _Looked, folder: Path
+) -> tuple[ClassHints, npt.NDArray[np.uint8], npt.NDArray[np.uint8], Counts]:
+    """Merge rare classes, in the label chips too.
+
+    Returns:
+        Hints; what became of each value 0–255; the values of the chips, 0 first; the pixels of each of them, per chip.
+    """
+    total = np.zeros(256, np.int64)
+    for found, pixels in looked.counts:
+        total[found] += pixels
+    known = known_values(settings.class_map, settings.class_names, settings.class_colors)
+    lookup, hints = merge_rare(total, settings.min_class_share, hints, known)
+    values = np.union1d(lookup[total > 0], np.full(1, UNCLASSIFIED, np.uint8))
+    counts = np.zeros((len(looked.chips), len(values)), np.int64)
+    for chip, row, (found, pixels) in zip(looked.chips, counts, looked.counts, strict=True):
+        np.add.at(row, np.searchsorted(values, lookup[found]), pixels)
+        if (lookup[found] != found).any():
+            recode(folder / "labels" / chip.name, lookup)
+    return hints, lookup, values, counts
 
 
 def _keep_assigned(
@@ -214,28 +254,51 @@ def _numbers(numbers: npt.NDArray[np.int64]) -> str:
     return ", ".join(f"{run[0]}–{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
 
 
-def _cut(
-    scenes: Sequence[Scene], chip_format: ChipFormat, folder: Path, thumbnails: Sequence[Thumbnail]
-) -> Iterator[Chip]:
+def _cut(scenes: Sequence[Scene], chip_format: ChipFormat, folder: Path, thumbnails: Sequence[Thumbnail]) -> _Looked:
     sizes = [(scene.info.height, scene.info.width) for scene in scenes]
     total = sum(sum(1 for _ in chip_windows(*size, chip_format.size, chip_format.step)) for size in sizes)
+    looked = _Looked([], [], Counter(), np.zeros(256, np.int64), np.zeros(len(chip_format.used), np.int64))
     with progress("Cutting", total, "chips") as advance:
         for index, scene in enumerate(scenes):
-            before = None
-            for chip in cut_scene(index, scene, chip_format, folder, thumbnails[index].add):
-                advance(int(chip.window != before))
-                before = chip.window
-                yield chip
+            before, picture = None, thumbnails[index].add if index < len(thumbnails) else None
+            for look in cut_scene(index, scene, chip_format, folder, picture):
+                looked.fates[look.fate] += 1
+                looked.lacking[list(look.lacking)] += 1
+                if look.window != before:  # else it is the same one for another part
+                    advance(1)
+                    looked.total[:] += look.labels
+                if look.chip is not None:
+                    looked.chips.append(look.chip)
+                    found = np.flatnonzero(look.counts)
+                    looked.counts.append((found.astype(np.uint8), look.counts[found]))
+                before = look.window
+    return looked
 
 
-def _too_few(kept: int, fates: Counter[Fate], settings: Preparation) -> str:
+def _too_few(looked: _Looked, settings: Preparation) -> str:
+    kept, fates = len(looked.chips), looked.fates
     dropped = ", ".join(f"{count} {fate}" for fate, count in fates.items() if fate != "kept" and count)
     parts = sum(share > 0 for share in settings.shares)
+    remedy = _lacking(looked) or (
+        f"lower chip.min_coverage ({settings.min_coverage:g}), chip.size ({settings.chip_size[0]} × "
+        f"{settings.chip_size[1]}) or chip.step ({settings.chip_step[0]} × {settings.chip_step[1]}), or label more"
+    )
     return (
         f"{kept or 'No'} chip{'s are' if kept != 1 else ' is'} left for {parts} parts (dropped: {dropped or 'none'}, "
-        f"of {sum(fates.values())}); lower chip.min_coverage ({settings.min_coverage:g}), chip.size "
-        f"({settings.chip_size[0]} × {settings.chip_size[1]}) or chip.step ({settings.chip_step[0]} × "
-        f"{settings.chip_step[1]}), or label more."
+        f"of {sum(fates.values())}); {remedy}."
+    )
+
+
+def _lacking(looked: _Looked) -> str | None:
+    """Name the bands that drop most of the windows without measurement, if these are most of all; else None."""
+    most, without, windows = int(looked.lacking.max()), looked.fates["without measurement"], sum(looked.fates.values())
+    if 2 * most <= without or 2 * without <= windows:
+        return None
+    bands = np.flatnonzero(2 * looked.lacking > most) + 1
+    what, them = ("band", "it") if len(bands) == 1 else ("bands", "them")
+    return (
+        f"{what} {_numbers(bands)} {'has' if len(bands) == 1 else 'have'} no measurement in {most} of {windows}, where "
+        f"others have; leave {them} out with gdal_translate -b …, or mark {them} bad (bbl in an ENVI header)"
     )
 
 
@@ -243,7 +306,7 @@ def _statistics(chips: Sequence[Chip], parts: Parts, bands: int, scaler: float |
     """Merge the training chips' statistics; raises UserError for numbers that are no measurements."""
     total = BandStatistics(bands)
     for chip, part in zip(chips, parts, strict=True):
-        if part == 0 and chip.statistics is not None:
+        if part == 0:
             total.merge(chip.statistics)
     if (beyond := np.flatnonzero((total.count > 0) & ~(total.std <= _BEYOND))).size:
         raise UserError(
@@ -287,15 +350,14 @@ def _describe(
     )
 
 
-def _write_tables(folder: Path, chips: Sequence[Chip], counts: Counts, spec: DatasetSpec, split: Split) -> None:
+def _write_tables(
+    folder: Path, chips: Sequence[Chip], counts: Counts, spec: DatasetSpec, split: Split, *, background: bool
+) -> None:
     for index, part in enumerate(PARTS):
         names = [chip.name for chip, assigned in zip(chips, split.parts, strict=True) if assigned == index]
         write_samples(folder / list_name(part), [(f"images/{name}", f"labels/{name}") for name in names])
     train, validation, test = (counts[split.parts == index].sum(0) for index in range(len(PARTS)))
-    values = spec.classes.values
-    rows = tuple(
-        ClassRow(value, (int(train[value]), int(validation[value]), int(test[value])), weight)
-        for value, weight in zip(values, class_weights(train[list(values)].tolist()), strict=True)
-    )
-    write_summary(folder / SUMMARY, Summary(rows, spec.scaler, bool(counts[:, UNCLASSIFIED].any())))
+    pixels = zip(train.tolist(), validation.tolist(), test.tolist(), strict=True)
+    rows = tuple(map(ClassRow, spec.classes.values, pixels, class_weights(train.tolist())))
+    write_summary(folder / SUMMARY, Summary(rows, spec.scaler, background))
     write_statistics(folder / STATISTICS, _statistics(chips, split.parts, len(spec.bands), spec.scaler), spec.scaler)

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -81,25 +81,42 @@ class ChipFormat:
 
 @dataclass(frozen=True)
 class Chip:
-    """A window that was looked at, and what was counted in it.
+    """A window that was written.
 
     Attributes:
         scene: Index of its scene.
         window: In the scene.
         name: File name, the same for image and label.
-        fate: Whether it was written.
-        counts: Pixels of each class value 0–255.
-        statistics: Of its measurements; None if it was not written.
+        statistics: Of its measurements.
         part: Number of the part whose labels it has; None where chips are split later.
     """
 
     scene: int
     window: Window
     name: str
-    fate: Fate
-    counts: npt.NDArray[np.int64]
-    statistics: BandStatistics | None
+    statistics: BandStatistics
     part: int | None = None
+
+
+@dataclass(frozen=True)
+class Look:
+    """A window that was looked at, and what was counted in it.
+
+    Attributes:
+        window: In its scene.
+        fate: Whether it was written.
+        chip: What was written; None for nothing.
+        counts: Pixels of each class value 0–255 in the labels that it has as a chip.
+        labels: The same in all its labels, be they of this part, of another or of none.
+        lacking: Numbers of the bands whose want of any measurement drops it: others that are used have some.
+    """
+
+    window: Window
+    fate: Fate
+    chip: Chip | None
+    counts: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64]
+    lacking: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -123,7 +140,7 @@ def cut_scene(
     folder: Path,
     seen: Seen | None = None,
     workers: int | None = None,
-) -> Iterator[Chip]:
+) -> Iterator[Look]:
     """Cut a scene into chips, written to ``images/`` and ``labels/`` of a folder that has both.
 
     Memory does not depend on the scene's size: each thread holds one group of neighbouring chips.
@@ -148,14 +165,14 @@ def cut_scene(
     cutter = _Cutter(index, scene, chip_format, folder, seen)
     with block_cache(_BLOCK_CACHE), _readers(scene, workers) as idle, ThreadPoolExecutor(workers) as pool:
 
-        def cut(group: WindowGroup) -> list[Chip]:
+        def cut(group: WindowGroup) -> list[Look]:
             reader = idle.get()
             try:
                 return list(cutter.cut(reader, group))
             finally:
                 idle.put(reader)
 
-        pending: deque[Future[list[Chip]]] = deque()
+        pending: deque[Future[list[Look]]] = deque()
         try:
             for group in _groups(scene.info, chip_format.size, chip_format.step, workers):
                 pending.append(pool.submit(cut, group))
@@ -197,7 +214,7 @@ class _Cutter:
     folder: Path
     seen: Seen | None
 
-    def cut(self, reader: _Reader, group: WindowGroup) -> Iterator[Chip]:
+    def cut(self, reader: _Reader, group: WindowGroup) -> Iterator[Look]:
         extent = group.extent
         with reading(self.scene.info.path):
             image = read_window(reader.image, extent, self.format.fill)
@@ -210,7 +227,7 @@ class _Cutter:
             row, column = window.row - extent.row, window.column - extent.column
             here = np.s_[row : row + window.height, column : column + window.width]
             if parts is None:
-                yield self._chip(window, image[:, *here], valid[here], labels[here])
+                yield self._look(window, image[:, *here], valid[here], labels[here], _counts(labels[here]))
             else:
                 yield from self._chips_of_parts(window, image[:, *here], valid[here], labels[here], parts[here])
 
@@ -221,36 +238,45 @@ class _Cutter:
         valid: npt.NDArray[np.bool_],
         label: npt.NDArray[np.uint8],
         parts: npt.NDArray[np.uint8],
-    ) -> Iterator[Chip]:
+    ) -> Iterator[Look]:
         """Cut a window once for each part that it has labels of, with no label of another."""
         own = [np.where(parts == number + 1, label, np.uint8(UNCLASSIFIED)) for number in range(len(PARTS))]
         there = [number for number, values in enumerate(own) if values.any()]
-        chips = []
+        labels, looks = _counts(label), []
         for number in there:
-            named = PARTS[number] if len(there) > 1 else None
-            chips.append(replace(self._chip(window, image, valid, own[number], named), part=number))
-        kept = [chip for chip in chips if chip.fate == "kept"]
-        yield from kept or chips[:1] or [self._chip(window, image, valid, np.zeros_like(label))]
+            name = chip_name(self.scene.info.name, window, PARTS[number] if len(there) > 1 else None)
+            looks.append(self._look(window, image, valid, own[number], labels, name, number))
+        kept = [look for look in looks if look.chip is not None]
+        yield from kept or looks[:1] or [self._look(window, image, valid, np.zeros_like(label), labels)]
 
-    def _chip(
+    def _look(
         self,
         window: Window,
         image: npt.NDArray[Any],
         valid: npt.NDArray[np.bool_],
         label: npt.NDArray[np.uint8],
-        part: str | None = None,
-    ) -> Chip:
-        name = chip_name(self.scene.info.name, window, part)
-        counts = np.bincount(label.ravel(), minlength=256)
+        labels: npt.NDArray[np.int64],
+        name: str | None = None,
+        part: int | None = None,
+    ) -> Look:
+        counts = labels if part is None and self.scene.parts is None else _counts(label)
         labelled = int(counts[1:].sum())
         fate = _fate(window.pixels, int(valid.sum()), labelled, self.format.min_coverage)
+        if fate == "without measurement":
+            return Look(window, fate, None, counts, labels, self._lacking(image))
         if fate != "kept" or (self.scene.parts is not None and not labelled):
-            return Chip(self.index, window, name, fate if fate != "kept" else "without label", counts, None)
+            return Look(window, fate if fate != "kept" else "without label", None, counts, labels)
+        name = name or chip_name(self.scene.info.name, window)
         self._write(name, window, image, valid, label)
         statistics = BandStatistics(len(image))
         # A band that is not used may lack measurements where the others have them.
         statistics.update(image, valid if all(self.format.used) else valid & measured(image, self.scene.nodata))
-        return Chip(self.index, window, name, fate, counts, statistics)
+        return Look(window, fate, Chip(self.index, window, name, statistics, part), counts, labels)
+
+    def _lacking(self, image: npt.NDArray[Any]) -> tuple[int, ...]:
+        used = np.array(self.format.used)
+        there = measured(image, self.scene.nodata).any(axis=(1, 2))
+        return tuple(np.flatnonzero(used & ~there).tolist()) if (used & there).any() else ()
 
     def _write(
         self,
@@ -276,6 +302,11 @@ class _Cutter:
             **layout,
         )
         write_geotiff(self.folder / "labels" / name, label, crs=info.crs, transform=grid, **layout)
+
+
+def _counts(label: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """Count the pixels of each class value 0–255."""
+    return np.bincount(label.ravel(), minlength=256)
 
 
 def _fate(pixels: int, valid: int, labelled: int, min_coverage: float) -> Fate:

@@ -17,6 +17,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
+from src.figures import any_letters
 from src.grid import Window
 from src.labels import ClassTable, LandClass
 from src.quicklook import rgb_bands, stretch
@@ -25,8 +26,9 @@ from src.tables import PARTS
 
 PART_COLORS = ("#3b82f6", "#f59e0b", "#ec4899")
 """Training, validation, test: told apart on vegetation, water and soil, and by the colour-blind."""
+MOST_SCENES = 6
+"""Scenes that the picture has room for."""
 _SIDE = 1000
-_MOST_SCENES = 6
 _MOST_OUTLINES = 4000
 _INK = "#1f2933"
 _NOTHING = "#d5d9de"
@@ -82,12 +84,13 @@ class Overview:
     """What the picture shows.
 
     Attributes:
-        thumbnails: One per scene.
+        thumbnails: Of the first scenes, :data:`MOST_SCENES` at most.
         chips: Scene and window of each chip.
         parts: Part of each chip, −1 for none.
         counts: n × k pixels of each class in each chip.
         classes: The class table.
         imbalance: See :func:`src.splits.imbalance`.
+        more: Scenes that have no thumbnail.
     """
 
     thumbnails: Sequence[Thumbnail]
@@ -96,22 +99,23 @@ class Overview:
     counts: npt.NDArray[np.int64]
     classes: ClassTable
     imbalance: float
+    more: int = 0
 
     def draw(self, path: Path) -> None:
         """Write it as PNG."""
-        shown = list(range(len(self.thumbnails)))[:_MOST_SCENES]
-        columns = math.ceil(math.sqrt(len(shown)))
-        rows = math.ceil(len(shown) / columns)
+        shown = len(self.thumbnails)
+        columns = math.ceil(math.sqrt(shown))
+        rows = math.ceil(shown / columns)
         classes = len(self.classes)
         figure = Figure(figsize=(13, max(5.5, 1.2 + 0.42 * classes)), dpi=120)
         figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
         grid = figure.add_gridspec(1, 2, width_ratios=(1.45, 1))
         left, right = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
-        for position, scene in enumerate(shown):
-            self._draw_scene(left.add_subplot(rows, columns, position + 1), scene)
+        for scene in range(shown):
+            self._draw_scene(left.add_subplot(rows, columns, scene + 1), scene)
         left.legend(handles=self._legend(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-        if len(shown) < len(self.thumbnails):
-            left.suptitle(f"{len(shown)} of {len(self.thumbnails)} scenes", fontsize=10, color=_INK)
+        if self.more:
+            left.suptitle(f"{shown} of {shown + self.more} scenes", fontsize=10, color=_INK)
         right.suptitle(
             f"Classes of the parts: imbalance {self.imbalance:.4f}\n"
             "(mean total variation distance, 0 = alike, 1 = apart)",
@@ -122,9 +126,10 @@ class Overview:
         self._draw_classes(right.add_subplot())
         engine = figure.get_layout_engine()
         assert engine is not None
-        engine.execute(figure)
-        figure.set_layout_engine(None)  # else everything is drawn once more, to be laid out
-        figure.savefig(path, metadata={"Software": None})  # matplotlib's version would make the bytes differ
+        with any_letters():
+            engine.execute(figure)
+            figure.set_layout_engine(None)  # else everything is drawn once more, to be laid out
+            figure.savefig(path, metadata={"Software": None})  # matplotlib's version would make the bytes differ
 
     def _legend(self) -> list[Patch]:
         sizes = [int((self.parts == part).sum()) for part in range(len(PARTS))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from src.label_sources import label_sources
 from src.preparation.assembly import FILES, fill
 from src.preparation.class_choice import check_one_name
 from src.preparation.cutting import Scene
-from src.preparation.scene_files import describe_all, pair, scene_nodata
+from src.preparation.scene_files import check_part_names, describe_all, pair, scene_nodata
 from src.preparation.settings import Preparation
 from src.preparation.staging import clear_leftover, is_interrupted, publish, staged
 from src.spec import DatasetSpec
@@ -68,18 +68,20 @@ def prepare(settings: Preparation, data_dir: str | Path, *, overwrite: bool = Fa
         return existing
     class_map = ClassMap(settings.class_map) if settings.class_map is not None else None
     infos = describe_all(images)
+    if drawn:
+        check_part_names(infos)
     sources, hints = label_sources(labels, infos, class_map, settings.label_field, settings.label_layer)
     check_one_name(hints, settings.class_names)
-    for source in sources:
-        if source.note:
-            log.info("%s", source.note)
+    parts = label_sources(drawn, infos, _part_map(settings), None, None)[0] if drawn else [None] * len(infos)
+    words = [f"split.raster: {part.note} What it leaves out is in no part." for part in parts if part and part.note]
+    for note in (*(source.note for source in sources if source.note), *words):
+        log.info("%s", note)
     for info in infos:
         if info.masked:
             log.info("%s has a mask or an alpha band: what it leaves out is unclassified.", info.path)
         for number in info.alpha:  # which GDAL takes the fourth of four 8-bit bands for, unless it is told otherwise
             told = f"gdal_edit.py -colorinterp_{number} undefined {info.path}"
             log.info("Its band %d is the alpha band and no measurement; if it is one (near infrared): %s", number, told)
-    parts = label_sources(drawn, infos, _part_map(settings), None, None)[0] if drawn else [None] * len(infos)
     scenes = [
         Scene(info, source, scene_nodata(info, settings.nodata), part)
         for info, source, part in zip(infos, sources, parts, strict=True)
@@ -124,11 +126,28 @@ def _existing(folder: Path, config: dict[str, Any], *, overwrite: bool) -> Datas
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     keys = [key for key in new if old.get(key) != new[key]]
-    if keys == ["files"] or not keys:
-        changed = [entry["path"] for entry in new["files"] if entry not in old.get("files", [])]
-        return f"changed: {', '.join(changed) or 'versions'}"
+    if keys == ["files"]:
+        return _changes(old.get("files", []), new["files"])
+    if not keys:
+        return "changed: versions"
     shown = [f"{_KEYS.get(key, key)}: {old.get(key)} → {new[key]}" for key in keys if key != "files"]
     return "; ".join(shown)
+
+
+def _changes(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]]) -> str:
+    """Say in what two lists of files and their states differ, some of the files by name."""
+    before, now = ({entry["path"]: entry for entry in entries} for entries in (old, new))
+    found = {
+        "changed": [path for path in now if path in before and now[path] != before[path]],
+        "gone": [path for path in before if path not in now],
+        "new": [path for path in now if path not in before],
+    }
+    said = [f"{what}: {_shortened(paths)}" for what, paths in found.items() if paths]
+    return "; ".join(said) or "changed: the order of the files"
+
+
+def _shortened(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(names) if len(names) <= most else f"{', '.join(names[:most])} and {len(names) - most} more"
 
 
 def _plain(value: Any) -> Any:

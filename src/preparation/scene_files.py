@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ import numpy.typing as npt
 from src.bands import Band, as_dtype, match_bands
 from src.errors import UserError
 from src.raster.read import RasterInfo, describe
+from src.tables import PARTS
 
 
 def pair(images: Sequence[str], files: Sequence[str], key: str) -> list[str]:
@@ -53,6 +55,18 @@ def describe_all(images: Sequence[str]) -> list[RasterInfo]:
         names[info.name] = info.path
         _check_same_kind(first, info)
     return [replace(info, bands=_named_alike(first, info)) for info in infos]
+
+
+def check_part_names(infos: Sequence[RasterInfo]) -> None:
+    """Raise UserError for a scene whose chips could be called as another one's chips of a part, like x and x_train."""
+    paths = {info.name: info.path for info in infos}
+    for info in infos:
+        for part in PARTS:
+            if (other := paths.get(f"{info.name}_{part}")) is not None:
+                raise UserError(
+                    f"{other} is called as {info.path} and its part {part}, and with split.raster their chips would be "
+                    "too; rename one of them."
+                )
 
 
 def _named_alike(first: RasterInfo, info: RasterInfo) -> tuple[Band, ...]:
@@ -102,7 +116,9 @@ def scene_nodata(info: RasterInfo, override: float | None) -> tuple[float | None
     """
     if override is None:
         return info.nodata
-    if info.dtype.startswith(("int", "uint")) and as_dtype(override, info.dtype) is None:
+    held = as_dtype(override, info.dtype)
+    beyond = held is None if info.dtype.startswith(("int", "uint")) else math.isfinite(override) and np.isinf(held)
+    if beyond:
         raise UserError(f"nodata={override:g} does not fit into {info.path}, which is {info.dtype}; give another.")
     return (override,) * len(info.bands)
 

@@ -178,6 +178,12 @@ def describe(path: str | Path) -> RasterInfo:
         return info_of(dataset)
 
 
+def declared_units(path: str | Path) -> tuple[tuple[float, float], ...]:
+    """Read the scale and offset that each band declares; (1, 0) where it does not. Raises like :func:`open_raster`."""
+    with open_raster(path) as dataset:
+        return tuple((dataset.scales[i - 1], dataset.offsets[i - 1]) for i in measurement_indexes(dataset))
+
+
 def info_of(dataset: rasterio.DatasetReader) -> RasterInfo:
     """Describe an open dataset; see :class:`RasterInfo`. Raises UserError for complex numbers and for no raster."""
     if not dataset.count:
