@@ -95,6 +95,11 @@ class Augmentation:
         Returns:
             The changed batch; height and width are ``crop`` where it is set and smaller than the chip.
         """
+        # Autocast would take bfloat16 for where pixels come from: off by a pixel and more in chips of 256 px.
+        with torch.autocast(pixels.image.device.type, enabled=False):
+            return self._changed(pixels, seed)
+
+    def _changed(self, pixels: Pixels, seed: int) -> Pixels:
         draw = torch.Generator().manual_seed(seed)
         if self.rotation or self.zoom:
             pixels = self._resample(pixels, draw)

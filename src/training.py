@@ -21,7 +21,7 @@ from src.bands import Normalization
 from src.datamodules.base import DataDescription, SegmentationData
 from src.errors import UserError
 from src.models import distributed
-from src.models.architectures import build_checked, trial
+from src.models.architectures import build_checked, freeze, trial
 from src.models.detail import DETAIL, DROPOUT, REACH, kept_options
 from src.models.losses import WEIGHTINGS, class_weights
 from src.models.network import Network
@@ -125,7 +125,7 @@ def make_network(data: DataDescription, choice: NetworkChoice) -> tuple[Network,
             "init_from=…, or leave freeze_encoder out."
         )
     if choice.freeze_encoder or (choice.freeze_encoder is None and plan.pretrained):
-        architecture.freeze_encoder()  # type: ignore[operator]  # every architecture is one of smp's kind
+        freeze(architecture)
     if choice.compile:
         architecture.compile()
     return network, spec

@@ -182,3 +182,16 @@ def test_moving_samples_one_by_one_is_what_a_gather_does(size: tuple[int, int], 
     for one, other in zip(_moved(given, places), _gathered(given, places), strict=True):
         assert torch.equal(one, other)
         assert one.stride() == other.stride()
+
+
+def test_autocast_changes_nothing_of_where_pixels_go() -> None:
+    """In bfloat16 the positions that a rotation samples were off by a pixel and more, and labels with them."""
+    draw = torch.Generator().manual_seed(0)
+    target = torch.randint(0, 4, (2, 512, 512), generator=draw, dtype=torch.uint8)
+    before = Pixels(torch.randn((2, 2, 512, 512), generator=draw), target, torch.ones_like(target, dtype=torch.bool))
+    changes = Augmentation(rotation=45, zoom=0.25, gain=0.1, brightness=0.1, noise=0.1)
+    plain = changes(before, seed=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = changes(before, seed=1)
+    assert not torch.equal(plain.target, before.target)
+    assert all(torch.equal(a, b) for a, b in zip(plain, cast, strict=True))

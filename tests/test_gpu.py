@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from timm.layers.norm_act import BatchNormAct2d
 
 from scripts.make_scene import SceneFiles, make_scene
 from src.augmentation import Augmentation
@@ -26,8 +27,10 @@ from src.models.optimization import Optimization
 from src.models.segmenter import Segmenter
 from src.preparation.prepare import prepare
 from src.preparation.settings import Preparation
+from src.report.training import validation_examples
 from src.tables import Sample
 from src.training import NetworkChoice, choose_trainer_options, make_network
+from tests.chip_folder import make_chip_folder
 from tests.test_fast_paths import CPU, mapper, scene
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -100,3 +103,26 @@ def test_it_learns_from_chips_wherever_they_are(kept: str, tmp_path: Path, monke
     loader: Any = trainer.train_dataloader
     assert isinstance(loader.dataset, OnDevice) == (kept == "on the GPU")
     assert segmenter.outcome("val").scores.mean_iou > 0.5, json.dumps(segmenter.numbers())
+    examples = validation_examples(segmenter.network, spec, data.val_dataloader(), torch.device("cuda"), most=8)
+    assert examples.seen > 0  # the report of a training failed whose chips are on the GPU
+
+
+def test_synchronised_batch_norms_learn_with_their_activations(tmp_path: Path) -> None:
+    """One process has nothing to exchange, but the same layers as several."""
+    data = ChipData(make_chip_folder(tmp_path / "chips"), batch_size=3)
+    network, spec = make_network(data.describe(), NetworkChoice("unet", "tu-mobilenetv3_small_100", options={}))
+    segmenter = Segmenter(network, spec, CrossEntropy(), Optimization(lr=0.01))
+    before = [type(part) for part in segmenter.network.modules() if isinstance(part, BatchNormAct2d)]
+    trainer = L.Trainer(
+        **choose_trainer_options("gpu", 1, "auto", "ddp"),
+        sync_batchnorm=True,
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    trainer.fit(segmenter, datamodule=data)
+    assert before == [type(part) for part in segmenter.network.modules() if isinstance(part, BatchNormAct2d)]
+    assert segmenter.outcome("val").chips == 3

@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
@@ -21,7 +22,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from src.bands import Band, Normalization
-from src.datamodules.batches import Chip, collate
+from src.datamodules.batches import Batch, Chip, collate
 from src.figures import any_letters
 from src.labels import IGNORE, PALETTE, ClassTable, LandClass
 from src.mapping.map_scores import survey
@@ -295,6 +296,16 @@ def test_curves_have_the_colours_and_names_of_their_classes() -> None:
         assert figure.axes[0].get_window_extent().height > 100
 
 
+class Away(torch.Tensor):
+    """Stands for a tensor in a GPU's memory, as a training's chips are there."""
+
+    def cpu(self, *_: Any, **__: Any) -> torch.Tensor:
+        return self.as_subclass(torch.Tensor)
+
+    def numpy(self, **_: Any) -> Any:
+        raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+
 def test_validation_chips_are_mapped_until_there_are_enough() -> None:
     class Echo(torch.nn.Module):
         """Says of every pixel the class that its first band names."""
@@ -316,6 +327,8 @@ def test_validation_chips_are_mapped_until_there_are_enough() -> None:
     assert found.best[0].name == "1"
     assert found.best[0].iou == 1
     assert found.best[0].image.shape == (8, 8, 4)
+    away = [batch._replace(**{k: getattr(batch, k).as_subclass(Away) for k in Batch._fields[:3]}) for batch in batches]
+    assert validation_examples(Echo(), SPEC, away, torch.device("cpu"), most=8).best[0].iou == 1
 
 
 def test_a_map_reports_areas_of_its_classes(tmp_path: Path) -> None:

@@ -25,11 +25,13 @@ from src.datamodules.batches import Batch, collate
 from src.datamodules.chips import ChipData
 from src.errors import UserError
 from src.labels import IGNORE, ClassTable
+from src.models.architectures import build, freeze
 from src.models.checkpoint import load_network
+from src.models.distributed import SyncBatchNorms
 from src.models.losses import CrossEntropy
 from src.models.lr_finder import draw_range_test, find_learning_rate
 from src.models.optimization import Optimization
-from src.models.segmenter import Segmenter
+from src.models.segmenter import Segmenter, Tally
 from src.run_folder import read_trained
 from src.training import NetworkChoice, make_network
 from tests.chip_folder import make_chip_folder
@@ -309,6 +311,31 @@ def test_a_kill_loses_no_more_than_the_minutes_between_checkpoints(
     run.fit(segmenter(folder, "justo_unet_simple"), ChipData(folder, batch_size=1))
     assert run.global_step == 12  # six batches in an epoch, whose end is always saved
     assert max(clock.lost) == expected
+
+
+@pytest.mark.parametrize("batches", [1, 2, 3, 4, 5, 8, 10, 16])
+def test_several_processes_save_within_an_epoch_however_many_batches_a_step_has(
+    tmp_path: Path, batches: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their clock was asked at every 20th batch, which ends no step of an even number of batches, or of five."""
+    keeper, saved = BestCheckpoints(str(tmp_path), every_n_minutes=0), []
+    monkeypatch.setattr(keeper, "_save_last_checkpoint", lambda run, _: saved.append(run.global_step))
+    loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=SimpleNamespace(is_last_batch=False)))
+    strategy = SimpleNamespace(broadcast=lambda due: due)
+    for number in range(41 * batches):
+        within = (number + 1) % batches != 0
+        loop._should_accumulate, loop._can_stop_early = (lambda within=within: within), False
+        run: Any = SimpleNamespace(
+            fit_loop=loop,
+            strategy=strategy,
+            world_size=2,
+            should_stop=False,
+            global_step=(number + 1) // batches,
+            callback_metrics={},
+            current_epoch=0,
+        )
+        keeper.on_train_batch_end(run, SimpleNamespace(), None, None, number)  # type: ignore[arg-type]
+    assert saved == [20, 40]
 
 
 @pytest.mark.parametrize(("machines", "here", "expected"), [(1, 1, 2), (4, 1, 2), (1, 2, 1), (4, 2, 1)])
@@ -599,3 +626,93 @@ def test_step_gives_unmeasured_pixels_no_class(folder: Path) -> None:
     assert torch.isfinite(step.loss)
     assert (step.target[~batch.valid] == IGNORE).all()
     assert step.prediction.shape == step.target.shape == (2, 32, 32)
+
+
+def test_a_frozen_encoder_answers_without_drop_path_in_training_too(folder: Path) -> None:
+    """Only its batch norms were put into eval, and no later ``eval`` or ``train`` of smp's reaches the others."""
+    torch.manual_seed(0)
+    network = build("unet", "mit_b0", 3, 2)
+    image = torch.randn(2, 3, 64, 64)
+    network.train()
+    freeze(network)
+    encoder: Any = network.encoder
+    for mode in (False, True, False):
+        network.train(mode)
+        assert all(torch.equal(a, b) for a, b in zip(encoder(image), encoder(image), strict=True))
+    assert torch.equal(network(image), network(image))
+
+    module = segmenter(folder)
+    freeze(module.network.architecture)
+    assert module.encoder is not None
+    module.train()
+    module.unfreeze_encoder()
+    assert all(part.training for part in module.encoder.modules())
+    assert not module.encoder_frozen
+    freeze(module.network.architecture)
+    module.eval()
+    module.unfreeze_encoder()
+    assert not any(part.training for part in module.encoder.modules())
+
+
+def test_synchronised_batch_norms_keep_the_activations_that_timm_put_into_them() -> None:
+    """PyTorch's own conversion, which Lightning calls, changed these logits by 60 standard deviations."""
+    torch.manual_seed(0)
+    network = build("unet", "tu-mobilenetv3_small_100", 4, 3).eval()
+    kinds = [type(part) for part in network.modules()]
+    image, sync = torch.randn(1, 4, 64, 64), SyncBatchNorms()
+    with torch.no_grad():
+        expected, state = network(image), copy.deepcopy(network.state_dict())
+        converted = sync.apply(network)
+        norms = [part for part in converted.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+        assert norms
+        assert all(isinstance(part, nn.SyncBatchNorm) for part in norms)
+        assert torch.equal(converted(image), expected)
+        reverted = sync.revert(converted)
+        assert not any(isinstance(part, nn.SyncBatchNorm) or part.training for part in reverted.modules())
+        assert torch.equal(reverted(image), expected)
+    assert len(kinds) == len(list(reverted.modules()))
+    assert state.keys() == reverted.state_dict().keys()
+    assert all(torch.equal(value, state[name]) for name, value in reverted.state_dict().items())
+
+
+def test_a_trainer_that_synchronises_batch_norms_does_so_by_ours(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = torch.randn(1, 3, 32, 32)
+
+    class Look(L.Callback):
+        """Looks at the network where the training would begin, which PyTorch refuses on a CPU."""
+
+        def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            assert isinstance(trainer.strategy._layer_sync, SyncBatchNorms)  # type: ignore[attr-defined]
+            assert any(isinstance(part, nn.SyncBatchNorm) for part in pl_module.modules())
+            assert isinstance(pl_module, Segmenter)
+            assert torch.equal(pl_module.eval().network.architecture(image), expected)
+            raise Killed
+
+    torch.manual_seed(0)
+    network, spec = make_network(ChipData(folder).describe(), NetworkChoice("unet", "tu-mobilenetv3_small_100", {}))
+    expected = network.architecture.eval()(image)
+    run = trainer(tmp_path, 1, Look(), strategy="ddp", devices=1, sync_batchnorm=True)
+    monkeypatch.setattr(nn.parallel.DistributedDataParallel, "_passing_sync_batchnorm_handle", lambda *_: None)
+    try:
+        with pytest.raises(Killed):
+            run.fit(Segmenter(network, spec, CrossEntropy(), Optimization(lr=0.01)), ChipData(folder, batch_size=3))
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_what_an_epoch_counts_is_not_kept_on_a_device_without_float64() -> None:
+    tally = Tally(2, torch.device("mps"))
+    tally.add(torch.tensor(0.5), torch.tensor([[[0, 1]]]), torch.tensor([[[0, 0]]]))
+    assert tally.loss.device == tally.matrix.device == CPU
+    assert tally.total() == {"matrix": [[1, 0], [1, 0]], "loss": [1.0, 2.0], "chips": 1}
+
+
+@pytest.mark.parametrize("kind", [None, "none", "torchgeo"])
+def test_several_processes_are_told_to_name_the_weights_again(folder: Path, kind: str | None) -> None:
+    module = segmenter(folder, config={"weights": {"kind": kind}} if kind else {})
+    freeze(module.network.architecture)
+    with pytest.raises(UserError, match="does not go with several processes") as error:
+        Unfreeze(epoch=1).setup(SimpleNamespace(world_size=2), module, "fit")  # type: ignore[arg-type]
+    assert ("the same weights=…" in str(error.value)) == (kind == "torchgeo")

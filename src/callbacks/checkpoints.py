@@ -16,7 +16,7 @@ from src.errors import UserError
 from src.models.checkpoint import UNFINISHED, write_checkpoint
 
 SYNCHRONIZE = 20
-"""Steps between two looks at the clock where several processes have to agree on it."""
+"""Steps of the optimiser between two looks at the clock where several processes have to agree on it."""
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -75,13 +75,13 @@ class BestCheckpoints(ModelCheckpoint):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save the last in the middle of a long epoch."""
-        del pl_module, outputs, batch
+        del pl_module, outputs, batch, batch_idx
         loop = trainer.fit_loop
         # The epoch's end saves by itself, and gradients that are being added up are in no checkpoint.
         if not _within_epoch(trainer) or loop._should_accumulate():
             return
         ends = trainer.should_stop and loop._can_stop_early
-        if ends or self._is_due(trainer, batch_idx):
+        if ends or self._is_due(trainer):
             before = self._last_global_step_saved
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
             self._last_global_step_saved = before  # or the epoch would not count if its other batches have no labels
@@ -123,14 +123,14 @@ class BestCheckpoints(ModelCheckpoint):
         file = Path(self.dirpath or "") / name
         return str(file) if name.endswith(self.FILE_EXTENSION) and file.is_file() else ""
 
-    def _is_due(self, trainer: L.Trainer, batch_idx: int) -> bool:
+    def _is_due(self, trainer: L.Trainer) -> bool:
         """Tell whether the time is over; one process decides for all, and not at every step."""
         if self.every_n_minutes is None:
             return False
         due = time.monotonic() - self._saved >= 60 * self.every_n_minutes
         if trainer.world_size == 1:
             return due
-        return batch_idx % SYNCHRONIZE == 0 and bool(trainer.strategy.broadcast(due))
+        return trainer.global_step % SYNCHRONIZE == 0 and bool(trainer.strategy.broadcast(due))
 
     def _keep_last(self, trainer: L.Trainer) -> None:
         """Save the last epoch also where it is not among the best: Lightning alone would leave it out."""

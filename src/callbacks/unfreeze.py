@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
@@ -38,9 +39,12 @@ class Unfreeze(Callback):
         if not pl_module.encoder_frozen:
             raise UserError(f"callbacks.unfreeze.epoch={self.epoch}, but nothing is frozen; add freeze_encoder=true.")
         if trainer.world_size > 1:
+            weights: Any = pl_module.config.get("weights")
+            scaled = isinstance(weights, Mapping) and weights.get("kind", "none") != "none"
+            kept = ", the same weights=… (bands stay scaled as they want it)" if scaled else ""
             raise UserError(
                 "callbacks.unfreeze does not go with several processes; train with freeze_encoder=true first, then "
-                "once more with freeze_encoder=false init_from=….ckpt and a lower lr."
+                f"once more with freeze_encoder=false init_from=….ckpt{kept} and a lower lr."
             )
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

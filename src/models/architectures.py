@@ -120,6 +120,27 @@ def build(
         ) from error
 
 
+def freeze(architecture: nn.Module) -> None:
+    """Let the encoder learn nothing, and answer as it does in validation for as long as that lasts.
+
+    smp leaves a frozen encoder in the mode that it is in, except for its batch norms: its dropout and its drop path
+    would go on drawing in training, and in validation too.
+    """
+    architecture.freeze_encoder()  # type: ignore[operator]  # every architecture is one of smp's kind
+    _encoder(architecture).eval()
+
+
+def thaw(architecture: nn.Module) -> None:
+    """Undo :func:`freeze`."""
+    architecture.unfreeze_encoder()  # type: ignore[operator]
+    _encoder(architecture).train(architecture.training)
+
+
+def _encoder(architecture: nn.Module) -> nn.Module:
+    encoder: nn.Module = architecture.encoder  # type: ignore[assignment]
+    return encoder
+
+
 def outline(
     architecture: str,
     encoder: str,

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from lightning.pytorch.plugins import TorchSyncBatchNorm
 from lightning.pytorch.strategies import DDPStrategy
+from timm.layers.norm_act import BatchNormAct2d, SyncBatchNormAct, convert_sync_batchnorm
+from torch import nn
 
 from src.models.network import Network
 from src.spec import NetworkSpec
@@ -26,6 +29,40 @@ def strategy(name: str, devices: Any, num_nodes: int = 1) -> DDPStrategy | str:
     if name == "ddp" or (name == "auto" and count * num_nodes > 1):
         return DDPStrategy(broadcast_buffers=False)
     return name
+
+
+class SyncBatchNorms(TorchSyncBatchNorm):
+    """Lightning's, for the batch norms of timm's encoders too: those hold the activation behind them.
+
+    PyTorch's own conversion, which Lightning calls, makes bare batch norms of them.
+    """
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Synchronise all batch norms of a network; weights and statistics stay."""
+        converted: nn.Module = convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        return converted
+
+    def revert(self, model: nn.Module) -> nn.Module:
+        """Undo :meth:`apply`."""
+        reverted = super().revert(model)
+        if isinstance(model, SyncBatchNormAct):
+            whole = BatchNormAct2d(model.num_features, model.eps, affine=model.affine)
+            whole.momentum, whole.track_running_stats = model.momentum, model.track_running_stats
+            whole._parameters, whole._buffers = reverted._parameters, reverted._buffers
+            whole._modules = reverted._modules
+            reverted = whole
+        reverted.training = model.training
+        return reverted
+
+
+def keep_activations(strategy: Any) -> None:
+    """Let a strategy that synchronises batch norms (``trainer.sync_batchnorm``) do so by :class:`SyncBatchNorms`.
+
+    Args:
+        strategy: Any of Lightning's, before its ``setup``, in which it converts the network.
+    """
+    if type(getattr(strategy, "_layer_sync", None)) is TorchSyncBatchNorm:
+        strategy._layer_sync = SyncBatchNorms()
 
 
 def channels_last(network: Network) -> Network:

@@ -10,6 +10,7 @@ import torch
 
 from src.errors import UserError
 from src.models.checkpoint import PREFIX, find_checkpoint, read_checkpoint, read_spec
+from src.models.correspondence import in_our_order
 from src.models.network import Network
 from src.models.pretrained import check_numbers
 from src.models.whitening import ATTRIBUTE
@@ -104,7 +105,7 @@ def check_resumable(path: Path, spec: NetworkSpec, epochs: int, *, finished: boo
 
 
 def start_from(network: Network, spec: NetworkSpec, path: str) -> list[str]:
-    """Take over a checkpoint's weights as far as they fit; normalisation stays that of the new data.
+    """Take over a checkpoint's weights as far as they fit; bands, classes and normalisation stay the new network's.
 
     Args:
         network: The network to fill.
@@ -130,8 +131,12 @@ def start_from(network: Network, spec: NetworkSpec, path: str) -> list[str]:
     own = network.architecture.state_dict()
     fitting = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
     check_numbers(fitting, f"init_from={file}")
-    network.architecture.load_state_dict(own | fitting)
-    lines = [f"weights: {len(fitting)} of {len(own)} tensors from {file}; normalisation by this data"]
+    ours, moved, odd = in_our_order(fitting, before, spec)
+    network.architecture.load_state_dict(own | ours)
+    kept = "normalisation by this data" if spec.normalization == spec.statistics else "normalisation as configured"
+    lines = ["; ".join([f"weights: {len(fitting)} of {len(own)} tensors from {file}", *moved, kept])]
+    if odd:
+        lines.append(f"CAUTION: init_from={file} is of something else: {'; '.join(odd)}.")
     lines += [f"  not taken: {name} ({_misfit(given.get(name), own[name])})" for name in _missing(own, fitting)]
     return lines
 

@@ -16,9 +16,10 @@ from src.augmentation import Augmentation, Pixels
 from src.datamodules.batches import Batch
 from src.errors import UserError
 from src.labels import IGNORE
+from src.models.architectures import thaw
 from src.models.checkpoint import hyper_parameters
 from src.models.detail import tell_apart
-from src.models.distributed import channels_last, freeze_unused, share_buffers, share_number
+from src.models.distributed import channels_last, freeze_unused, keep_activations, share_buffers, share_number
 from src.models.network import Network, most_likely
 from src.models.optimization import Optimization
 from src.models.precision import training_layout
@@ -32,24 +33,25 @@ WATCHED = ("val_iou", "val_loss")
 
 
 class Tally:
-    """Loss and confusion matrix of one epoch's stage, kept on the device until somebody asks."""
+    """Loss and confusion matrix of one epoch's stage, kept on the device, where that can count, until somebody asks."""
 
     def __init__(self, classes: int, device: torch.device) -> None:
-        self.matrix = torch.zeros((classes, classes), dtype=torch.int64, device=device)
-        self.loss = torch.zeros(2, dtype=torch.float64, device=device)
+        self.device = torch.device("cpu") if device.type == "mps" else device  # counting there lacks float64
+        self.matrix = torch.zeros((classes, classes), dtype=torch.int64, device=self.device)
+        self.loss = torch.zeros(2, dtype=torch.float64, device=self.device)
         self.chips = 0
 
     def add(self, loss: torch.Tensor, target: torch.Tensor, prediction: torch.Tensor) -> None:
         """Count a batch; its loss weighs as much as it has labelled pixels."""
-        here = confusion_matrix(target, prediction, len(self.matrix))
+        here = confusion_matrix(target.to(self.device), prediction.to(self.device), len(self.matrix))
         self.matrix += here
         pixels = here.sum()
-        self.loss += torch.stack([loss.detach().double() * pixels, pixels.double()])
+        self.loss += torch.stack([loss.detach().to(self.device).double() * pixels, pixels.double()])
         self.chips += len(target)
 
     def total(self) -> dict[str, Any]:
         """Return plain numbers, of all processes together (each of them has to ask)."""
-        numbers = [self.matrix.clone(), self.loss.clone(), torch.tensor(self.chips, device=self.loss.device)]
+        numbers = [self.matrix.clone(), self.loss.clone(), torch.tensor(self.chips, device=self.device)]
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             for number in numbers:
                 torch.distributed.all_reduce(number)
@@ -154,7 +156,7 @@ class Segmenter(L.LightningModule):
 
     def unfreeze_encoder(self) -> None:
         """Let the encoder learn again."""
-        self.network.architecture.unfreeze_encoder()  # type: ignore[operator]
+        thaw(self.network.architecture)
 
     def forward(self, image: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """Return logits for an image in the file's own numbers, as the network does."""
@@ -247,6 +249,7 @@ class Segmenter(L.LightningModule):
         if stage == "fit":
             if (whitening := whitening_of(self.network.architecture)) is not None and not whitening.fitted:
                 raise ValueError("the network's whitening is empty; call src.training.decorrelate before training")
+            keep_activations(self.trainer.strategy)
             self.layout = training_layout(self.trainer.strategy.root_device, str(self.trainer.precision))
             if self.layout is torch.contiguous_format:
                 for parameter in self.network.parameters():

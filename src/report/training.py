@@ -114,10 +114,12 @@ def validation_examples(
     for batch in batches:
         with autocast(device):
             logits = network(batch.image.to(device), batch.valid.to(device))
-        found = torch.where(batch.valid, most_likely(logits).cpu().to(torch.uint8), IGNORE).numpy()
+        # Chips that were kept in a GPU's memory come from there.
+        here = batch._replace(image=batch.image.cpu(), valid=batch.valid.cpu(), target=batch.target.cpu())
+        found = torch.where(here.valid, most_likely(logits).cpu().to(torch.uint8), IGNORE).numpy()
         for position, name in enumerate(batch.names):
-            target, mapped = (spec.classes.decode(x[position]) for x in (batch.target.numpy(), found))
-            examples.add(name, partial(_photograph, batch, position, spec), target, mapped)
+            target, mapped = (spec.classes.decode(x[position]) for x in (here.target.numpy(), found))
+            examples.add(name, partial(_photograph, here, position, spec), target, mapped)
         seen += len(batch.names)
         if seen >= most:
             break
