@@ -262,7 +262,9 @@ def _choices(files: Sequence[Path]) -> list[str]:
     rows = []
     for file in files:
         text = file.read_text(encoding="utf-8")
-        bases = [base for base in (yaml.safe_load(text) or {}).get("defaults", []) if isinstance(base, str)]
+        bases = [
+            base.partition("@")[0] for base in (yaml.safe_load(text) or {}).get("defaults", []) if isinstance(base, str)
+        ]
         extends = f" Extends `{bases[0]}`." if bases else ""
         rows.append(f"- `{file.parent.name}={file.stem}` ({file.relative_to(ROOT)}): {header(text)}{extends}")
     return rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from src.cgroups import control_groups
 from src.errors import UserError
@@ -44,6 +45,23 @@ def use_threads(wanted: int | None) -> int:
     elif number < (os.cpu_count() or 1):
         os.environ.setdefault(VARIABLE, str(number))
     return number
+
+
+@contextmanager
+def undivided() -> Iterator[None]:
+    """Let VARIABLE say how many cores there are to be shared within the context, and what it said before afterwards.
+
+    Lightning would put one process's share there when it starts several, once some have counted already and others have
+    not, and leave it to the next run of a multirun.
+    """
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = before or str(cores())
+    try:
+        yield
+    finally:
+        os.environ.pop(VARIABLE, None)
+        if before is not None:
+            os.environ[VARIABLE] = before
 
 
 def _quotas() -> Iterator[int]:

@@ -41,6 +41,11 @@ from src.tables import (
 )
 
 DATASET = "dataset.json"
+_OVERLAPPING = "their scores are too good; prepare.py keeps such chips apart"
+_DRAWN = (
+    "their labels are apart, as split.raster draws them, but the network has seen the ground; expect lower scores on "
+    "ground that is new to it"
+)
 _CHIP_NAME = re.compile(r"(?P<scene>.+)_tile_(?P<x>\d+)_(?P<y>\d+)")
 
 
@@ -75,12 +80,23 @@ class DataFolder:
             check_apart(path, self.path / list_name("train"))
         return found
 
-    def sharing_ground(self, part: Part) -> list[Sample]:
-        """List a part's chips that show ground of a training chip, by scene and place as their names tell them.
+    def ground_caution(self, part: Part) -> str | None:
+        """Say how many of a part's chips show ground of training chips, and why that matters; None for none.
 
         prepare.py makes such a split only where split.raster asks for it, and then each chip has its own part's labels
         only; SpecDeepMap's chips overlap, labels and all, where the step is smaller than the tile.
         """
+        shared, count = self.sharing_ground(part), len(self.samples(part))
+        if not shared:
+            return None
+        why = _DRAWN if self.spec.split.get("strategy") == "raster" else _OVERLAPPING
+        return (
+            f"{len(shared)} of {count} {part} chips show ground that training chips show too (first "
+            f"{shared[0].image.name}): {why}"
+        )
+
+    def sharing_ground(self, part: Part) -> list[Sample]:
+        """List a part's chips that show ground of a training chip, by scene and place as their names tell them."""
         scenes = {scene.name for scene in self.spec.scenes}
         trained: dict[str, list[tuple[int, int]]] = {}
         for sample in self.samples("train"):

@@ -14,6 +14,7 @@ import pandas as pd
 
 from src import figures
 from src.atomic import whole_file, write_text
+from src.errors import UserError
 from src.foreign_text import cell
 from src.labels import ClassTable
 from src.scores import METRICS, ChipMeans, Evaluation, Scores
@@ -188,14 +189,38 @@ def remove_map_scores(output: Path) -> None:
         output: The class map; ``scores.json`` beside it says which map the scores there are of.
     """
     scores = {name: output.with_name(score_prefix(output) + name) for name in MEANINGS if Path(name).suffix}
-    try:
-        scored = json.loads(scores["scores.json"].read_text(encoding="utf-8"))["map"]
-        same = Path(scored).name == output.name
-    except (OSError, ValueError, KeyError, TypeError):  # there is none, or it is an evaluation's in the same folder
-        return
-    if same:
+    if _scored_map(scores["scores.json"]) == output.name:
         for path in [*(path for name, path in scores.items() if name != "scores.json"), scores["scores.json"]]:
             path.unlink(missing_ok=True)  # the one that tells, last
+
+
+def check_same_kind(folder: Path, prefix: str, *, of_map: bool) -> None:
+    """Refuse to mix the scores of a map with those of an evaluation of chips, whose files have the same names.
+
+    Args:
+        folder: Where scores are to be written.
+        prefix: What their names begin with.
+        of_map: Whether they are a map's.
+
+    Raises:
+        UserError: Those that are there are of the other kind.
+    """
+    scored = _scored_map(folder / f"{prefix}scores.json")
+    if scored is not None and bool(scored) != of_map:
+        there, here = ("a map", "output_dir") if scored else ("an evaluation of chips", "output")
+        raise UserError(
+            f"{folder} has the scores of {there}, whose files have the names of these; expected a folder of their own. "
+            f"Give another {here}."
+        )
+
+
+def _scored_map(scores: Path) -> str | None:
+    """Return the name of the map that scores are of, empty for an evaluation's, None where there are none of ours."""
+    try:
+        content = json.loads(scores.read_text(encoding="utf-8"))
+        return Path(content["map"]).name if "map" in content else "" if "checkpoint" in content else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _rows(aggregation: str, evaluation: Evaluation, scores: Scores | ChipMeans) -> pd.DataFrame:

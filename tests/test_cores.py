@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
 
 from src import cgroups
 from src import cores as module
-from src.cores import cores, use_threads
+from src.cores import cores, undivided, use_threads
 from src.datamodules.base import computing_threads
 from src.errors import UserError
 
@@ -99,3 +100,20 @@ def test_a_command_takes_threads_and_refuses_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("processes", "expected"), [(1, 16), (2, 8), (5, 3), (32, 1)])
 def test_processes_share_the_cores(processes: int, expected: int) -> None:
     assert computing_threads(processes) == expected
+
+
+def test_lightning_divides_no_cores_that_a_training_divides_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it left in the variable was divided once more, and was all that the next run of a multirun had."""
+    before = torch.get_num_threads()
+    try:
+        for given in ("12", None):
+            if given is None:
+                monkeypatch.delenv(module.VARIABLE)
+            else:
+                monkeypatch.setenv(module.VARIABLE, given)
+            with undivided():
+                _set_num_threads_if_needed(num_processes=4)
+                assert computing_threads(4) == (3 if given else 4)
+            assert os.environ.get(module.VARIABLE) == given
+    finally:
+        torch.set_num_threads(before)

@@ -16,13 +16,16 @@ import pytest
 import rasterio
 import shapely
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from PIL import Image
 
 from scripts.make_scene import make_scene
 from src import datafolder
 from src.datafolder import read_data_folder
 from src.datamodules import base, map_windows, torchgeo
-from src.datamodules.base import SegmentationData, choose_workers, processes_started
+from src.datamodules.base import SegmentationData, choose_workers, processes_started, processes_that_share
 from src.datamodules.batches import Batch, Chip, EpochBatches, EpochPlan, collate, plan_epoch, sampling_shares
 from src.datamodules.cache import Cached, OnDevice
 from src.datamodules.chips import ChipData
@@ -298,6 +301,27 @@ def test_workers_are_chosen_from_the_cores(
     monkeypatch.setattr(base, "cores", lambda: cores)
     assert choose_workers("auto", processes, on_gpu) == expected
     assert choose_workers(5, processes, on_gpu) == 5
+
+
+@pytest.mark.parametrize(
+    ("environment", "told", "cores", "expected"),
+    [
+        (None, "", 64, 4),
+        (LightningEnvironment, "", 64, 4),
+        (LightningEnvironment, "8", 8, 4),  # an interactive job of one task
+        (SLURMEnvironment, "8", 8, 1),
+        (SLURMEnvironment, "8", 64, 4),  # of a cluster that binds no task
+        (SLURMEnvironment, "", 64, 4),
+        (TorchElasticEnvironment, "", 16, 1),
+    ],
+)
+def test_cores_are_divided_among_processes_only_where_nobody_has_done_so(
+    environment: type | None, told: str, cores: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SLURM's tasks with eight cores each took a quarter of them, and read with one process."""
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", told)
+    monkeypatch.setattr(base, "cores", lambda: cores)
+    assert processes_that_share(4, environment and environment.__new__(environment)) == expected
 
 
 @pytest.mark.parametrize("cache", [True, False])

@@ -9,6 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+from src.tasks import entry
 
 ROOT = Path(__file__).parents[1]
 
@@ -41,6 +45,15 @@ def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["train.py", "logger=null"], ["A group is given as null", "train.py --help", "logger.tensorboard=null"]),
         (["train.py", "lr=fast"], ["lr=fast", "a number"]),
         (["eval.py", "-m", "checkpoint=a,b", "output_dir=x"], ["output_dir=x is given to 2 runs", "hydra.sweep.dir=x"]),
+        (
+            ["predict.py", "-m", "checkpoint=a,b", "image=s.tif", "output=maps/s.tif"],
+            ["output makes 2 runs write maps/s.tif", "hydra.sweep.dir=…"],
+        ),
+        (
+            ["predict.py", "-m", "checkpoint=c", "image=a/s.tif,b/s.tif,c/t.tif", "output=maps"],
+            ["output makes 2 runs write maps/s_map.tif"],
+        ),
+        (["export.py", "-m", "checkpoint=a,b", "output=m.onnx"], ["output makes 2 runs write m.onnx"]),
         (["prepare.py", "chip.sise=3"], ["chip.sise is not a key", "size"]),
     ],
 )
@@ -119,3 +132,33 @@ def test_an_experiment_decides_over_the_commands_own_defaults(task: str, tmp_pat
     text = command(f"{task}.py", "experiment=demo", "--cfg", "hydra", cwd=tmp_path).stdout
     folder = text.split("run:", 1)[1].split("dir:", 1)[1].split(maxsplit=1)[0]
     assert folder.endswith(f"{task}/demo")
+
+
+def forget(folder: Path, **hydra: str | None) -> set[str]:
+    """Let a run of train.py whose folder is ``folder`` forget it; returns what is there afterwards."""
+    name = {"output_subdir": ".hydra", "job": {"name": "train"}} | hydra
+    HydraConfig.instance().cfg = OmegaConf.create({"hydra": name})
+    try:
+        entry._forget(folder)
+    finally:
+        HydraConfig.instance().cfg = None
+    return {path.name for path in folder.iterdir()} if folder.exists() else set()
+
+
+def test_a_mistake_takes_away_no_log_but_its_own(tmp_path: Path) -> None:
+    """All logs of an existing folder went, and the working directory of torchrun's other processes."""
+    folder = tmp_path / "mine"
+    (folder / ".hydra").mkdir(parents=True)
+    (folder / "train.log").touch()
+    (folder / "notes.log").touch()
+    assert forget(folder) == {".hydra", "train.log", "notes.log"}
+    (folder / "notes.log").unlink()
+    assert forget(folder) == set()
+    assert not folder.exists()
+
+
+def test_a_mistake_leaves_the_working_directory_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.log").touch()
+    assert forget(Path(), output_subdir=None) == {"train.log"}
+    assert forget(tmp_path) == {"train.log"}

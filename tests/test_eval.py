@@ -7,6 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -72,13 +74,14 @@ def save_checkpoint(
     classes: ClassTable = CLASSES,
     bands: tuple[Band, ...] = BANDS,
     statistics: Normalization | None = None,
+    config: Mapping[str, Any] | None = None,
 ) -> Path:
     torch.manual_seed(0)
     normalization = Normalization.identity(len(bands), 1000.0)
     spec = NetworkSpec(
         "justo_unet_simple", "none", {}, bands, normalization, None, classes, (16, 16), statistics=statistics
     )
-    save_network(path, build_network(spec), spec, {})
+    save_network(path, build_network(spec), spec, config or {})
     return path
 
 
@@ -204,6 +207,51 @@ def test_predictions_appear_only_when_all_are_written(
     with pytest.raises(OSError, match="No space left"):
         run(tmp_path, **keys)
     assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
+
+
+def test_predictions_of_an_earlier_evaluation_do_not_stay_beside_other_scores(
+    data: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    given = EvalConfig(str(checkpoint), str(data), accelerator="cpu")
+    score(replace(given, export_predictions=True), tmp_path)
+    assert (tmp_path / "predictions").is_dir()
+    score(given, tmp_path)
+    assert not (tmp_path / "predictions").exists()
+    (tmp_path / "other/predictions").mkdir(parents=True)  # nobody knows whose
+    score(given, tmp_path / "other")
+    assert (tmp_path / "other/predictions").is_dir()
+
+
+def test_the_scores_of_chips_do_not_take_the_place_of_a_map_s(data: Path, checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "scores.json").write_text(json.dumps({"checkpoint": "a.ckpt", "map": "map.tif"}))
+    with pytest.raises(UserError, match=r"has the scores of a map.* Give another output_dir\."):
+        score(EvalConfig(str(checkpoint), str(data), accelerator="cpu"), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.json"]
+
+
+def test_chips_on_training_ground_are_scored_with_a_caution(data: Path, checkpoint: Path, tmp_path: Path) -> None:
+    """SpecDeepMap puts overlapping chips into all parts, and their scores are the ones that are published."""
+    copied = shutil.copytree(data, tmp_path / "data")
+    given = EvalConfig(str(checkpoint), str(copied), accelerator="cpu")
+    assert score(given, tmp_path / "apart").caution is None
+    listed = copied / "test_files.csv"
+    listed.write_text(listed.read_text().replace("test_tile_0_0", "train_tile_8_8"))
+    for kind in ("images", "labels"):
+        (copied / kind / "test_tile_0_0.tif").rename(copied / kind / "train_tile_8_8.tif")
+    caution = score(given, tmp_path / "shared").caution
+    assert caution is not None
+    assert caution.startswith("1 of 3 test chips show ground that training chips show too (first train_tile_8_8.tif): ")
+
+
+def test_validation_chips_that_a_refit_was_trained_on_are_scored_with_a_caution(data: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(data, tmp_path / "data")
+    shutil.copy(copied / "test_files.csv", copied / "validation_files.csv")
+    for name, refit, trained in (("refit", True, copied), ("plain", False, copied), ("elsewhere", True, data)):
+        path = save_checkpoint(tmp_path / f"{name}.ckpt", config={"refit": refit, "data_dir": str(trained)})
+        given = EvalConfig(str(path), str(copied), split="validation", accelerator="cpu")
+        caution = score(given, tmp_path / name).caution
+        assert (caution is not None and "refit=true" in caution) == (name == "refit")
+    assert score(EvalConfig(str(tmp_path / "refit.ckpt"), str(copied), accelerator="cpu"), tmp_path).caution is None
 
 
 def test_predictions_do_not_replace_the_chips_that_are_scored(data: Path, checkpoint: Path, tmp_path: Path) -> None:

@@ -259,6 +259,16 @@ def test_a_file_that_fails_at_another_size_is_one_for_the_chips_size(
     assert _shape(path) == [None, 3, 16, 16]
 
 
+@pytest.mark.parametrize("content", ['{"files": {"model.tif": 3}, "made_of": {}}', "{", "[]"])
+def test_the_description_is_not_written_over_what_is_none(checkpoint: Path, tmp_path: Path, content: str) -> None:
+    """As the record of a map or of a training."""
+    (tmp_path / "model.json").write_text(content)
+    with pytest.raises(UserError, match=r"over .*model\.json, which is something else.*Give another output\."):
+        export(ExportConfig(str(checkpoint)), tmp_path / "model.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.json"]
+    assert (tmp_path / "model.json").read_text() == content
+
+
 @pytest.mark.parametrize("chips", [0, -1])
 def test_a_comparison_needs_a_chip(checkpoint: Path, tmp_path: Path, chips: int) -> None:
     with pytest.raises(UserError, match=rf"chips={chips} leaves nothing to compare on"):

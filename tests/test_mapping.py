@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import logging
 import threading
 import zipfile
 from pathlib import Path
@@ -435,6 +436,8 @@ def test_what_belonged_to_the_map_before_does_not_stay_beside_another(tmp_path: 
     layers = {"map_probabilities.tif", "map_uncertainty.tif", "map_polygons.gpkg"}
     assert {file.name for file in tmp_path.glob("map*")} >= own | layers
     (tmp_path / "map_of_mine.tif").write_text("nobody's but mine")
+    for name in ("map_areas.csv", "map.qlr", "map_report.html"):  # written last: a run that ends before leaves none
+        (tmp_path / name).write_text("of the map before")
     map_scene(make_mapper(tmp_path, Argmax()), str(path), output)
     assert {file.name for file in tmp_path.glob("map*")} - {"map.tif.aux.xml"} == {*own, "map_of_mine.tif"}
     for content in ({"files": {"scene.tif": 1}, "made_of": 1}, {"files": ["map_of_mine.tif"]}, [], {"files": 3}):
@@ -442,6 +445,27 @@ def test_what_belonged_to_the_map_before_does_not_stay_beside_another(tmp_path: 
         map_scene(make_mapper(tmp_path, Argmax()), str(path), output)
         assert path.is_file()
         assert (tmp_path / "map_of_mine.tif").is_file()
+
+
+def test_a_map_of_another_suffix_leaves_a_finished_one_alone(tmp_path: Path) -> None:
+    """Their records have one name."""
+    path, mapper = write_raster(tmp_path / "scene.tif", noise(60, 40)), make_mapper(tmp_path, Argmax())
+    for name in ("map.tif", "map.tiff"):
+        map_scene(mapper, str(path), tmp_path / name)
+    assert (tmp_path / "map.tif").is_file()
+
+
+def test_strips_that_are_not_gone_on_with_are_said_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    path, mapper = write_raster(tmp_path / "scene.tif", noise(60, 40)), make_mapper(tmp_path, Argmax())
+    monkeypatch.setattr(scene_map, "write_cog", lambda *_: pytest.fail("broken off"))
+    with pytest.raises(pytest.fail.Exception):
+        map_scene(mapper, str(path), tmp_path / "map.tif")
+    monkeypatch.undo()
+    assert map_scene(options(mapper, overlap=10.0), str(path), tmp_path / "map.tif").made
+    assert "strips are of a run that differs in options, and are replaced" in caplog.text
 
 
 def test_a_plain_file_s_record_names_no_further_files(tmp_path: Path) -> None:

@@ -179,6 +179,7 @@ def test_polygons_score_by_their_classes_names_and_by_a_class_map(
         ("named.gpkg", ["Town", "water"]),
         ("other.gpkg", ["city", "lake"]),
         ("half.gpkg", ["city", "water"]),
+        ("codes.gpkg", ["112", "311"]),  # CORINE's, which are no class values: they were scored by the alphabet
     ):
         pyogrio.raw.write(
             tmp_path / name,
@@ -195,8 +196,9 @@ def test_polygons_score_by_their_classes_names_and_by_a_class_map(
     rules = [ClassRuleConfig(9, ["city"]), ClassRuleConfig(1, ["lake"])]
     (mapped,) = run(tmp_path / "b", **given, label=str(tmp_path / "other.gpkg"), class_map=rules)
     np.testing.assert_array_equal(mapped.evaluation.pooled.matrix, by_name.evaluation.pooled.matrix)
-    with pytest.raises(UserError, match="has the classes city, lake; the checkpoint knows water, forest"):
-        run(tmp_path / "c", **given, label=str(tmp_path / "other.gpkg"))
+    for name, texts in (("other.gpkg", "city, lake"), ("codes.gpkg", "112, 311")):
+        with pytest.raises(UserError, match=f"has the classes {texts}; the checkpoint knows water, forest"):
+            run(tmp_path / "c", **given, label=str(tmp_path / name))
     assert "does not know" not in caplog.text
     (half,) = run(tmp_path / "d", **given, label=str(tmp_path / "half.gpkg"))
     assert half.evaluation.pooled.support.tolist() == [45 * 70, 0, 0]
@@ -258,6 +260,48 @@ def test_several_scenes_load_the_network_once(
     assert sorted(path.name for path in (tmp_path / "maps").glob("*.tif")) == ["a_map.tif", "b_map.tif"]
     with pytest.raises(UserError, match="is one file for 2 scenes"):
         run(tmp_path, image=[str(tmp_path / "a.tif"), str(tmp_path / "b.tif")], checkpoint=str(checkpoint))
+
+
+def test_maps_are_not_put_among_the_scenes(tmp_path: Path, checkpoint: Path) -> None:
+    """The same command would take them for scenes next time."""
+    for name in ("a.tif", "b.tif"):
+        scene(tmp_path, name)
+    for image in (tmp_path, tmp_path / "*.tif"):
+        with pytest.raises(UserError, match=r"a_map\.tif among the scenes that image=.* stands for"):
+            run(tmp_path, checkpoint=str(checkpoint), image=str(image), output=str(tmp_path))
+    run(tmp_path, checkpoint=str(checkpoint), image=str(tmp_path / "[ab].tif"), output=str(tmp_path))
+    assert (tmp_path / "a_map.tif").is_file()
+
+
+def test_the_scores_of_a_map_do_not_take_the_place_of_an_evaluation_s(tmp_path: Path, checkpoint: Path) -> None:
+    label = str(write_raster(tmp_path / "label.tif", np.full((1, 90, 70), 4, np.uint8)))
+    given = {"checkpoint": str(checkpoint), "image": scene(tmp_path)}
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/scores.json").write_text(json.dumps({"checkpoint": "a.ckpt", "chips": "d (test)"}))
+    with pytest.raises(UserError, match=r"out has the scores of an evaluation of chips.* Give another output\."):
+        run(tmp_path, **given, label=label)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["scores.json"]
+    (unscored,) = run(tmp_path, **given)
+    assert unscored.evaluation is None
+    run(tmp_path, **given, label=label, output=str(tmp_path / "out/scene.tif"))
+    assert {"scores.json", "scene_scores.json"} <= {path.name for path in (tmp_path / "out").iterdir()}
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_run_that_is_broken_off_says_where_it_can_be_gone_on_with(
+    given: bool, tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder of a run has the time in its name: the same command would begin anew."""
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(scene_map, "write_cog", interrupted)
+    output = str(tmp_path / "out/map.tif") if given else None
+    with pytest.raises(KeyboardInterrupt) as caught:
+        run(tmp_path, checkpoint=str(checkpoint), image=scene(tmp_path), output=output)
+    words = f"What is finished is kept; add output={tmp_path / 'run/map.tif'} to the same command to go on from there."
+    assert str(caught.value) == ("" if given else words)
 
 
 def test_scenes_of_one_name_do_not_overwrite_each_other(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import hydra
 import pytest
@@ -25,7 +26,8 @@ from src.tasks import entry
 from src.tasks.command_line import arrange
 from src.tasks.entry import CONFIGS
 from tests.browser import CHROMIUM, chromium
-from tests.sweeping import check_sharing, finish, stand_in, start, trials, wait_for
+from tests.chip_folder import make_chip_folder
+from tests.sweeping import ROOT, check_sharing, finish, stand_in, start, trials, wait_for
 
 Sweep = Callable[..., list[str]]
 
@@ -188,6 +190,26 @@ def test_a_failed_run_is_written_down_with_its_traceback(sweep: Sweep) -> None:
     assert "in objective" in log.read_text(encoding="utf-8")
 
 
+def test_every_run_of_a_sweep_is_a_run_of_its_own_on_wandb(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning's logger took up the run that the one before had left open."""
+    finished: list[tuple[object, int]] = []
+    wandb = SimpleNamespace(run=None)
+
+    def finish(exit_code: int) -> None:
+        finished.append((wandb.run, exit_code))
+        wandb.run = None
+
+    def train(config: DictConfig) -> float:
+        assert wandb.run is None
+        wandb.run = config.loss._target_.rpartition(".")[2]
+        return objective(config)
+
+    wandb.finish = finish
+    monkeypatch.setitem(sys.modules, "wandb", wandb)  # type: ignore[arg-type]
+    sweep("loss=ce_dice,focal", "hydra.sweep.dir=grid", task=train)
+    assert finished == [("CrossEntropyDice", 1), ("CrossEntropy", 0)]
+
+
 def test_a_grid_may_give_every_run_a_folder_by_output_dir(sweep: Sweep) -> None:
     folders = (
         ("lr=0.1", "output_dir=a,b"),
@@ -327,6 +349,57 @@ def test_a_job_that_dies_is_one_failed_run_and_one_failed_trial(tmp_path: Path) 
     assert states == [TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE], said
 
 
+FAILING = """
+import os, sys
+sys.path.insert(0, {root!r})
+import hydra
+from pathlib import Path
+from src.errors import UserError
+from src.models.segmenter import Segmenter
+from src.tasks import entry
+
+step, rank = Segmenter.training_step, int(os.environ.get("LOCAL_RANK", 0))
+Path(f"process.{{os.getpid()}}").touch()
+
+def failing(self, *batch):
+    if self.lr == 0.1 and rank == 1:
+        os.kill(os.getpid(), 9)  # as the kernel does when the memory is used up
+    if self.lr == 0.2 and "LOCAL_RANK" in os.environ and rank == 0:
+        raise UserError("the first process cannot go on")
+    return step(self, *batch)
+
+@hydra.main(config_path={configs!r}, config_name="train")
+def main(config):
+    return entry.run("train", config)
+
+Segmenter.training_step = failing
+if __name__ == "__main__":
+    entry.start("train", main)
+"""
+
+
+def test_a_failed_training_by_two_processes_is_one_failed_run_and_leaves_none_of_them(tmp_path: Path) -> None:
+    """Lightning killed the sweep when the second one failed, and left the second one alone when the first one did."""
+    script = tmp_path / "train_failing.py"
+    script.write_text(FAILING.format(root=str(ROOT), configs=str(CONFIGS)))
+    data = make_chip_folder(tmp_path / "data")
+    small = ("model.encoder_depth=3", "model.decoder_channels=[16,16,8]", "callbacks.pictures.chips=0", "batch_size=3")
+    two = ("trainer=ddp", "accelerator=cpu", "devices=2", "trainer.max_epochs=1", "trainer.precision=32-true")
+    process = start(script, *small, *two, "lr=0.1,0.2,0.003", f"data_dir={data}", "hydra.sweep.dir=grid", "threads=1")
+    out, err = process.communicate(timeout=900)
+    assert process.returncode == 1, out + err
+    with (tmp_path / "grid/runs.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert rows[0]["came to"].startswith("failed: Process 1 of a training of 2 was ended by SIGKILL; expected all"), (
+        rows
+    )
+    assert rows[1]["came to"] == "failed: the first process cannot go on"
+    assert float(rows[2]["val IoU"]) > 0
+    processes = [int(path.suffix[1:]) for path in tmp_path.glob("process.*")]
+    assert len(processes) == 4  # one for all runs, and another for each
+    assert not any(Path(f"/proc/{number}").exists() for number in processes)
+
+
 @pytest.mark.skipif("TEST_RAY" not in os.environ, reason="make test-ray runs it, with the extra that it needs")
 def test_ray_runs_a_grid_on_a_cluster_of_this_machine(tmp_path: Path) -> None:
     grid = ("lr=0.1,0.2", "data_dir=here", f"hydra.sweep.dir={tmp_path / 'grid'}")
@@ -379,29 +452,31 @@ def test_globs_of_files_become_one_run_each(tmp_path: Path) -> None:
     for name in ("b.tif", "a, it's.tif"):
         (tmp_path / name).touch()
     given = f"image=glob({tmp_path}/*.tif)"
-    arranged = arrange(["-m", given, "model=glob(unet*)"], {})
+    arranged = arrange(["-m", given, "model=glob(unet*)"], {}, "train")
     assert arranged == ["-m", f"image=choice('{tmp_path}/a, it\\'s.tif',{tmp_path}/b.tif)", "model=glob(unet*)"]
-    assert arrange([given], {}) == [given]
+    assert arrange([given], {}, "train") == [given]
     with pytest.raises(UserError, match="matches no file"):
-        arrange(["-m", "image=glob(none/*.tif)"], {})
+        arrange(["-m", "image=glob(none/*.tif)"], {}, "train")
 
 
 def test_a_tilde_is_the_home_folder_where_the_shell_left_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/é")
-    assert arrange(["output=~/maps/a.tif"], {}) == ["output='/home/é/maps/a.tif'"]
-    assert arrange(["image=[~/a.tif, ~/b~/c.tif]"], {}) == ["image=['/home/é/a.tif','/home/é/b~/c.tif']"]
-    assert arrange(["hydra.run.dir=~/runs/a"], {}) == ["hydra.run.dir='/home/é/runs/a'"]
-    assert arrange(["datamodule.image=ü (1).tif"], {}) == ["datamodule.image='ü (1).tif'"]
+    assert arrange(["output=~/maps/a.tif"], {}, "train") == ["output='/home/é/maps/a.tif'"]
+    assert arrange(["image=[~/a.tif, ~/b~/c.tif]"], {}, "train") == ["image=['/home/é/a.tif','/home/é/b~/c.tif']"]
+    assert arrange(["hydra.run.dir=~/runs/a"], {}, "train") == ["hydra.run.dir='/home/é/runs/a'"]
+    assert arrange(["datamodule.image=ü (1).tif"], {}, "train") == ["datamodule.image='ü (1).tif'"]
     untouched = ["hydraXrun.dir=~/runs/a", "image='~a/b.tif'", "image='a~/b.tif'", "model.name=~/a"]
-    assert arrange(untouched, {}) == untouched
+    assert arrange(untouched, {}, "train") == untouched
 
 
 @pytest.mark.parametrize("variable", ["RANK", "SLURM_PROCID"])
 def test_only_the_first_of_distributed_processes_writes_what_hydra_writes(variable: str) -> None:
-    assert arrange(["lr=1"], {variable: "0"}) == ["lr=1"]
+    assert arrange(["lr=1"], {variable: "0"}, "train") == ["lr=1"]
     quiet = ["lr=1", "hydra.output_subdir=null", "hydra/job_logging=disabled", "hydra.run.dir=."]
-    assert arrange(["lr=1"], {variable: "1"}) == quiet
-    assert arrange(["hydra.run.dir=here"], {variable: "1"})[-1] != "hydra.run.dir=."
+    assert arrange(["lr=1"], {variable: "1"}, "train") == quiet
+    assert arrange(["hydra.run.dir=here"], {variable: "1"}, "train")[-1] != "hydra.run.dir=."
+    for task in ("prepare", "eval", "predict", "export"):  # srun -n 4 bash -c 'python predict.py image=s_$SLURM_PROCID'
+        assert arrange(["image=1.tif"], {variable: "1"}, task) == ["image=1.tif"]
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")

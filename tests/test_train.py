@@ -32,6 +32,7 @@ from src.models.checkpoint import find_checkpoint, load_network
 from src.models.optimization import Optimization
 from src.scores import confusion_matrix, mean_iou
 from src.tasks import entry, schema, train
+from src.tasks.changed_keys import changed_keys
 from src.tasks.command_line import OF_OTHER_PROCESSES
 from src.tasks.train import build_segmenter, build_trainer, make
 from tests.chip_folder import make_chip_folder
@@ -130,6 +131,72 @@ def test_every_trainer_builds_or_says_that_there_is_no_gpu(composed: Compose, ch
     wanted = {key: config.trainer[key] for key in train.TRAINER_KEYS}
     trainer = build_trainer(config, train.choose_trainer_options(**wanted))
     assert trainer.max_epochs == 7
+
+
+@pytest.mark.parametrize("choice", ["gpu", "cpu"])
+def test_a_trainer_of_one_device_takes_those_that_are_given(composed: Compose, choice: str) -> None:
+    """devices= was dropped without a word: a run with devices=[1] trained on the first GPU."""
+    for given, expected in (((), 1), (("devices=[1]",), [1]), (("devices=4",), 4), (("trainer.devices=3",), 3)):
+        trainer = composed(f"trainer={choice}", *given).trainer
+        assert trainer.devices == expected
+        assert trainer.accelerator == choice
+        assert trainer.max_epochs == 50
+
+
+def test_everything_follows_the_gpu_that_is_given(composed: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Range test, precision and the printed name were those of the first GPU, or of the run before."""
+    turned, now = list[int](), [0]
+
+    def turn(number: int) -> None:
+        turned.append(number)
+        now[0] = number
+
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: now[0] == 1)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: now[0])
+    monkeypatch.setattr(torch.cuda, "set_device", turn)
+    for devices, rank, precision in (("[1]", 0, "bf16-mixed"), ("1", 0, "32-true"), ("[2,3]", 1, "32-true")):
+        if rank:
+            monkeypatch.setenv("LOCAL_RANK", str(rank))
+        assert train.choose_options(composed("trainer=gpu", f"devices={devices}"))["precision"] == precision
+    train.choose_options(composed("trainer=cpu", "devices=2"))
+    assert turned == [1, 0, 3]
+
+
+@pytest.mark.parametrize(
+    ("environment", "remedy"),
+    [
+        (
+            {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1", "SLURM_PROCID": "0"},
+            r"SLURM .*expected a process for each device\. Set devices=2 num_nodes=1\.",
+        ),
+        (
+            {
+                "TORCHELASTIC_RUN_ID": "a",
+                "WORLD_SIZE": "2",
+                "LOCAL_WORLD_SIZE": "2",
+                "GROUP_WORLD_SIZE": "1",
+                "RANK": "0",
+            },
+            r"torchrun has started; .* Set devices=2 num_nodes=1\.",
+        ),
+    ],
+)
+def test_another_number_of_processes_than_was_started_is_one_line_and_moves_nothing(
+    composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], remedy: str
+) -> None:
+    variables = environment | {"SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_JOB_NAME": "a", "LOCAL_RANK": "0"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    old = tmp_path / "run/checkpoints/last.ckpt"
+    old.parent.mkdir(parents=True)
+    old.touch()
+    config = composed("trainer=ddp", "accelerator=cpu", "devices=4", *SMALL)
+    with pytest.raises(UserError, match=f"devices=4 num_nodes=1 is not what {remedy}"):
+        train.run(config)
+    assert old.exists()
 
 
 @pytest.mark.parametrize("choice", choices("logger"))
@@ -272,6 +339,28 @@ def test_resume_last_goes_on_in_the_runs_own_folder(trained: tuple[Path, str], c
     board = EventAccumulator(str(run / "tensorboard")).Reload()
     assert [event.step for event in board.Scalars("val_iou")] == [0, 1, 2]
     assert f"{best:.4f}" in find_checkpoint(run).name
+
+
+def test_a_resumed_run_says_what_becomes_of_keys_that_were_changed(
+    trained: tuple[Path, str], composed: Compose
+) -> None:
+    """A new learning rate was passed over without a word, and another optimiser ended in a traceback."""
+    last = trained[0] / "checkpoints/last.ckpt"
+
+    def changes(*overrides: str) -> list[str]:
+        plain = OmegaConf.to_container(composed(*SMALL, *overrides), resolve=True)
+        assert isinstance(plain, dict)
+        return changed_keys(last, {str(key): value for key, value in plain.items()})
+
+    assert changes() == []
+    found = torch.load(last, weights_only=True)["optimizer_states"][0]["param_groups"][-1]["initial_lr"]
+    (line,) = changes("lr=0.5", "optimizer.weight_decay=0.2")
+    assert line.startswith("CAUTION: lr=0.5, optimizer.weight_decay=0.2: without effect in a resumed run")
+    assert f"lr={found}, optimizer.weight_decay=0.01" in line
+    (line,) = changes("batch_size=5", "datamodule.min_steps=0", "devices=2")  # devices=auto may have been two
+    assert line.startswith("CAUTION: batch_size=5 (before: 3), datamodule.min_steps=0 (before: 4): an epoch has")
+    with pytest.raises(UserError, match=r"trained with optimizer=adamw, this run has sgd; .* optimizer=adamw again"):
+        changes("optimizer=sgd")
 
 
 def test_resume_last_means_another_run_only_where_the_folder_is_named_after_the_hour(

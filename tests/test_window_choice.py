@@ -13,6 +13,7 @@ import torch
 from mapping_scenes import Argmax, Blur, MeanOfWindow, make_mapper, write_raster
 from torch import nn
 
+from src.errors import UserError
 from src.mapping import window_choice
 from src.mapping.inference import Predictor
 from src.mapping.scene_map import Mapper
@@ -98,6 +99,18 @@ def test_a_local_network_gets_the_fastest_window_and_the_reason_has_the_rates(
     rates = [(float(rate), int(px)) for px, rate in re.findall(r"(\d+) px (\d+\.\d+)", choice.reason)]
     assert len(rates) >= 3
     assert max(rates)[1] == choice.plan.window[1]
+
+
+@pytest.mark.usefixtures("always_look")
+def test_a_device_whose_memory_takes_no_window_is_told_in_its_own_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_little(*_: Any) -> float:
+        raise UserError("The memory of cuda:0 is not enough. Lower batch_size to 2.")
+
+    monkeypatch.setattr(window_choice, "_seconds", too_little)
+    with pytest.raises(UserError, match="Lower batch_size to 2"):
+        choose(tmp_path, make_mapper(tmp_path, Blur()), 600, 700)
 
 
 def test_small_scenes_are_not_worth_looking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,9 @@ import lightning as L
 import numpy as np
 import numpy.typing as npt
 import torch
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from torch.utils.data import DataLoader
 
 from src.bands import Band, Normalization
@@ -267,14 +270,15 @@ class SegmentationData(L.LightningDataModule, ABC):
         source: ChipSource | OnDevice = self._sources[stage]
         trainer = self.trainer
         processes, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
-        here = trainer.num_devices if trainer else 1  # processes that share this machine
+        here = trainer.num_devices if trainer else 1  # processes on this machine
+        sharing = processes_that_share(here, getattr(trainer.strategy, "cluster_environment", None)) if trainer else 1
         on_gpu = trainer is not None and trainer.strategy.root_device.type == "cuda"
-        workers = 0 if isinstance(source, Cached) else choose_workers(self.workers, here, on_gpu)
+        workers = 0 if isinstance(source, Cached) else choose_workers(self.workers, sharing, on_gpu)
         if trainer is not None and on_gpu and isinstance(source, Cached):
             source = on_gpu_if_it_fits(source, trainer.strategy.root_device)
         there = isinstance(source, OnDevice)
-        if here > 1 and not on_gpu:
-            torch.set_num_threads(computing_threads(here))
+        if here > 1:
+            torch.set_num_threads(computing_threads(sharing))
         fresh = self.fresh and stage == "train"
         plan = self.plan(processes) if stage == "train" else EpochPlan(self.batch_size)
         shares = sampling_shares(np.array(self._counts), self.oversample) if stage == "train" and self._counts else None
@@ -303,6 +307,23 @@ def processes_started(environment: Mapping[str, str]) -> int:
     """
     told = environment.get("LOCAL_WORLD_SIZE") or environment.get("SLURM_NTASKS_PER_NODE", "")
     return max(1, int(told)) if told.isdecimal() else 1
+
+
+def processes_that_share(processes: int, environment: ClusterEnvironment | None) -> int:
+    """Return among how many processes the cores that this one may use have yet to be divided.
+
+    Only Lightning leaves that to them. torchrun sets OMP_NUM_THREADS for each process, and SLURM binds it to as many
+    cores as --cpus-per-task says, if the cluster does bind.
+
+    Args:
+        processes: Training processes on this machine.
+        environment: Lightning's name for who started them.
+    """
+    told = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    bound = told.isdecimal() and cores() < processes * int(told)
+    if isinstance(environment, TorchElasticEnvironment) or (isinstance(environment, SLURMEnvironment) and bound):
+        return 1
+    return processes
 
 
 def choose_workers(wanted: int | Literal["auto"], processes: int, on_gpu: bool) -> int:

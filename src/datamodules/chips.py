@@ -23,11 +23,6 @@ log = logging.getLogger(__name__)
 
 _ENOUGH = 5
 """Validation chips from which on an epoch can be told from another."""
-_OVERLAPPING = "their scores are too good; prepare.py keeps such chips apart"
-_DRAWN = (
-    "their labels are apart, as split.raster draws them, but the network has seen the ground; expect lower scores on "
-    "ground that is new to it"
-)
 
 
 class ChipDataset(Dataset[Chip]):
@@ -139,15 +134,8 @@ class ChipData(SegmentationData):
         samples = list(self.folder.samples(stage))
         if self.refit and stage == "train":
             samples += self.folder.samples("validation")
-        shared = self.folder.sharing_ground(stage) if stage == "validation" and not self.refit else []
-        if shared:
-            log.warning(
-                "CAUTION: %d of %d validation chips show ground that training chips show too (first %s): %s",
-                len(shared),
-                len(samples),
-                shared[0].image.name,
-                _DRAWN if self.folder.spec.split.get("strategy") == "raster" else _OVERLAPPING,
-            )
+        if stage == "validation" and not self.refit and (words := self.folder.ground_caution(stage)):
+            log.warning("CAUTION: %s", words)
         if stage == "validation" and not self.refit and len(samples) < _ENOUGH:
             log.warning(
                 "CAUTION: %d validation chip%s choose%s the best epoch and when to end, which is a matter of luck; cut "

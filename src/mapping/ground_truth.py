@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from src.class_map import ClassMap, ClassRule
 from src.errors import UserError
 from src.grid import Window
-from src.label_sources import LabelSource, label_sources
+from src.label_sources import LabelSource, are_values, label_sources
 from src.labels import IGNORE, ClassTable
 from src.mapping.styles import polygon_style, raster_style
 from src.raster.read import RasterInfo
@@ -87,7 +87,7 @@ def check_ground_truth(source: LabelSource, path: str, image: RasterInfo, classe
 def _by_name(path: str, classes: ClassTable, options: LabelOptions) -> tuple[ClassMap | None, list[str]]:
     """Match text classes with the names of the classes, and return those without a match.
 
-    None and nothing for numbers, also where they are written as text.
+    None and nothing for numbers that can be class values, also where they are written as text.
     """
     texts = [str(entry) for entry in read_classes(path, options.field, options.layer) if isinstance(entry, str)]
     if not texts:
@@ -97,7 +97,7 @@ def _by_name(path: str, classes: ClassTable, options: LabelOptions) -> tuple[Cla
         for entry in classes.classes
         if (same := tuple(text for text in texts if text.strip().casefold() == entry.name.strip().casefold()))
     ]
-    if not rules and all(text.isdecimal() for text in texts):
+    if not rules and are_values(texts):
         return None, []
     if not rules:
         raise UserError(

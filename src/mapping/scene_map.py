@@ -31,7 +31,7 @@ from src.mapping.plan import MapPlan
 from src.mapping.polygons import map_polygons, write_polygons
 from src.mapping.processes import StripJob, map_in_processes
 from src.mapping.scene_reader import SceneReader, open_scene, scene_decoding
-from src.mapping.strip_store import StripStore, finished_strips, read_plan, start_store, strips_bytes
+from src.mapping.strip_store import StripStore, differing, finished_strips, read_plan, start_store, strips_bytes
 from src.mapping.strips import CLASSES, PROBABILITIES, UNCERTAINTY, Probabilities, map_layers, map_strips
 from src.mapping.styles import polygon_style, raster_style, share_style
 from src.mapping.window_choice import WindowRequest, choose_plan
@@ -168,6 +168,26 @@ def polygons_path(output: Path) -> Path:
     return output.with_name(f"{output.stem}_polygons.gpkg")
 
 
+def areas_path(output: Path) -> Path:
+    """Name the table of what each class covers: ``map.tif`` → ``map_areas.csv``."""
+    return output.with_name(f"{output.stem}_areas.csv")
+
+
+def layer_file_path(output: Path) -> Path:
+    """Name what QGIS opens with one click: ``map.tif`` → ``map.qlr``."""
+    return output.with_suffix(".qlr")
+
+
+def strips_folder(output: Path) -> Path:
+    """Name the folder of what is finished of a map, beside it."""
+    return output.with_name(f".{output.name}.partial")
+
+
+def map_report_path(output: Path) -> Path:
+    """Name the report of a map whose place was given: ``map.tif`` → ``map_report.html``."""
+    return output.with_name(f"{output.stem}_report.html")
+
+
 def map_files(output: Path, options: MapOptions) -> list[Path]:
     """Name every file that :func:`map_scene` writes, the class map first."""
     layers = (CLASSES, PROBABILITIES, UNCERTAINTY) if options.probabilities else (CLASSES,)
@@ -193,7 +213,7 @@ def map_scene(mapper: Mapper, image: str | Path, output: str | Path, show: Show 
     """
     image, output = str(image), Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    folder = output.with_name(f".{output.name}.partial")
+    folder = strips_folder(output)
     with _only_run(output), scene_decoding(mapper.device.type), open_scene(image, mapper.spec, folder) as reader:
         record = MapRecord(record_path(output), {**_fingerprint(mapper, reader.info), "made": mapper.options.files})
         if (before := record.finished()) is not None:
@@ -255,7 +275,7 @@ def _keep_or_remove(folder: Path, fingerprint: Mapping[str, Any]) -> None:
     """After a failure: keep what another run can go on with, and say so; remove what none can."""
     if strips := len(finished_strips(folder)):
         if read_plan(folder, fingerprint) is not None:  # else they are another command's, which may go on with them
-            log.info("%d finished strips are kept in %s; the same command goes on from there.", strips, folder)
+            log.info("%d finished strips are kept in %s; a run with the same output goes on there.", strips, folder)
     else:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -322,6 +342,8 @@ def _plan(mapper: Mapper, predictor: Predictor, reader: SceneReader, folder: Pat
         done = len(finished_strips(folder))
         log.info("Windows  %s, as before the break: %d of %d strips are done", _describe(plan), done, len(plan.rows))
         return plan
+    if (changed := differing(folder, fingerprint)) and (done := len(finished_strips(folder))):
+        log.info("Anew     %d strips are of a run that differs in %s, and are replaced", done, ", ".join(changed))
     options = mapper.options
     request = WindowRequest(options.overlap, options.window, options.blend, options.batch_size)
     choice = choose_plan(request, predictor, mapper.spec, reader)
@@ -403,11 +425,12 @@ def _write_styles(mapper: Mapper, output: Path, layers: list[Layer]) -> None:
 
 
 def _remove_before(record: MapRecord, output: Path, new: set[str]) -> None:
-    """Remove what belongs to the map that was there before and that the new one does not replace, record and scores."""
-    others = [file for file in record.files() if file.name not in new]
+    """Remove what belongs to the map before and is not replaced with it: record, scores, areas, report and others."""
+    before = record.files()
+    others = [file for file in before if file.name not in new] if before[:1] == (output,) else []
     record.remove()
     remove_map_scores(output)
-    for file in others:
+    for file in (*others, areas_path(output), layer_file_path(output), map_report_path(output)):
         for path in (file, file.with_name(f"{file.name}.aux.xml")):
             path.unlink(missing_ok=True)
 

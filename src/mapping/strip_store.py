@@ -111,6 +111,16 @@ def read_plan(folder: Path, fingerprint: Mapping[str, Any]) -> dict[str, Any] | 
     return dict(content["plan"]) if same else None
 
 
+def differing(folder: Path, fingerprint: Mapping[str, Any]) -> list[str]:
+    """Name what is not the same as in the run whose store is in a folder; nothing where there is none."""
+    try:
+        before = json.loads((folder / _PLAN).read_text(encoding="utf-8"))["fingerprint"]
+        now = json.loads(json.dumps(fingerprint))
+        return sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
+
+
 def strips_bytes(folder: Path) -> int:
     """Return how much room on the disk a store takes that another run has left, 0 without one."""
     try:

@@ -164,11 +164,17 @@ def _rounds(windows: int, lanes: int) -> int:
 def _fastest(plans: Sequence[MapPlan], predictor: Predictor, spec: NetworkSpec, reader: SceneReader) -> Choice:
     """Run one batch of each plan, on CPUs one window, and return the one that would be done first."""
     seconds: dict[Size, float] = {}
+    failed: UserError | None = None
     for plan in plans:
-        growth = _measure_memory(plan, predictor, spec, reader, seconds)
+        try:
+            growth = _measure_memory(plan, predictor, spec, reader, seconds)
+        except UserError as error:  # the device's memory does not take it
+            growth, failed = math.inf, error
         larger = next((p for p in plans if p.window not in seconds), None)
         if larger is None or (predictor.device.type == "cpu" and _too_large(growth, plan, larger)):
             break
+    if failed is not None and not seconds:
+        raise failed
     best = min((plan for plan in plans if plan.window in seconds), key=lambda plan: seconds[plan.window])
     rates = ", ".join(f"{w} px {plan_rate(plans, (h, w), seconds):.2f}" for h, w in seconds)
     return Choice(best, f"the fastest here ({rates} Mpx/s of map)")
@@ -188,10 +194,7 @@ def _measure_memory(
     count = 1 if predictor.device.type == "cpu" else plan.batch  # CPUs gain nothing by larger batches
     image = torch.zeros((count, len(spec.bands), *plan.window), dtype=torch_type(reader.dtype))
     fed = torch.ones((count, *plan.window), dtype=torch.bool).numpy()
-    try:
-        times = [_seconds(predictor, image, fed) for _ in range(RUNS)]  # of a batch in each lane
-    except UserError:  # the device's memory does not take it
-        return math.inf
+    times = [_seconds(predictor, image, fed) for _ in range(RUNS)]  # of a batch in each lane
     seconds[plan.window] = min(times) * _rounds(plan.windows, _lanes(predictor, plan.window)) / count
     return (_peak_bytes() - before) * plan.batch / count
 

@@ -36,7 +36,7 @@ def evaluation_report(
         data: Where the chips are from.
         examples: Chips to show.
         files: What the run wrote, each with what it is.
-        caution: What about the chips is so unlike those of training that low scores are no wonder; None for nothing.
+        caution: Why the scores may be too good or too low to be believed; None for no reason.
     """
     return Report(
         kind="Evaluation",

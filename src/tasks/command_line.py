@@ -34,12 +34,12 @@ PATHS = (
 """Keys that take paths, which may hold any character."""
 
 
-def arrange(arguments: Sequence[str], environment: Mapping[str, str]) -> list[str]:
+def arrange(arguments: Sequence[str], environment: Mapping[str, str], task: str) -> list[str]:
     """Return the command line as Hydra shall see it.
 
     In a multirun ``image=glob(scenes/*.tif)`` becomes one run per file. In all processes of a distributed training
-    but the first (torchrun, srun) Hydra writes nothing. Paths that Hydra's grammar does not know (``ü.tif``,
-    ``scene (1).tif``) are quoted.
+    but the first (torchrun, srun) Hydra writes nothing; each process of another task is a run of its own. Paths that
+    Hydra's grammar does not know (``ü.tif``, ``scene (1).tif``) are quoted.
 
     Raises:
         UserError: A pattern matches no file.
@@ -47,7 +47,7 @@ def arrange(arguments: Sequence[str], environment: Mapping[str, str]) -> list[st
     arranged = [_understandable(argument) for argument in arguments]
     if {"-m", "--multirun"} & set(arranged):
         arranged = [_expanded(argument) for argument in arranged]
-    if int(environment.get("RANK", environment.get("SLURM_PROCID", 0))) > 0:
+    if task == "train" and int(environment.get("RANK", environment.get("SLURM_PROCID", 0))) > 0:
         arranged += ["hydra.output_subdir=null", "hydra/job_logging=disabled"]
         if not any(argument.startswith("hydra.run.dir=") for argument in arranged):
             arranged.append(OF_OTHER_PROCESSES)

@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -58,7 +59,7 @@ def start(task: str, main: Callable[[], Any]) -> None:
     for sweeper in (GridSweeper, StudySweeper):
         Plugins.instance().register(sweeper)
     try:
-        sys.argv[1:] = arrange(sys.argv[1:], os.environ)
+        sys.argv[1:] = arrange(sys.argv[1:], os.environ, task)
         main()
     except (UserError, HydraException, OmegaConfBaseException, OSError, MemoryError) as error:
         _leave(task, error)
@@ -129,6 +130,21 @@ def _leave(task: str, error: Exception) -> NoReturn:
 
 
 def _forget(run_folder: Path) -> None:
-    """Remove a run's folder if nothing stands in it but what Hydra put there."""
-    if run_folder.is_dir() and all(entry.name == ".hydra" or entry.suffix == ".log" for entry in run_folder.iterdir()):
-        shutil.rmtree(run_folder, ignore_errors=True)
+    """Remove what this run put into its folder, and the folder, if nothing else stands there.
+
+    The working directory stays: the other processes of a training, which write nothing, have it for their folder.
+    """
+    hydra = HydraConfig.get()
+    made = {hydra.output_subdir, f"{hydra.job.name}.log"}
+    if not run_folder.is_dir() or run_folder.samefile(Path.cwd()):
+        return
+    there = list(run_folder.iterdir())
+    if any(entry.name not in made for entry in there):
+        return
+    for entry in there:
+        if entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
+    with suppress(OSError):  # another process has put something there in the meantime
+        run_folder.rmdir()

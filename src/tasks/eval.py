@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +24,7 @@ from src.datafolder import DATASET, read_data_folder, read_dataset
 from src.errors import UserError
 from src.evaluation import check_fit, chip_exporter, chips_unlike_training, evaluate
 from src.labels import ClassTable
-from src.models.checkpoint import find_checkpoint, load_network
+from src.models.checkpoint import ONNX, find_checkpoint, load_network, read_checkpoint
 from src.models.network import Network
 from src.models.precision import arrange_memory, choose_device, precision_name
 from src.progress import progress
@@ -34,7 +34,7 @@ from src.report.examples import Extremes
 from src.report.page import Report
 from src.report.provenance import Run
 from src.report.wording import counted
-from src.score_files import MEANINGS, format_scores, write_score_files
+from src.score_files import MEANINGS, check_same_kind, format_scores, write_score_files
 from src.scores import Evaluation
 from src.spec import NetworkSpec, software_versions
 from src.tables import Part, Sample, read_samples
@@ -49,17 +49,21 @@ PREDICTIONS = "predictions"
 
 @dataclass(frozen=True)
 class Chips:
-    """What is scored: the chips, what to call them, and what their data folder says of bands and classes."""
+    """What is scored: the chips, what to call them, what their data folder says of bands and classes.
+
+    And why their scores may be too good, None for no reason.
+    """
 
     samples: list[Sample]
     origin: str
     bands: tuple[Band, ...] | None
     classes: ClassTable | None
+    caution: str | None = None
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What was scored, how it scored, chips to look at, the files that say so, and what the chips' numbers lack."""
+    """What was scored, how it scored, chips to look at, the files that say so, and what speaks against the scores."""
 
     checkpoint: Path
     spec: NetworkSpec
@@ -105,6 +109,7 @@ def score(settings: EvalConfig, output: Path) -> Scored:
         UserError: Something that was given cannot be used; nothing has been written then.
     """
     check_output_folder(output)
+    check_same_kind(output, "", of_map=False)
     device = choose_device(settings.accelerator)
     arrange_memory(device)
     checkpoint = find_checkpoint(settings.checkpoint)
@@ -116,7 +121,9 @@ def score(settings: EvalConfig, output: Path) -> Scored:
         check_fit(spec, chips.bands, chips.classes, chips.origin)
     log.info("Network  %s, %s", _describe(spec), checkpoint)
     log.info("Chips    %d, %s", len(chips.samples), chips.origin)
-    if words := chips_unlike_training(spec, chips.samples):
+    cautions = [chips.caution, _refitted(checkpoint, settings), chips_unlike_training(spec, chips.samples)]
+    told = [words for words in cautions if words]
+    for words in told:
         log.warning("CAUTION: %s: %s", chips.origin, words)
     precision = precision_name(device, network)
     log.info("Device   %s, %s, %d chips at once", _device_name(device), precision, settings.batch_size)
@@ -132,13 +139,14 @@ def score(settings: EvalConfig, output: Path) -> Scored:
     }
     for line in ("", *format_scores(evaluation), ""):
         log.info(line)
-    files = write_score_files(output, evaluation, context)
-    if settings.export_predictions:
-        files.append(output / PREDICTIONS)
+    predictions = [output / PREDICTIONS] if settings.export_predictions else []
+    if not predictions:
+        remove_predictions(output, chips.samples)
+    files = [*write_score_files(output, evaluation, context), *predictions]
     for path in files:
         log.info("%s", path)
     named = [(path, MEANINGS.get(path.name, "")) for path in files]
-    return Scored(checkpoint, spec, chips, evaluation, examples, named, words)
+    return Scored(checkpoint, spec, chips, evaluation, examples, named, "; ".join(told) or None)
 
 
 def _run_network(
@@ -192,7 +200,35 @@ def find_chips(data_dir: str | None, csv: str | None, split: str) -> Chips:
         raise UserError(f"split={split} is no part of a data folder; expected one of {', '.join(parts)}.")
     folder = read_data_folder(str(data_dir))
     samples = folder.samples(parts[split])
-    return Chips(samples, f"{data_dir} ({split})", folder.spec.bands, folder.spec.classes)
+    caution = None if split == "train" else folder.ground_caution(parts[split])
+    return Chips(samples, f"{data_dir} ({split})", folder.spec.bands, folder.spec.classes, caution)
+
+
+def _refitted(checkpoint: Path, settings: EvalConfig) -> str | None:
+    """Say if validation chips were trained on, as refit=true does; None if not, or if nobody knows."""
+    if settings.split != "validation" or settings.data_dir is None or checkpoint.suffix.lower() == ONNX:
+        return None
+    config = read_checkpoint(checkpoint)["hyper_parameters"].get("config")
+    trained = config.get("data_dir") if isinstance(config, Mapping) and config.get("refit") is True else None
+    if not trained or Path(str(trained)).resolve() != Path(settings.data_dir).resolve():
+        return None
+    return "the network was trained on them (refit=true), so their scores say nothing; score split=test"
+
+
+def remove_predictions(output: Path, samples: Iterable[Sample]) -> None:
+    """Remove the predictions of an earlier evaluation in a folder, which the new scores are not of.
+
+    They stay where nobody knows that they are an evaluation's, or where what is scored lies among them.
+    """
+    folder = output / PREDICTIONS
+    if not folder.is_dir() or not (output / "scores.json").is_file():
+        return
+    try:
+        check_replacing(folder, samples)
+    except UserError:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    log.info("%s of an earlier evaluation is removed.", folder)
 
 
 def check_replacing(folder: Path, samples: Iterable[Sample]) -> None:

@@ -60,6 +60,7 @@ def export(settings: ExportConfig, output: Path) -> float:
     checkpoint = find_checkpoint(settings.checkpoint)
     if checkpoint.suffix.lower() == ONNX:
         raise UserError(f"checkpoint={checkpoint} is an ONNX file already; expected a .ckpt that train.py wrote.")
+    check_item(item := output.with_suffix(".json"))
     network, spec = load_network(checkpoint)
     parameters = read_checkpoint(checkpoint)["hyper_parameters"]
     config, versions = (_mapping(parameters.get(key)) for key in ("config", "versions"))
@@ -71,7 +72,6 @@ def export(settings: ExportConfig, output: Path) -> float:
                 f"The ONNX file's probabilities are up to {difference:.2g} off PyTorch's on {origin}; expected at most "
                 f"{MOST_DIFFERENT:g}, so it was not kept. Please tell us, with the architecture and the encoder."
             )
-    item = output.with_suffix(".json")
     version = str(versions.get("torch", torch.__version__))
     write_text(item, json.dumps(model_item(output, network, spec, free, version), indent=2, ensure_ascii=False) + "\n")
     size = "any size" if free else f"{spec.chip_size[0]} × {spec.chip_size[1]} px"
@@ -80,6 +80,24 @@ def export(settings: ExportConfig, output: Path) -> float:
     log.info("%s  %.1f MB", output, output.stat().st_size / 1e6)
     log.info("%s", item)
     return difference
+
+
+def check_item(path: Path) -> None:
+    """Refuse to write a STAC item over what is none, as the record of a map or of a training.
+
+    Raises:
+        UserError: There is such a file.
+    """
+    if path.is_file():
+        try:
+            ours = "stac_version" in json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, TypeError):
+            ours = False
+        if not ours:
+            raise UserError(
+                f"The description of the ONNX file would be written over {path}, which is something else; expected "
+                "another name. Give another output."
+            )
 
 
 def deepness_metadata(spec: NetworkSpec, resolution: float | None) -> dict[str, Any]:

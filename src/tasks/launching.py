@@ -10,6 +10,7 @@ import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
@@ -19,6 +20,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
 from src.errors import UserError
+from src.input_files import GEOTIFFS, find_files
 
 
 def check_launcher(launcher: Launcher) -> None:
@@ -30,14 +32,22 @@ def check_launcher(launcher: Launcher) -> None:
         )
 
 
-def check_folders(runs: Iterable[DictConfig]) -> None:
-    """See that no two runs of a grid write into one folder; raises UserError where they do.
+def check_places(runs: Iterable[DictConfig]) -> None:
+    """See that no two runs of a grid write into one folder, or over one map; raises UserError where they do.
 
     Args:
-        runs: What each is composed to. One whose ``output_dir`` follows from Hydra's own keys (``${hydra:job.num}``) is
-            taken to have a folder of its own: they have their values only when it runs.
+        runs: What each is composed to. One whose ``output_dir`` or ``output`` follows from Hydra's own keys
+            (``${hydra:job.num}``) is taken to have a place of its own: they have their values only when it runs.
     """
-    folders = Counter(folder for run in runs if (folder := _given_folder(run)) and "${hydra:" not in folder)
+    runs = list(runs)
+    files = Counter(file for run in runs for file in _given_files(run))
+    for file, number in files.items():
+        if number > 1:
+            raise UserError(
+                f"output makes {number} runs write {file}, each over the one before; expected a file for each. Leave "
+                "it out, and name the folder that holds theirs: hydra.sweep.dir=…"
+            )
+    folders = Counter(folder for run in runs if (folder := _given(run, "output_dir")) and "${hydra:" not in folder)
     for folder, number in folders.items():
         if number > 1:
             raise UserError(
@@ -49,26 +59,42 @@ def check_folders(runs: Iterable[DictConfig]) -> None:
 
 def check_no_folder(trial: DictConfig) -> None:
     """See that a trial of a study writes where the study looks for it; raises UserError where it does not."""
-    if folder := _given_folder(trial):
+    if folder := _given(trial, "output_dir"):
         raise UserError(
             f"output_dir={folder} does not go with a study, whose trials report from folders of their own within the "
             "study's; expected none. Leave it out, and name the study's folder: hydra.sweep.dir=…"
         )
 
 
-def _given_folder(run: DictConfig) -> str | None:
-    """Return a run's ``output_dir``, as it is written if Hydra's keys are in it; None where none is given."""
+def _given(run: DictConfig, key: str) -> str | None:
+    """Return a run's path under a key, as it is written if Hydra's keys are in it; None where none is given."""
     plain = OmegaConf.to_container(run, resolve=False)
     assert isinstance(plain, dict)
-    written = plain.get("output_dir")
-    return written if written is None or "${hydra:" in written else os.path.normpath(run.output_dir)
+    written = plain.get(key)
+    return written if written is None or "${hydra:" in written else os.path.normpath(run[key])
+
+
+def _given_files(run: DictConfig) -> set[str]:
+    """Return the files that a run's ``output`` names; for a folder of maps one for each scene."""
+    output = _given(run, "output")
+    if output is None or "${hydra:" in output:
+        return set()
+    if "image" not in run or Path(output).suffix.lower() in GEOTIFFS:
+        return {output}
+    image = OmegaConf.to_object(run.image) if OmegaConf.is_config(run.image) else run.image
+    try:
+        scenes = find_files([str(path) for path in (image if isinstance(image, list) else [image])], "image")
+    except UserError:  # which that run will tell
+        return set()
+    return {str(Path(output) / f"{Path(scene).stem}_map.tif") for scene in scenes}
 
 
 class LetGo(Callback):
     """Lets go of what a run of a multirun held, before the next one begins in the same process.
 
     What a run failed with is kept to the end of the sweep, and its traceback holds the run's frames: data, network and
-    the GPU's memory. A run that ended well leaves cycles, which Python collects when it likes.
+    the GPU's memory. A run that ended well leaves cycles, which Python collects when it likes. Of W&B there is one run
+    in a process at a time, which Lightning's next logger would go on with.
     """
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
@@ -79,6 +105,8 @@ class LetGo(Callback):
         gc.collect()
         if torch := sys.modules.get("torch"):
             torch.cuda.empty_cache()
+        if (wandb := sys.modules.get("wandb")) and wandb.run:
+            wandb.finish(exit_code=int(job_return.status is JobStatus.FAILED))
 
 
 def let_go_after_each(context: HydraContext) -> None:

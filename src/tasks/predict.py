@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import logging
+import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -25,7 +28,17 @@ from src.mapping.layer_file import ShownLayer, scene_layer, write_layer_file
 from src.mapping.map_record import record_path
 from src.mapping.map_scores import MapSurvey, survey
 from src.mapping.processes import check_processes
-from src.mapping.scene_map import MapOptions, Mapper, SceneMap, map_files, map_scene
+from src.mapping.scene_map import (
+    MapOptions,
+    Mapper,
+    SceneMap,
+    areas_path,
+    layer_file_path,
+    map_files,
+    map_report_path,
+    map_scene,
+    strips_folder,
+)
 from src.mapping.scene_reader import open_scene
 from src.mapping.strips import Probabilities
 from src.models.precision import arrange_memory, choose_device, precision_name
@@ -34,7 +47,7 @@ from src.radiometry import unlike_training
 from src.raster.georeference import crs_label
 from src.raster.read import RasterInfo, describe
 from src.report.prediction import MappedScene, prediction_report
-from src.score_files import MEANINGS, format_scores, score_prefix, write_score_files
+from src.score_files import MEANINGS, check_same_kind, format_scores, score_prefix, write_score_files
 from src.spec import software_versions
 from src.tasks.prepare import class_rule
 from src.tasks.reporting import add_report
@@ -82,18 +95,37 @@ def map_all(settings: PredictConfig, run_folder: Path) -> tuple[Mapper, list[Map
     labels = find_labels(settings.label, len(images))
     outputs = choose_outputs(images, settings.output, run_folder)
     check_output_folder(outputs[0].parent)
-    mapper = load_mapper(settings)
+    check_not_among_scenes(outputs, _texts(settings.image))
     scored = [file for file in labels if file is not None]
+    for output in outputs if scored else []:
+        check_same_kind(output.parent, score_prefix(output), of_map=True)
+    mapper = load_mapper(settings)
     check_overwriting(
         [report_path(outputs, settings.output)]
         + [file for output in outputs for file in written(output, mapper.options, scored=bool(scored))],
         {"scene": images, "label": scored, "checkpoint": [str(mapper.checkpoint)]},
     )
     checked = [_check(mapper, image, label, settings) for image, label in zip(images, labels, strict=True)]
-    return mapper, [
-        _map_one(mapper, image, output, found, label, settings)
-        for image, output, found, label in zip(images, outputs, checked, labels, strict=True)
-    ]
+    with _saying_where(outputs, settings.output):
+        return mapper, [
+            _map_one(mapper, image, output, found, label, settings)
+            for image, output, found, label in zip(images, outputs, checked, labels, strict=True)
+        ]
+
+
+@contextmanager
+def _saying_where(outputs: Sequence[Path], output: str | None) -> Iterator[None]:
+    """Say with which key a broken off run is gone on with, where the place of its maps was not given."""
+    try:
+        yield
+    except BaseException as error:
+        if output is None and any(path.is_file() or strips_folder(path).is_dir() for path in outputs):
+            place = outputs[0] if len(outputs) == 1 else outputs[0].parent
+            words = f"What is finished is kept; add output={place} to the same command to go on from there."
+            if isinstance(error, KeyboardInterrupt):
+                raise KeyboardInterrupt(words) from error
+            log.info(words)
+        raise
 
 
 def load_mapper(settings: PredictConfig) -> Mapper:
@@ -204,23 +236,31 @@ def check_overwriting(outputs: Iterable[Path], inputs: Mapping[str, Iterable[str
                     )
 
 
-def areas_path(output: Path) -> Path:
-    """Name the table of what each class covers: ``map.tif`` → ``map_areas.csv``."""
-    return output.with_name(f"{output.stem}_areas.csv")
-
-
-def layer_file_path(output: Path) -> Path:
-    """Name what QGIS opens with one click: ``map.tif`` → ``map.qlr``."""
-    return output.with_suffix(".qlr")
-
-
 def report_path(outputs: Sequence[Path], output: str | None) -> Path:
     """Name the report: ``report.html`` beside several maps, ``<map>_report.html`` beside one whose place was given.
 
     Its links are relative, so it lies where the maps lie; and such a place may hold the maps of several runs.
     """
     named = output is not None and len(outputs) == 1
-    return outputs[0].with_name(f"{outputs[0].stem}_report.html" if named else "report.html")
+    return map_report_path(outputs[0]) if named else outputs[0].with_name("report.html")
+
+
+def check_not_among_scenes(outputs: Iterable[Path], given: Iterable[str]) -> None:
+    """Refuse maps that a folder or a glob of scenes would stand for as well, when the command is given again.
+
+    Raises:
+        UserError: One of the maps lies there.
+    """
+    for text in given:
+        folder = Path(text).is_dir()
+        for output in outputs:
+            place = Path(os.path.abspath(output))  # noqa: PTH100  a glob is no path to resolve
+            pattern = os.path.abspath(text)  # noqa: PTH100
+            if place.parent == Path(pattern) if folder else glob.has_magic(text) and place.match(pattern):
+                raise UserError(
+                    f"output would write {output} among the scenes that image={text} stands for, and be taken for one "
+                    "next time; expected another place. Give another output."
+                )
 
 
 class Checked(NamedTuple):

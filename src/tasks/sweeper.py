@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 
 from src.errors import UserError
 from src.tasks.grid_table import conclude
-from src.tasks.launching import check_folders, check_launcher, launch, let_go_after_each
+from src.tasks.launching import check_launcher, check_places, launch, let_go_after_each
 
 
 class GridSweeper(BasicSweeper):
@@ -52,7 +52,7 @@ class GridSweeper(BasicSweeper):
         loader = self.hydra_context.config_loader
         overrides = OverridesParser.create(config_loader=loader).parse_overrides([*self._parse_config(), *arguments])
         (jobs,) = self.split_arguments(overrides, None)
-        check_folders(loader.load_sweep_config(self.config, list(job)) for job in jobs)
+        check_places(loader.load_sweep_config(self.config, list(job)) for job in jobs)
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         """Do nothing: all runs were composed before the first one began."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Callable
 from functools import partial
@@ -10,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import get_object, instantiate
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -21,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from src import run_folder
 from src.callbacks.checkpoints import BestCheckpoints, WholeCheckpoints
+from src.cores import undivided
 from src.datamodules.base import SegmentationData
 from src.errors import UserError
 from src.models.checkpoint import load_network
@@ -33,8 +37,10 @@ from src.models.weights import WeightsChoice
 from src.report.page import Report
 from src.report.provenance import Run
 from src.run_folder import Trained
+from src.tasks.changed_keys import changed_keys
 from src.tasks.command_line import OF_OTHER_PROCESSES, as_single_run
 from src.tasks.kinds import check_kinds
+from src.tasks.other_processes import ending_together
 from src.tasks.reporting import add_report
 from src.training import (
     HOUSE_TRAINER,
@@ -60,6 +66,13 @@ TARGETS = ["src.*", "lightning.*", "optuna.pruners.*"]
 """Where the classes that a configuration names may come from."""
 TRAINER_KEYS = ("accelerator", "devices", "precision", "strategy", "num_nodes")
 """Keys of the trainer that are decided by what the machine has."""
+STARTED = {
+    "SLURM_NTASKS_PER_NODE": "devices",
+    "SLURM_NNODES": "num_nodes",
+    "LOCAL_WORLD_SIZE": "devices",
+    "GROUP_WORLD_SIZE": "num_nodes",
+}
+"""Where SLURM and torchrun, which may have been started by SLURM, say how many processes they have started."""
 FILES = {
     "metrics.csv": "all numbers, a row per epoch",
     "lr_finder.png": "range test of the learning rate",
@@ -77,14 +90,16 @@ def run(config: DictConfig) -> float:
     checkpoint = _resumed(config)
     folder = Path(config.output_dir)
     L.seed_everything(config.seed, verbose=False)
-    options = choose_trainer_options(**_plain({k: config.trainer[k] for k in TRAINER_KEYS}))
+    options = choose_options(config)
     if config.refit and "refit" not in config.datamodule:
         raise UserError("refit=true needs the chips of a data folder; leave it out, or choose datamodule=chips.")
     data: SegmentationData = make(config.datamodule, "datamodule")
     segmenter = build_segmenter(config, data)
     epochs, last = config.trainer.max_epochs, config.resume == "last"
     first = check_resumable(checkpoint, segmenter.spec, epochs, finished=last) if checkpoint else 0
+    changed = changed_keys(checkpoint, _plain(config)) if checkpoint and first < epochs else []
     trainer = build_trainer(config, options, first)
+    check_tasks(trainer)
     data.setup(processes=trainer.num_devices)
     data.check_processes(trainer.world_size)
     if is_first_process():
@@ -94,6 +109,8 @@ def run(config: DictConfig) -> float:
             run_folder.describe(folder, _plain(config), HydraConfig.get().overrides.task, first)
         else:
             log.info("All %d epochs are trained; raise trainer.max_epochs to train on.", epochs)
+        for line in changed:
+            log.warning("%s", line)
     decorrelate(segmenter.network, data)
     if config.lr_finder and not checkpoint and is_first_process():
         _find_rate(config, segmenter, data, options["precision"])
@@ -103,7 +120,7 @@ def run(config: DictConfig) -> float:
     if config.refit:
         log.info("refit: the validation chips are trained on too, their scores prove nothing; the last epoch is kept")
     log.info("%s", segmenter.summary(choose_device(config.trainer.accelerator), options["precision"]))
-    with as_single_run(config.output_dir):
+    with as_single_run(config.output_dir), undivided(), ending_together():
         _fit(trainer, segmenter, data, checkpoint)
     trained = _finish(config, trainer, segmenter)
     if is_first_process():
@@ -124,6 +141,42 @@ def _fit(trainer: L.Trainer, segmenter: Segmenter, data: SegmentationData, check
     timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
     if any((left := timer.time_remaining()) is not None and left <= 0 for timer in timers):
         log.info("trainer.max_time is over, which all parts of a resumed run share; raise it to train on.")
+
+
+def choose_options(config: DictConfig) -> dict[str, Any]:
+    """Choose what the trainer is told, and let the GPU that it will train on be PyTorch's current one from now on.
+
+    What comes before it trains follows the current one. The trainer turns to its own only then, and leaves that to the
+    next run of a multirun.
+    """
+    wanted = _plain({key: config.trainer[key] for key in TRAINER_KEYS})
+    options = choose_trainer_options(**wanted)
+    if options["accelerator"] != "gpu" or not torch.cuda.is_available():
+        return options
+    devices = options["devices"]
+    numbers = devices if isinstance(devices, list) else range(int(devices))
+    rank = int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
+    own = numbers[rank if rank < len(numbers) else 0]
+    if own != torch.cuda.current_device():
+        torch.cuda.set_device(own)
+        options = choose_trainer_options(**wanted)  # another may have other numbers
+    return options
+
+
+def check_tasks(trainer: L.Trainer) -> None:
+    """See that SLURM or torchrun has started a process for each of a trainer's devices; raises UserError if not."""
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    if environment is None:
+        return
+    try:
+        environment.validate_settings(num_devices=trainer.num_devices, num_nodes=trainer.num_nodes)
+    except ValueError as error:
+        who = "SLURM (--ntasks-per-node, --nodes)" if isinstance(environment, SLURMEnvironment) else "torchrun"
+        started = {key: os.environ[name] for name, key in STARTED.items() if name in os.environ}
+        raise UserError(
+            f"devices={trainer.num_devices} num_nodes={trainer.num_nodes} is not what {who} has started; expected a "
+            f"process for each device. Set {' '.join(f'{key}={number}' for key, number in started.items())}."
+        ) from error
 
 
 def _report(config: DictConfig, data: SegmentationData, trained: Trained, run: Run) -> Report:

@@ -1,0 +1,82 @@
+"""What a resumed run is given otherwise than the run that wrote its checkpoint: refused, kept, or counted anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from src.errors import UserError
+from src.models.checkpoint import read_checkpoint
+
+KEPT = ("lr", "weight_decay", "encoder_lr", "options")
+"""Keys of the optimiser that come out of the checkpoint, with its state."""
+COUNTED = {
+    "batch_size": "batch_size",
+    "trainer.accumulate_grad_batches": "trainer.accumulate_grad_batches",
+    "datamodule.min_steps": "datamodule.min_steps",
+    "trainer.devices": "devices",
+    "trainer.num_nodes": "num_nodes",
+}
+"""Keys that an epoch's number of steps follows from, by their place in the configuration."""
+
+
+def changed_keys(checkpoint: Path, config: Mapping[str, Any]) -> list[str]:
+    """Compare a configuration with that of the run that is to be resumed.
+
+    Args:
+        checkpoint: Of that run, with its state.
+        config: Of this one, as plain values.
+
+    Returns:
+        What becomes of keys that were changed, in lines.
+
+    Raises:
+        UserError: The optimiser is another one, which the checkpoint's state is not of.
+    """
+    content = read_checkpoint(checkpoint)
+    before = content["hyper_parameters"].get("config") or {}
+    then, now = before.get("optimizer") or {}, config["optimizer"]
+    if (name := then.get("name", now["name"])) != now["name"]:
+        raise UserError(
+            f"resume={checkpoint} was trained with optimizer={name}, this run has {now['name']}; expected the same. "
+            f"Give optimizer={name} again, or start anew from its weights with init_from=…."
+        )
+    kept = {key: then[key] for key in KEPT if key in then and key in now and then[key] != now[key]}
+    if "lr" in kept:  # which a range test may have found
+        kept["lr"] = content["optimizer_states"][0]["param_groups"][-1].get("initial_lr", kept["lr"])
+    lines = []
+    if kept:
+        given = ", ".join(f"{_named(key)}={now[key]}" for key in kept)
+        lines.append(
+            f"CAUTION: {given}: without effect in a resumed run, which keeps its checkpoint's "
+            f"{', '.join(f'{_named(key)}={value}' for key, value in kept.items())}; init_from=… takes others"
+        )
+    if counted := list(_counted(before, config)):
+        lines.append(
+            f"CAUTION: {', '.join(counted)}: an epoch has another number of steps now; the learning rate goes on from "
+            "the step that the checkpoint has reached, of as many as there are now"
+        )
+    return lines
+
+
+def _named(key: str) -> str:
+    return key if key == "lr" else f"optimizer.{key}"
+
+
+def _counted(before: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
+    for place, name in COUNTED.items():
+        then, now = _at(before, place), _at(config, place)
+        if None not in (then, now) and "auto" not in (then, now) and _number(then) != _number(now):
+            yield f"{name}={now} (before: {then})"
+
+
+def _at(config: Any, place: str) -> Any:
+    for key in place.split("."):
+        config = config.get(key) if isinstance(config, Mapping) else None
+    return config
+
+
+def _number(value: Any) -> Any:
+    """Return how many there are where they are listed: devices=[1] and devices=1 take as many steps."""
+    return len(value) if isinstance(value, list) else value
