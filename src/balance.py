@@ -135,7 +135,7 @@ class _Problem:
 
     def solve(self, generator: np.random.Generator) -> list[Indices]:
         """Return the members of each part."""
-        everything = sum(self.sizes) == len(self.counts) and not self.begun.any()
+        everything = all(self.sizes) and sum(self.sizes) == len(self.counts) and not self.begun.any()
         if everything and len(self.sizes) == 3 and sorted(self.sizes)[1] <= _FEW:
             return self._pair(generator)
         return self._search(generator, None)

@@ -118,8 +118,8 @@ class ClassMap:
     def names(self, called: Sequence[tuple[int | str, str]]) -> dict[int, str]:
         """Return the classes' names by value: those that the rules give, else the labels' own.
 
-        That is what the labels call the class's own value, if the rule merges it, else what they call all that it
-        merges and they name. A class has none where that is more than one name.
+        That is what the labels call the class's own value, if the rule merges it, or the only one that it merges. What
+        is merged of several has no name of its own: which of them these labels have would decide.
 
         Args:
             called: The labels' values and text classes with the name of each; files may name one differently.
@@ -129,7 +129,8 @@ class ClassMap:
         for rule in self.rules:
             merged = [(source, name) for source, name in called if target.get(source) == rule.value]
             its_own = [name for source, name in merged if source == rule.value]
-            name = rule.name if rule.name is not None else _only(its_own) or _only([name for _, name in merged])
+            alone = [name for _, name in merged] if len({spellings(source)[0] for source in rule.merge}) == 1 else []
+            name = rule.name if rule.name is not None else _only(its_own) or _only(alone)
             if rule.value and name is not None:
                 names[rule.value] = name
         return names

@@ -99,7 +99,7 @@ class DataFolder:
         """List a part's chips that show ground of a training chip, by scene and place as their names tell them."""
         scenes = {scene.name for scene in self.spec.scenes}
         trained: dict[str, list[tuple[int, int]]] = {}
-        for sample in self.samples("train"):
+        for sample in self.samples("train", required=False):
             scene, *place = _place(sample.image.stem, scenes)
             trained.setdefault(scene, []).append((place[0], place[1]))
         places = {scene: np.array(found) for scene, found in trained.items()}

@@ -323,7 +323,8 @@ def choose_trainer_options(
         UserError: There is no such accelerator, or there are not as many devices.
     """
     device = choose_device(accelerator)
-    if devices != "auto" and not isinstance(devices, list) and not (str(devices).isdigit() and int(devices)):
+    counted = str(devices).isdigit() and int(devices) > 0
+    if not (counted or devices == "auto" or (isinstance(devices, list) and devices)):
         raise UserError(f"devices={devices} does not fit; give auto, a number of 1 or more, or a list of numbers.")
     if device.type != "cpu":
         devices = torch.cuda.device_count() if devices == "auto" and device.type == "cuda" else devices

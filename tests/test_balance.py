@@ -165,3 +165,9 @@ def test_a_class_in_three_of_thousands_of_chips_is_in_every_part(count: int) -> 
         assert [int((parts == part).sum()) for part in range(3)] == list(sizes)
         assert all(counts[parts == part, 3].any() for part in range(3))
         assert imbalance(counts, parts) < 1e-3
+
+
+def test_parts_that_groups_without_a_class_fill_get_no_further_chip() -> None:
+    counts, theirs = chips(18, 5, 1), np.array([1, 2])
+    parts = balanced_parts(counts, (18, 0, 0), 0, settled=(np.zeros((2, 5), np.int64), theirs))
+    assert (parts == 0).all()

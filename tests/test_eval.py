@@ -217,9 +217,15 @@ def test_predictions_of_an_earlier_evaluation_do_not_stay_beside_other_scores(
     assert (tmp_path / "predictions").is_dir()
     score(given, tmp_path)
     assert not (tmp_path / "predictions").exists()
-    (tmp_path / "other/predictions").mkdir(parents=True)  # nobody knows whose
-    score(given, tmp_path / "other")
-    assert (tmp_path / "other/predictions").is_dir()
+    (tmp_path / "predictions").mkdir()  # of somebody else's, as predict.py output=…/predictions
+    score(given, tmp_path)
+    assert (tmp_path / "predictions").is_dir()
+
+
+def test_a_data_folder_without_training_chips_is_scored(data: Path, checkpoint: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(data, tmp_path / "data")
+    write_samples(copied / "train_files.csv", [])
+    assert score(EvalConfig(str(checkpoint), str(copied), accelerator="cpu"), tmp_path).caution is None
 
 
 def test_the_scores_of_chips_do_not_take_the_place_of_a_map_s(data: Path, checkpoint: Path, tmp_path: Path) -> None:

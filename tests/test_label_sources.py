@@ -522,11 +522,12 @@ def _named(path: Path, names: dict[int, str], colors: dict[int, tuple[int, int, 
         (ClassRule(7, (2,)), "lake", "#000002"),
         (ClassRule(7, ("2",)), "lake", "#000002"),
         (ClassRule(7, (2,), "water", "#0000ff"), "water", "#0000ff"),
-        (ClassRule(7, (3, 4)), "wood", "#000003"),
-        (ClassRule(7, (9, 2)), "lake", "#000002"),
+        (ClassRule(7, (2, "2")), "lake", "#000002"),
+        (ClassRule(7, (3, 4)), None, "#000003"),
+        (ClassRule(7, (9, 2)), None, "#000002"),
         (ClassRule(7, (3, 2)), None, "#000003"),
         (ClassRule(2, (3, 2)), "lake", "#000002"),
-        (ClassRule(9, (3, 9)), "wood", "#000003"),
+        (ClassRule(9, (3, 9)), None, "#000003"),
         (ClassRule(7, (9,)), None, "#000000"),
         (ClassRule(0, (2,)), None, None),
     ],
@@ -547,6 +548,8 @@ def test_a_class_map_keeps_text_classes_and_no_numbers(tmp_path: Path) -> None:
     rules = ClassMap((ClassRule(5, ("lake",)), ClassRule(6, ("10", "oak", "pine"), "wood")))
     label = rasters.polygons(tmp_path / "l.gpkg", _halves("lake", "oak"))
     assert label_sources([str(label)], [image], rules, None, None)[1].names == {5: "lake", 6: "wood"}
+    rules = ClassMap((ClassRule(5, ("lake",)), ClassRule(6, ("oak", "pine"))))  # other labels have pine only
+    assert label_sources([str(label)], [image], rules, None, None)[1].names == {5: "lake"}
     codes = rasters.polygons(tmp_path / "codes.gpkg", _halves("10", "20"))
     rules = ClassMap((ClassRule(1, (10,)), ClassRule(2, (20,))))
     assert label_sources([str(codes)], [image], rules, None, None)[1].names == {}

@@ -440,6 +440,7 @@ def test_one_command_begins_a_run_goes_on_with_it_and_says_that_it_is_done(
         (["optimizer.epochs=0"], r"optimizer\.epochs=0 is no length of a schedule"),
         (["+optimizer.options.bogus=1"], "No optimiser can be made of these keys: .*bogus"),
         (["devices=0"], "devices=0 does not fit"),
+        (["devices=[]"], r"devices=\[\] does not fit"),
         (["data_dir=nowhere"], "nowhere is no data folder"),
         (["+loss.gama=2"], r"loss cannot be made of .*gama"),
         (["encoder=resnet19"], "resnet18"),

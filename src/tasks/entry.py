@@ -141,10 +141,10 @@ def _forget(run_folder: Path) -> None:
     there = list(run_folder.iterdir())
     if any(entry.name not in made for entry in there):
         return
-    for entry in there:
-        if entry.is_dir():
-            shutil.rmtree(entry, ignore_errors=True)
-        else:
-            entry.unlink(missing_ok=True)
-    with suppress(OSError):  # another process has put something there in the meantime
+    with suppress(OSError):  # Windows keeps a log that is open; another process may have put something there
+        for entry in there:
+            if entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)
         run_folder.rmdir()

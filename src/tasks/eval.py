@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -133,6 +134,7 @@ def score(settings: EvalConfig, output: Path) -> Scored:
         "checkpoint": str(checkpoint),
         "chips": chips.origin,
         "chip_count": len(chips.samples),
+        PREDICTIONS: settings.export_predictions,
         "device": str(device),
         "precision": precision,
         "versions": software_versions(),
@@ -218,14 +220,15 @@ def _refitted(checkpoint: Path, settings: EvalConfig) -> str | None:
 def remove_predictions(output: Path, samples: Iterable[Sample]) -> None:
     """Remove the predictions of an earlier evaluation in a folder, which the new scores are not of.
 
-    They stay where nobody knows that they are an evaluation's, or where what is scored lies among them.
+    They stay where its scores do not tell of them, or where what is scored lies among them.
     """
     folder = output / PREDICTIONS
-    if not folder.is_dir() or not (output / "scores.json").is_file():
-        return
     try:
+        told = json.loads((output / "scores.json").read_text(encoding="utf-8"))[PREDICTIONS]
         check_replacing(folder, samples)
-    except UserError:
+    except (OSError, ValueError, KeyError, TypeError, UserError):
+        return
+    if told is not True or not folder.is_dir():
         return
     shutil.rmtree(folder, ignore_errors=True)
     log.info("%s of an earlier evaluation is removed.", folder)

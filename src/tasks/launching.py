@@ -39,15 +39,17 @@ def check_places(runs: Iterable[DictConfig]) -> None:
         runs: What each is composed to. One whose ``output_dir`` or ``output`` follows from Hydra's own keys
             (``${hydra:job.num}``) is taken to have a place of its own: they have their values only when it runs.
     """
-    runs = list(runs)
-    files = Counter(file for run in runs for file in _given_files(run))
+    files, folders = Counter[str](), Counter[str]()
+    for run in runs:
+        files.update(_given_files(run))
+        if (folder := _given(run, "output_dir")) and "${hydra:" not in folder:
+            folders[folder] += 1
     for file, number in files.items():
         if number > 1:
             raise UserError(
                 f"output makes {number} runs write {file}, each over the one before; expected a file for each. Leave "
                 "it out, and name the folder that holds theirs: hydra.sweep.dir=…"
             )
-    folders = Counter(folder for run in runs if (folder := _given(run, "output_dir")) and "${hydra:" not in folder)
     for folder, number in folders.items():
         if number > 1:
             raise UserError(

@@ -25,6 +25,8 @@ PATIENCE = 5.0
 """Seconds that the first process has to find out by itself, or to make the same mistake, before it is told."""
 GRACE = 60.0
 """Seconds that a process which has been told, or whose training is over, has to end."""
+INTERRUPTED = (130, -signal.SIGINT)
+"""What a process ends with after Ctrl-C, which the first one has had too."""
 TOLD = getattr(signal, "SIGALRM", None)
 """The signal by which the first process is told; Windows has none."""
 
@@ -51,7 +53,7 @@ def ending_together() -> Iterator[None]:
         failure = watch.failure(PATIENCE) if unclear else None
         watch.kill()
         if failure is not None:
-            raise UserError(failure) from error
+            raise (KeyboardInterrupt() if watch.interrupted else UserError(failure)) from error
         raise
     finally:
         launching._launch_process_observer = lightnings
@@ -73,6 +75,7 @@ class _Watch(threading.Thread):
         self.over = threading.Event()
         self._processes = list[subprocess.Popen[Any]]()
         self._failure: str | None = None
+        self.interrupted = False
         self._killed = False
 
     def listen(self) -> Any:
@@ -104,6 +107,7 @@ class _Watch(threading.Thread):
         while self._failure is None and not self._killed:
             for rank, process in enumerate(self._processes, 1):
                 if code := process.poll():
+                    self.interrupted = code in INTERRUPTED
                     self._failure = _described(rank, len(self._processes) + 1, code)
             if time.monotonic() >= until or all(process.returncode is not None for process in self._processes):
                 break
@@ -137,7 +141,7 @@ class _Watch(threading.Thread):
 
     def _tell(self, *_: Any) -> None:
         if self._failure is not None and not self.over.is_set():
-            raise UserError(self._failure)
+            raise KeyboardInterrupt if self.interrupted else UserError(self._failure)
 
 
 def _described(rank: int, number: int, code: int) -> str:

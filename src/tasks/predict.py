@@ -251,12 +251,14 @@ def check_not_among_scenes(outputs: Iterable[Path], given: Iterable[str]) -> Non
     Raises:
         UserError: One of the maps lies there.
     """
+    places = [(output, Path(os.path.abspath(output))) for output in outputs]  # noqa: PTH100  a glob does not resolve
     for text in given:
         folder = Path(text).is_dir()
-        for output in outputs:
-            place = Path(os.path.abspath(output))  # noqa: PTH100  a glob is no path to resolve
-            pattern = os.path.abspath(text)  # noqa: PTH100
-            if place.parent == Path(pattern) if folder else glob.has_magic(text) and place.match(pattern):
+        if not folder and not glob.has_magic(text):
+            continue
+        pattern = Path(os.path.abspath(text))  # noqa: PTH100
+        for output, place in places:
+            if place.parent == pattern if folder else place.match(str(pattern)):
                 raise UserError(
                     f"output would write {output} among the scenes that image={text} stands for, and be taken for one "
                     "next time; expected another place. Give another output."

@@ -73,8 +73,7 @@ class ClassRuleConfig:
     Attributes:
         value: Class value, 1–255; 0 makes it unclassified.
         merge: Values or text classes of the labels that become this class; 112 and '112' are the same.
-        name: Its name; null for what the labels call its own value, if it is merged, else for the one name of all
-            that is merged.
+        name: Its name; null for what the labels call its own value, if that is merged, or the only one that is.
         color: Its colour as ``'#rrggbb'``; null for the labels' own, of its value first.
     """
 
