@@ -77,6 +77,20 @@ def test_its_scores_are_those_of_the_cpu(mapper: Mapper, scene: SceneFiles) -> N
     assert scores(torch.device("cuda")) == pytest.approx(scores(CPU), abs=0.002)
 
 
+def silent_trainer(epochs: int, strategy: str = "auto", **options: Any) -> L.Trainer:
+    """Return a trainer for one GPU that writes and says nothing."""
+    return L.Trainer(
+        **choose_trainer_options("gpu", 1, "auto", strategy),
+        **options,
+        max_epochs=epochs,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+
+
 @pytest.mark.parametrize("kept", ["on the GPU", "in memory", "on disk"])
 def test_it_learns_from_chips_wherever_they_are(kept: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = make_scene(tmp_path / "scene", width=256, height=256, bands=4, noise=0.01, unclassified_share=0)
@@ -90,15 +104,7 @@ def test_it_learns_from_chips_wherever_they_are(kept: str, tmp_path: Path, monke
     augmentation = Augmentation(flips=True, rotate90=True, rotation=20, zoom=0.2, cutmix=0.5, noise=0.05, crop=24)
     optimization = Optimization(lr=0.01)
     segmenter = Segmenter(network, spec, CrossEntropy(described.weights), optimization, augmentation)
-    trainer = L.Trainer(
-        **choose_trainer_options("gpu", 1, "auto"),
-        max_epochs=15,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
+    trainer = silent_trainer(15)
     trainer.fit(segmenter, datamodule=data)
     loader: Any = trainer.train_dataloader
     assert isinstance(loader.dataset, OnDevice) == (kept == "on the GPU")
@@ -113,16 +119,7 @@ def test_synchronised_batch_norms_learn_with_their_activations(tmp_path: Path) -
     network, spec = make_network(data.describe(), NetworkChoice("unet", "tu-mobilenetv3_small_100", options={}))
     segmenter = Segmenter(network, spec, CrossEntropy(), Optimization(lr=0.01))
     before = [type(part) for part in segmenter.network.modules() if isinstance(part, BatchNormAct2d)]
-    trainer = L.Trainer(
-        **choose_trainer_options("gpu", 1, "auto", "ddp"),
-        sync_batchnorm=True,
-        max_epochs=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
+    trainer = silent_trainer(1, "ddp", sync_batchnorm=True)
     trainer.fit(segmenter, datamodule=data)
     assert before == [type(part) for part in segmenter.network.modules() if isinstance(part, BatchNormAct2d)]
     assert segmenter.outcome("val").chips == 3
