@@ -214,13 +214,21 @@ def check_same_kind(folder: Path, prefix: str, *, of_map: bool) -> None:
         )
 
 
+def read_scores(path: Path) -> dict[str, Any]:
+    """Read what :func:`write_scores_json` has written; empty where there is no such file, or it is no such thing."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def _scored_map(scores: Path) -> str | None:
     """Return the name of the map that scores are of, empty for an evaluation's, None where there are none of ours."""
-    try:
-        content = json.loads(scores.read_text(encoding="utf-8"))
-        return Path(content["map"]).name if "map" in content else "" if "checkpoint" in content else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    content = read_scores(scores)
+    if "map" in content:
+        return Path(str(content["map"])).name
+    return "" if "checkpoint" in content else None
 
 
 def _rows(aggregation: str, evaluation: Evaluation, scores: Scores | ChipMeans) -> pd.DataFrame:

@@ -36,6 +36,11 @@ def confusion_matrices(target: torch.Tensor, prediction: torch.Tensor, classes: 
     return counts[:-1].reshape(images, classes, classes)
 
 
+def counting_device(device: torch.device) -> torch.device:
+    """Return where to count what is on a device: there, but for Apple's MPS, which lacks types that it needs."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
 def confusion_matrix(target: torch.Tensor, prediction: torch.Tensor, classes: int) -> torch.Tensor:
     """Count all pixels by true and predicted class: n × n int64; see :func:`confusion_matrices`."""
     return confusion_matrices(target.reshape(1, -1), prediction.reshape(1, -1), classes)[0]
@@ -197,9 +202,9 @@ class ScoreCounter:
             prediction: Predicted indices of the same shape; IGNORE (nothing predicted) is not counted either.
             confidence: Probabilities of the predicted classes, same shape, for the calibration.
         """
-        if target.device.type == "mps":  # counting there lacks types that it needs
-            target, prediction = target.cpu(), prediction.cpu()
-            confidence = None if confidence is None else confidence.cpu()
+        here = counting_device(target.device)
+        target, prediction = target.to(here), prediction.to(here)
+        confidence = None if confidence is None else confidence.to(here)
         matrices = confusion_matrices(target, prediction, len(self.classes)).cpu().numpy()
         self._matrix += matrices.sum(0)
         if self._per_chip:

@@ -25,6 +25,7 @@ from src.fingerprints import fingerprints
 from src.grid import Blend
 from src.mapping.cog import Layer, write_cog
 from src.mapping.inference import Predictor
+from src.mapping.map_paths import areas_path, layer_file_path, map_report_path, strips_folder
 from src.mapping.map_record import MapRecord, record_path
 from src.mapping.map_scores import row_blocks
 from src.mapping.plan import MapPlan
@@ -166,26 +167,6 @@ def layer_path(output: Path, layer: str) -> Path:
 def polygons_path(output: Path) -> Path:
     """Name a map's polygons: ``map.tif`` → ``map_polygons.gpkg``, since QGIS takes ``map.qml`` for the raster's."""
     return output.with_name(f"{output.stem}_polygons.gpkg")
-
-
-def areas_path(output: Path) -> Path:
-    """Name the table of what each class covers: ``map.tif`` → ``map_areas.csv``."""
-    return output.with_name(f"{output.stem}_areas.csv")
-
-
-def layer_file_path(output: Path) -> Path:
-    """Name what QGIS opens with one click: ``map.tif`` → ``map.qlr``."""
-    return output.with_suffix(".qlr")
-
-
-def strips_folder(output: Path) -> Path:
-    """Name the folder of what is finished of a map, beside it."""
-    return output.with_name(f".{output.name}.partial")
-
-
-def map_report_path(output: Path) -> Path:
-    """Name the report of a map whose place was given: ``map.tif`` → ``map_report.html``."""
-    return output.with_name(f"{output.stem}_report.html")
 
 
 def map_files(output: Path, options: MapOptions) -> list[Path]:

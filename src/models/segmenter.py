@@ -24,7 +24,7 @@ from src.models.network import Network, most_likely
 from src.models.optimization import Optimization
 from src.models.precision import training_layout
 from src.models.whitening import whitening_of
-from src.scores import Scores, confusion_matrix
+from src.scores import Scores, confusion_matrix, counting_device
 from src.spec import NetworkSpec
 
 Stage = Literal["train", "val"]
@@ -36,7 +36,7 @@ class Tally:
     """Loss and confusion matrix of one epoch's stage, kept on the device, where that can count, until somebody asks."""
 
     def __init__(self, classes: int, device: torch.device) -> None:
-        self.device = torch.device("cpu") if device.type == "mps" else device  # counting there lacks float64
+        self.device = counting_device(device)
         self.matrix = torch.zeros((classes, classes), dtype=torch.int64, device=self.device)
         self.loss = torch.zeros(2, dtype=torch.float64, device=self.device)
         self.chips = 0

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,7 +34,7 @@ from src.report.examples import Extremes
 from src.report.page import Report
 from src.report.provenance import Run
 from src.report.wording import counted
-from src.score_files import MEANINGS, check_same_kind, format_scores, write_score_files
+from src.score_files import MEANINGS, check_same_kind, format_scores, read_scores, write_score_files
 from src.scores import Evaluation
 from src.spec import NetworkSpec, software_versions
 from src.tables import Part, Sample, read_samples
@@ -223,15 +222,12 @@ def remove_predictions(output: Path, samples: Iterable[Sample]) -> None:
     They stay where its scores do not tell of them, or where what is scored lies among them.
     """
     folder = output / PREDICTIONS
-    try:
-        told = json.loads((output / "scores.json").read_text(encoding="utf-8"))[PREDICTIONS]
+    if read_scores(output / "scores.json").get(PREDICTIONS) is not True or not folder.is_dir():
+        return
+    with suppress(UserError):
         check_replacing(folder, samples)
-    except (OSError, ValueError, KeyError, TypeError, UserError):
-        return
-    if told is not True or not folder.is_dir():
-        return
-    shutil.rmtree(folder, ignore_errors=True)
-    log.info("%s of an earlier evaluation is removed.", folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        log.info("%s of an earlier evaluation is removed.", folder)
 
 
 def check_replacing(folder: Path, samples: Iterable[Sample]) -> None:

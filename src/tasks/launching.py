@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.errors import UserError
 from src.input_files import GEOTIFFS, find_files
+from src.mapping.map_paths import maps_in
 
 
 def check_launcher(launcher: Launcher) -> None:
@@ -88,7 +89,7 @@ def _given_files(run: DictConfig) -> set[str]:
         scenes = find_files([str(path) for path in (image if isinstance(image, list) else [image])], "image")
     except UserError:  # which that run will tell
         return set()
-    return {str(Path(output) / f"{Path(scene).stem}_map.tif") for scene in scenes}
+    return {str(path) for path in maps_in(Path(output), scenes)}
 
 
 class LetGo(Callback):

@@ -25,20 +25,11 @@ from src.label_sources import LabelSource
 from src.mapping.areas import format_areas, write_areas_csv
 from src.mapping.ground_truth import LabelOptions, check_ground_truth, ground_truth, ground_truth_style
 from src.mapping.layer_file import ShownLayer, scene_layer, write_layer_file
+from src.mapping.map_paths import areas_path, layer_file_path, map_report_path, maps_in, strips_folder
 from src.mapping.map_record import record_path
 from src.mapping.map_scores import MapSurvey, survey
 from src.mapping.processes import check_processes
-from src.mapping.scene_map import (
-    MapOptions,
-    Mapper,
-    SceneMap,
-    areas_path,
-    layer_file_path,
-    map_files,
-    map_report_path,
-    map_scene,
-    strips_folder,
-)
+from src.mapping.scene_map import MapOptions, Mapper, SceneMap, map_files, map_scene
 from src.mapping.scene_reader import open_scene
 from src.mapping.strips import Probabilities
 from src.models.precision import arrange_memory, choose_device, precision_name
@@ -200,9 +191,7 @@ def choose_outputs(images: Sequence[str], output: str | None, run_folder: Path) 
             raise UserError(f"output={output} is no GeoTIFF; maps are. Name a file that ends in .tif, or a folder.")
         if folder.suffix.lower() in GEOTIFFS:
             raise UserError(f"output={output} is one file for {len(images)} scenes; expected a folder. Name one.")
-        stems = [Path(image).stem for image in images]
-        numbers = [stems[:i].count(stem) for i, stem in enumerate(stems)]
-        outputs = [folder / f"{s}_map{f'_{n + 1}' if n else ''}.tif" for s, n in zip(stems, numbers, strict=True)]
+        outputs = maps_in(folder, images)
     if folders := [path for path in outputs if path.is_dir()]:
         raise UserError(f"output={folders[0]} is a folder; expected a file to write. Choose another name.")
     return outputs
