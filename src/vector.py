@@ -274,8 +274,23 @@ def _classes(column: npt.NDArray[Any], path: str | Path, field: str) -> npt.NDAr
             f"{path} has {shown} in its field {field}; classes are whole numbers or text. Choose another with "
             "label_field=…, or write the classes into one of the kind integer or text."
         )
-    distinct = {entry: (entry.strip() or None) for entry in set(column) - {None}}
+    decoded = _decoded if _without_code_page(path) else str
+    distinct = {entry: (decoded(entry).strip() or None) for entry in set(column) - {None}}
     return np.array([distinct.get(entry) for entry in column], object)
+
+
+def _without_code_page(path: str | Path) -> bool:
+    """Tell whether a Shapefile has lost the file that tells its text's encoding: GDAL takes it for Latin-1 then."""
+    file = Path(path)
+    return file.suffix.lower() == ".shp" and not any(file.with_suffix(end).exists() for end in (".cpg", ".CPG"))
+
+
+def _decoded(text: str) -> str:
+    """Return text that was read as Latin-1 as the UTF-8 that it is: other text is hardly ever valid as such."""
+    try:
+        return text.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return text
 
 
 def _shapes(wkb: npt.NDArray[Any], path: str | Path) -> npt.NDArray[Any]:

@@ -113,6 +113,22 @@ def test_text_classes_have_values(
     assert hints.names == names
 
 
+@pytest.mark.parametrize("encoding", ["UTF-8", "ISO-8859-1"])
+@pytest.mark.parametrize("told", [True, False])
+def test_names_of_a_shapefile_are_read_with_and_without_what_tells_their_encoding(
+    encoding: str, told: bool, tmp_path: Path
+) -> None:
+    image = describe(rasters.image(tmp_path / "s.tif"))
+    path, texts = str(tmp_path / "l.shp"), ["Grünland", "Äcker"]
+    shapes = shapely.to_wkb(np.array([shape for shape, _ in _halves(*texts)]))
+    columns = [np.array(texts, object)]
+    pyogrio.raw.write(path, shapes, columns, ["c"], geometry_type="Polygon", crs=rasters.UTM, encoding=encoding)
+    if not told:
+        (tmp_path / "l.cpg").unlink()
+    _, hints = label_sources([path], [image], None, None, None)
+    assert set(hints.names.values()) == set(texts)
+
+
 @pytest.mark.parametrize("kind", ["bool", "datetime64[D]"])
 def test_a_field_of_another_kind_is_one_line(kind: str, tmp_path: Path) -> None:
     image = describe(rasters.image(tmp_path / "s.tif"))

@@ -47,7 +47,10 @@ from src.vector import is_vector, vector_crs
 
 log = logging.getLogger(__name__)
 
-OTHER_FORMATS = {".jpg", ".jpeg", ".png", ".vrt", ".img", ".dat", ".bsq", ".bil", ".jp2", ".gpkg", ".shp", ".geojson"}
+OTHER_FORMATS = {
+    *(".bil", ".bip", ".bsq", ".csv", ".dat", ".fgb", ".geojson", ".gpkg", ".grd", ".h5", ".hdf", ".hdr", ".img"),
+    *(".jp2", ".jpeg", ".jpg", ".kml", ".nc", ".parquet", ".pdf", ".png", ".shp", ".vrt", ".zarr", ".zip"),
+}
 """Suffixes by which ``output`` is known to be a file of a kind that maps are not."""
 FILES = {
     "_probabilities": "Probability of each class",

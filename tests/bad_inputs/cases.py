@@ -472,6 +472,7 @@ CASES: tuple[Case, ...] = (
     predict("nothing but halo", "overlap=49", words="overlap=49"),
     predict("windows larger than the memory", "window=1000000", words="memory|window"),
     predict("a map as JPEG", "output=m.jpg", words="m.jpg|.tif"),
+    predict("a map as ENVI, by its header", "output=m.hdr", words="m.hdr|.tif"),
     predict("a map over its scene", "output=i.tif", words="the scene itself"),
     # Exported networks
     export("a raster for a checkpoint", "checkpoint=i.tif", words="i.tif|.ckpt"),
