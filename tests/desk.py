@@ -69,6 +69,9 @@ def _scenes(folder: Path) -> None:
     meta, _, geometry, values = pyogrio.raw.read(scene.polygons)
     kind = {"crs": meta["crs"], "geometry_type": meta["geometry_type"]}
     pyogrio.raw.write(folder / "fields.gpkg", geometry, values, fields=["crop"], **kind)
+    for side in ("west", "east"):
+        shutil.copy(folder / "scene.tif", folder / f"{side}.tif")
+        shutil.copy(folder / "labels.tif", folder / f"{side}_labels.tif")
     enmap = make_scene(folder, name="enmap", width=160, height=128, bands=30, seed=2)
     enmap.image.rename(folder / "enmap.tif")
     enmap.label.rename(folder / "enmap_labels.tif")

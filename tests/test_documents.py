@@ -69,6 +69,7 @@ SMALLER = {
     ],
     r"hparams_search=": ["hydra.sweeper.n_trials=1", "encoder=resnet18"],
     r"datamodule=scenes|L8Biome": ["datamodule.size=32"],
+    r"experiment=fine_tune": ["optimizer.epochs=20"],
 }
 """The same for some: shallow U-Nets have less to compute, to save and to export."""
 DATA = {
@@ -162,6 +163,7 @@ FIRST = {
     "train": [
         "data_dir=data/mine hydra.run.dir=logs/train/mine",
         "data_dir=data/enmap model=compact_unet hydra.run.dir=logs/train/enmap",
+        "datamodule=scenes datamodule.image=west.tif datamodule.label=west_labels.tif hydra.run.dir=logs/train/west",
     ],
     "export": ["checkpoint=logs/train/mine output=model.onnx"],
     "eval": [],
