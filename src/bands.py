@@ -28,6 +28,9 @@ _REACH = 40.0
 """Nanometres that a band's centre may lie off a colour's own: further off it is another colour."""
 _SENTINEL2 = ("B0?4", "B0?3", "B0?2")
 
+_ROUNDING = 1e-12
+"""Standard deviation, as a share of the mean, that is nothing but rounding: the band is constant."""
+
 SAME = 1.0
 """Nanometres that a band's centre differs by between scenes of one sensor, at most."""
 _ALIKE = 5.0
@@ -316,7 +319,7 @@ class Normalization:
             tuple(bool(k) for k in keep),
             float(scale),
             tuple(float(m) if k else 0.0 for m, k in zip(mean, keep, strict=True)),
-            tuple(float(s) if k and s > 0 else 1.0 for s, k in zip(std, keep, strict=True)),
+            tuple(float(s) if k and s > 0 else 1.0 for s, k in zip(_spread(mean, std), keep, strict=True)),
         )
 
     @classmethod
@@ -398,4 +401,9 @@ class BandStatistics:
         """Population standard deviation per band, NaN without pixels."""
         variance = np.full(len(self.count), np.nan)
         np.divide(self._m2, self.count, out=variance, where=self.count > 0)
-        return np.asarray(np.sqrt(variance))
+        return _spread(self._mean, np.sqrt(variance))
+
+
+def _spread(mean: npt.ArrayLike, std: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Return standard deviations, 0 for those that are nothing but rounding."""
+    return np.where(np.less_equal(std, _ROUNDING * np.abs(mean)), 0.0, np.asarray(std, float))

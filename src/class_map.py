@@ -23,6 +23,11 @@ def spellings(source: int | str) -> tuple[int | str, ...]:
     return (source, str(source))
 
 
+def code(source: int | str) -> int | str:
+    """Return what is the same for all spellings of a class: the number that a text is (1 for 01), else the text."""
+    return spellings(source)[0]
+
+
 @dataclass(frozen=True)
 class ClassRule:
     """One class and what becomes it.
@@ -101,13 +106,13 @@ class ClassMap:
                 raise UserError(f"{self.key} has the value {rule.value} twice; name all that it merges in one entry.")
             if not rule.merge:
                 raise UserError(f"{self.key}'s entry {rule.value} merges nothing; list values or classes under merge.")
-            for source in dict.fromkeys(spellings(source)[0] for source in rule.merge):
+            for source in dict.fromkeys(map(code, rule.merge)):
                 if source in seen:
                     raise UserError(f"{self.key} puts {source!r} into {seen[source]} and {rule.value}; choose one.")
                 seen[source] = rule.value
 
     def target(self) -> dict[int | str, int]:
-        """Return the class value of every source, as a number and as text where it can be both."""
+        """Return the class value of every source by its :func:`code`, and by its other spelling where it has two."""
         return {key: rule.value for rule in self.rules for source in rule.merge for key in spellings(source)}
 
     def order(self) -> dict[int | str, int]:
@@ -127,9 +132,9 @@ class ClassMap:
         target = self.target()
         names: dict[int, str] = {}
         for rule in self.rules:
-            merged = [(source, name) for source, name in called if target.get(source) == rule.value]
+            merged = [(source, name) for source, name in called if target.get(code(source)) == rule.value]
             its_own = [name for source, name in merged if source == rule.value]
-            alone = [name for _, name in merged] if len({spellings(source)[0] for source in rule.merge}) == 1 else []
+            alone = [name for _, name in merged] if len(set(map(code, rule.merge))) == 1 else []
             name = rule.name if rule.name is not None else _only(its_own) or _only(alone)
             if rule.value and name is not None:
                 names[rule.value] = name
@@ -146,7 +151,7 @@ class ClassMap:
         """
         colors: dict[int, str] = {}
         for rule in self.rules:
-            numbers = [number for source in rule.merge if isinstance(number := spellings(source)[0], int)]
+            numbers = [number for number in map(code, rule.merge) if isinstance(number, int)]
             merged = sorted(numbers, key=lambda number: number != rule.value)
             own = sorted((shown[number] for number in merged if number in shown), key=lambda color: color == _BLACK)
             if rule.value and (color := rule.color if rule.color is not None else next(iter(own), None)) is not None:

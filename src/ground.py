@@ -13,6 +13,7 @@ import shapely
 from src.grid import Window
 from src.raster.georeference import NoWayError, apply_transform, same_crs, transform_points
 from src.raster.read import RasterInfo
+from src.spec import SceneSpec
 
 Ints = npt.NDArray[np.int64]
 
@@ -108,7 +109,9 @@ def components(count: int, pairs: Iterable[Ints]) -> Ints:
 def across_scenes(chips: Sequence[tuple[int, Window]], scenes: Sequence[RasterInfo], buffer: int = 0) -> Ints:
     """Find chips of different scenes that share ground or lie nearer to each other than a buffer.
 
-    Scenes without a CRS are taken to lie apart from all others, and so are two between whose CRSs there is no way.
+    Scenes without a CRS that have coordinates are taken to have them in one system, and are compared with each other
+    only. Scenes without either are taken to lie apart from all others, and so are two between whose CRSs there is no
+    way.
 
     Args:
         chips: Scene index and window of each chip.
@@ -118,17 +121,36 @@ def across_scenes(chips: Sequence[tuple[int, Window]], scenes: Sequence[RasterIn
     Returns:
         m × 2 indices of chips.
     """
-    left = [i for i, info in enumerate(scenes) if info.crs is not None]
+    left = [i for i, info in enumerate(scenes) if has_place(info)]
     pairs = [np.zeros((0, 2), np.int64)]
     while left:
         reference = scenes[left[0]]
         outlines: dict[int, shapely.Polygon] = {}
-        for i in left:
+        for i in (i for i in left if (scenes[i].crs is None) == (reference.crs is None)):
             with suppress(NoWayError):  # to the reference's CRS; such scenes are compared with each other
                 outlines[i] = _footprint(scenes[i], scenes[i].window, reference, buffer)
         pairs.append(_meeting(chips, scenes, outlines, reference, buffer))
         left = [i for i in left if i not in outlines]
     return np.concatenate(pairs)
+
+
+def no_place_caution(scenes: Sequence[RasterInfo]) -> str | None:
+    """Say of which scenes nobody knows whether they show the same ground; None for less than two."""
+    lost = [info.path for info in scenes if not has_place(info)]
+    if len(lost) < 2:
+        return None
+    more = f" (and {len(lost) - 2} more)" if len(lost) > 2 else ""
+    return (
+        f"{lost[0]} and {lost[1]}{more} have neither a CRS nor coordinates, so ground that they share cannot be seen: "
+        "trained on in one and scored in the other, it makes scores too good. Declare where they lie (gdal_edit.py "
+        "-a_srs -a_ullr) unless they are different places"
+    )
+
+
+def has_place(scene: RasterInfo | SceneSpec) -> bool:
+    """Tell whether a scene says where it lies: programs give those that do not a corner at 0, 0, and no CRS."""
+    _, _, left, _, down, top = scene.transform
+    return scene.crs is not None or left != 0 or (top != 0 and top + down * scene.height != 0)
 
 
 def _meeting(
@@ -139,9 +161,9 @@ def _meeting(
     buffer: int,
 ) -> Ints:
     """Find chips like :func:`across_scenes`, in the scenes that have an outline in the reference's CRS."""
-    meeting = {
-        i for i in outlines for j in outlines if i != j and outlines[i].intersects(outlines[j])
-    }  # few, so that most chips need no outline
+    numbers, shapes = np.array(list(outlines)), np.array(list(outlines.values()), dtype=object)
+    one, other = shapely.STRtree(shapes).query(shapes, predicate="intersects")
+    meeting = set(numbers[one[one != other]].tolist())  # few, so that most chips need no outline
     members = [index for index, (scene, _) in enumerate(chips) if scene in meeting]
     if not members:
         return np.zeros((0, 2), np.int64)

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from src.class_map import ClassMap, class_values, spellings
+from src.class_map import ClassMap, class_values, code
 from src.errors import UserError
 from src.grid import Window
 from src.labels import UNCLASSIFIED
@@ -225,7 +225,7 @@ def _text_classes(found: Mapping[str, Sequence[float | str]], class_map: ClassMa
     texts = sorted({entry for entries in found.values() for entry in entries if isinstance(entry, str)})
     if class_map is not None:
         target = class_map.target()
-        return {text: target.get(text, 0) for text in texts}
+        return {text: target.get(code(text), 0) for text in texts}
     if are_values(texts):
         return {text: int(text) for text in texts}
     if len(texts) > 255:
@@ -254,9 +254,10 @@ def _check_known(class_map: ClassMap, found: Mapping[str, Sequence[float | str]]
                 f"{path} has the class {infinite[0]}; classes are whole numbers or text. Correct it, or choose another "
                 "field with label_field=…."
             )
-    known = {key for entries in found.values() for entry in entries for key in spellings(_plain(entry))}
+    known = {code(_plain(entry)) for entries in found.values() for entry in entries}
     for rule in class_map.rules:
-        unknown = [source for source in rule.merge if source not in known and (only or len(spellings(source)) == 1)]
+        missing = [source for source in rule.merge if code(source) not in known]
+        unknown = [source for source in missing if only or isinstance(code(source), str)]
         if not unknown:
             continue
         listed = ", ".join(map(str, unknown))
@@ -344,11 +345,9 @@ def _vector_source(
         values = np.array([texts[text] for text in features.classes], np.uint8)
     if class_map is not None:
         ranks = class_map.order()
-        rank = np.array([ranks.get(_plain(entry), -1) for entry in features.classes.tolist()])
+        rank = np.array([ranks.get(code(_plain(entry)), -1) for entry in features.classes.tolist()])
         order = np.argsort(rank, kind="stable")
         order = order[rank[order] >= 0]
-    else:
-        order = order[values > 0]
     return VectorLabels(Burner(features.geometries[order], values[order], image.transform))
 
 

@@ -33,11 +33,19 @@ _COLOR = re.compile(r"#[0-9a-fA-F]{6}")
 
 @dataclass(frozen=True)
 class LandClass:
-    """One class: its value in rasters (1–255), its name, and its colour as ``#rrggbb``."""
+    """One class.
+
+    Attributes:
+        value: Its value in rasters, 1–255.
+        name: Its name.
+        color: Its colour as ``#rrggbb``.
+        data_name: What the data call it, where a user calls it otherwise; None where it is the same.
+    """
 
     value: int
     name: str
     color: str
+    data_name: str | None = None
 
     def __post_init__(self) -> None:
         """Raise UserError for a value outside 1–255, an unprintable name or a colour that is not ``#rrggbb``."""
@@ -95,11 +103,35 @@ class ClassTable:
     @classmethod
     def from_dicts(cls, rows: Iterable[Mapping[str, Any]]) -> ClassTable:
         """Inverse of :meth:`to_dicts`."""
-        return cls(tuple(LandClass(int(row["value"]), str(row["name"]), str(row["color"])) for row in rows))
+        return cls(
+            tuple(
+                LandClass(
+                    int(row["value"]),
+                    str(row["name"]),
+                    str(row["color"]),
+                    None if row.get("data_name") is None else str(row["data_name"]),
+                )
+                for row in rows
+            )
+        )
 
     def to_dicts(self) -> list[dict[str, Any]]:
-        """Plain dicts for JSON and checkpoints: value, name, color."""
-        return [asdict(entry) for entry in self.classes]
+        """Plain dicts for JSON and checkpoints: value, name, color, and data_name where it is another one."""
+        return [{key: part for key, part in asdict(entry).items() if part is not None} for entry in self.classes]
+
+    def renamed(self, names: Mapping[int, str], colors: Mapping[int, str]) -> ClassTable:
+        """Return the table with other names and colours, by class value; others stay, and the data's names are kept."""
+        return ClassTable(
+            tuple(
+                LandClass(
+                    entry.value,
+                    name := names.get(entry.value, entry.name),
+                    colors.get(entry.value, entry.color),
+                    (entry.data_name or entry.name) if name != entry.name else entry.data_name,
+                )
+                for entry in self.classes
+            )
+        )
 
     def __len__(self) -> int:
         """Count the classes."""

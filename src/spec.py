@@ -57,6 +57,7 @@ class DatasetSpec:
         seed: Seed of the split.
         versions: Versions of the software that wrote it.
         config: The configuration that made the folder; the same configuration has nothing to do.
+        revision: Of the preparation that made it, 1 where nothing is said: raised whenever chips or split may differ.
     """
 
     scenes: tuple[SceneSpec, ...]
@@ -72,6 +73,7 @@ class DatasetSpec:
     seed: int
     versions: dict[str, str] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
+    revision: int = 1
 
     @property
     def nodata_given(self) -> bool:
@@ -94,6 +96,7 @@ class DatasetSpec:
             "seed": self.seed,
             "versions": self.versions,
             "config": self.config,
+            "revision": self.revision,
         }
 
     @classmethod
@@ -123,11 +126,12 @@ class DatasetSpec:
                 seed=int(row["seed"]),
                 versions=dict(row["versions"]),
                 config=dict(row["config"]),
+                revision=int(row.get("revision", 1)),  # earlier versions do not say
             )
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"{origin} is not a whole dataset.json ({error!r}); delete it to derive everything from the CSVs and "
-                "chips, or run prepare.py again."
+                "chips, or run prepare.py again with overwrite=true."
             ) from error
 
 

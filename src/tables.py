@@ -114,6 +114,20 @@ def read_samples(path: str | Path) -> list[Sample]:
     ]
 
 
+def listed_images(path: Path) -> list[PurePosixPath]:
+    """Read which images a chip list names, relative to its folder, whether they are there or not.
+
+    Raises:
+        UserError: The file or a column is missing.
+    """
+    return [_relative(row["image"]) for row in _read(path, _SAMPLE_COLUMNS)]
+
+
+def listed_files(path: Path) -> list[PurePosixPath]:
+    """Read which images and labels a chip list names, like :func:`listed_images`."""
+    return [_relative(row[column]) for row in _read(path, _SAMPLE_COLUMNS) for column in _SAMPLE_COLUMNS]
+
+
 def check_apart(path: Path, train: Path) -> None:
     """Raise UserError if a chip list names a chip that is trained on, whose score would say nothing.
 
@@ -121,8 +135,8 @@ def check_apart(path: Path, train: Path) -> None:
         path: List of chips that are to be scored.
         train: List of the training chips; they need not be there.
     """
-    trained = {_relative(row["image"]) for row in _read(train, _SAMPLE_COLUMNS)}
-    both = [row["image"] for row in _read(path, _SAMPLE_COLUMNS) if _relative(row["image"]) in trained]
+    trained = set(listed_images(train))
+    both = [image for image in listed_images(path) if image in trained]
     if both:
         more = f" and {len(both) - 1} more" if len(both) > 1 else ""
         raise UserError(

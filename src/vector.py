@@ -310,7 +310,7 @@ class Burner:
 
     Attributes:
         geometries: In the raster's CRS, in burning order.
-        values: The class value of each, 1–255.
+        values: The class value of each, 0–255.
         transform: The raster's affine coefficients.
     """
 

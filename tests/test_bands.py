@@ -91,6 +91,15 @@ def test_a_band_without_measurement_is_not_used_and_a_constant_one_is_only_centr
     assert Normalization.from_dict(made.to_dict()) == made
 
 
+def test_a_constant_band_of_floats_has_no_deviation() -> None:
+    """Rounding left 1e-17, by which everything was divided in a scene where the band is not constant."""
+    statistics = BandStatistics(1)
+    for side in (7, 13, 128):
+        statistics.update(np.full((1, side, side), 0.1), np.ones((side, side), bool))
+    assert statistics.std.tolist() == [0.0]
+    assert Normalization.from_statistics([0.1, 0.1], [1.4e-17, 1e-6]).std == (1.0, 1e-6)  # of folders of before
+
+
 def _constant(value: float) -> npt.NDArray[np.float64]:
     return np.full((1, 4, 4), value)
 

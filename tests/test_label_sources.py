@@ -78,6 +78,34 @@ def test_a_class_map_knows_codes_as_numbers_and_as_text(
         np.testing.assert_array_equal(reader.read(image.window), np.where(values == 10, 1, 2))
 
 
+@pytest.mark.parametrize("merge", [1, "1", "01"])
+def test_codes_with_zeros_in_front_are_their_numbers(merge: int | str, tmp_path: Path) -> None:
+    """Without a class map 01 was 1; with one it was in no class, without a word."""
+    image = describe(rasters.image(tmp_path / "s.tif"))
+    label = rasters.polygons(tmp_path / "l.gpkg", _halves("01", "11"))
+    rules = ClassMap((ClassRule(5, (merge,), "wood"), ClassRule(6, (11,))))
+    (source,), _ = label_sources([str(label)], [image], rules, None, None)
+    with source.open() as reader:
+        assert reader.read(image.window)[0, ::63].tolist() == [5, 6]
+    mixed = rasters.polygons(tmp_path / "m.gpkg", _halves("01", "forest"))
+    rules = ClassMap((ClassRule(5, (merge,)), ClassRule(6, ("forest",))))
+    assert label_sources([str(mixed)], [image], rules, None, None)[1].names == {5: "01", 6: "forest"}
+
+
+@pytest.mark.parametrize("kind", ["numbers", "text", "class map"])
+def test_later_polygons_of_class_0_make_pixels_unclassified(kind: str, tmp_path: Path) -> None:
+    """Without a class map they were left out: what lay below them stayed a class."""
+    image = describe(rasters.image(tmp_path / "s.tif"))
+    shapes = [(shapely.box(330_000, 5_821_360, 330_640, 5_822_000), 3), *_halves(0, 4)]
+    if kind == "text":
+        shapes = [(shape, str(value)) for shape, value in shapes]
+    label = rasters.polygons(tmp_path / "l.gpkg", shapes)
+    rules = ClassMap(tuple(ClassRule(value, (value,)) for value in (3, 4, 0))) if kind == "class map" else None
+    (source,), _ = label_sources([str(label)], [image], rules, None, None)
+    with source.open() as reader:
+        assert reader.read(image.window)[0, ::63].tolist() == [0, 4]
+
+
 def test_a_number_and_the_same_as_text_are_one_class() -> None:
     with pytest.raises(UserError, match="puts 5 into 1 and 2"):
         ClassMap((ClassRule(1, (5,)), ClassRule(2, ("5",))))

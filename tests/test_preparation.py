@@ -323,6 +323,16 @@ def test_rare_classes_become_other_and_are_named(tmp_path: Path, caplog: pytest.
     assert "class_7 (0.098 %), class_12" in caplog.text
 
 
+def test_labels_of_one_class_have_nothing_to_tell_apart(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    image, label = rasters.image(tmp_path / "scene.tif"), rasters.label(tmp_path / "label.tif", values=(0, 1))
+    made(tmp_path / "one", settings(image, label, min_coverage=10.0))
+    assert "the labels have one class (class_1)" in caplog.text
+    caplog.clear()
+    rules = ClassRule(1, (1,)), ClassRule(2, (0,))
+    made(tmp_path / "two", settings(image, label, min_coverage=10.0, class_map=rules))
+    assert "one class" not in caplog.text
+
+
 def test_values_with_gaps_names_and_colours_of_the_label_raster(tmp_path: Path) -> None:
     """SpecDeepMap failed on 10, 20, 30 and never counted the 7 of 1, 2, 7."""
     image = rasters.image(tmp_path / "scene.tif")
@@ -366,9 +376,14 @@ def test_a_mask_an_alpha_band_nan_and_nodata_in_any_band_are_no_measurements(tmp
         np.testing.assert_allclose(folder.statistics.std, valid.astype(np.float64).std(1), rtol=1e-9)
 
 
-def test_how_many_threads_cut_makes_no_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("layout", [{}, {"tiled": True, "blockxsize": 16, "blockysize": 16}])
+def test_how_many_threads_cut_makes_no_difference(
+    layout: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tiled scenes are cut in squares whose side depends on the threads; chips were split in that order."""
+    monkeypatch.setattr("src.preparation.cutting._IN_FLIGHT", 16_000)  # 3 × 3 chips for one thread, one for five
     pixels = np.random.default_rng(0).integers(1, 999, (3, 90, 70)).astype(np.uint16)
-    image = rasters.write(tmp_path / "i.tif", pixels)
+    image = rasters.write(tmp_path / "i.tif", pixels, **layout)
     label = rasters.write(tmp_path / "l.tif", (pixels[0] % 3 + 1).astype(np.uint8))
     found = []
     for threads in (1, 5):
@@ -575,6 +590,55 @@ def test_running_twice_does_nothing_and_other_settings_are_refused(
     prepare(other, folder.path, overwrite=True)
     assert read_data_folder(folder.path).spec.chip_size == (32, 32)
     assert len(list((folder.path / "images").iterdir())) == 4
+
+
+@pytest.mark.parametrize("gone", ["images", "a label", "train_files.csv", "Normalize_Bands.csv"])
+def test_a_folder_that_has_lost_something_is_made_anew_where_that_is_asked_for(gone: str, tmp_path: Path) -> None:
+    """train.py says “run prepare.py again”, and prepare.py said that there was nothing to do."""
+    given = settings(rasters.image(tmp_path / "s.tif"), rasters.label(tmp_path / "l.tif"))
+    folder = made(tmp_path, given).path
+    before = digest(folder)
+    path = next((folder / "labels").iterdir()) if gone == "a label" else folder / gone
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(UserError, match=rf"lacks {path.relative_to(folder).as_posix()}, .*overwrite=true"):
+        prepare(given, folder)
+    prepare(given, folder, overwrite=True)
+    assert digest(folder) == before
+
+
+def test_a_damaged_description_is_replaced_when_that_is_asked_for(tmp_path: Path) -> None:
+    given = settings(rasters.image(tmp_path / "s.tif"), rasters.label(tmp_path / "l.tif"))
+    folder = made(tmp_path, given).path
+    before = digest(folder)
+    for content in ("{", "{}", '{"format": 1}'):
+        (folder / "dataset.json").write_text(content)
+        with pytest.raises(UserError, match=r"dataset\.json"):
+            prepare(given, folder)
+        prepare(given, folder, overwrite=True)
+        assert digest(folder) == before
+    (folder / "dataset.json").write_text("{")
+    with pytest.raises(UserError, match=r"prepare\.py again with overwrite=true"):
+        prepare(given, folder)
+
+
+def test_a_folder_of_an_earlier_version_is_said_to_be_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """After an update the same command kept what a faulty version had made, without a word."""
+    given = settings(rasters.image(tmp_path / "s.tif"), rasters.label(tmp_path / "l.tif"))
+    folder = made(tmp_path, given).path
+    before = digest(folder)
+    content = json.loads((folder / "dataset.json").read_text())
+    assert content.pop("revision") == assembly.REVISION
+    (folder / "dataset.json").write_text(json.dumps(content))
+    caplog.set_level(logging.INFO)
+    assert prepare(given, folder).revision == 1
+    assert "nothing to do" in caplog.text
+    assert "CAUTION" in caplog.text
+    assert "overwrite=true makes it anew" in caplog.text
+    assert prepare(given, folder, overwrite=True).revision == assembly.REVISION
+    assert digest(folder) == before
+    caplog.clear()
+    prepare(given, folder, overwrite=True)
+    assert caplog.messages[-1].endswith("nothing to do.")
 
 
 def test_nan_given_as_nodata_is_the_same_setting_the_next_time(

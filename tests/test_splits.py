@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from src import blocks, splits
 from src.errors import UserError
 from src.grid import Window, chip_windows
-from src.ground import Places, across_scenes, components
+from src.ground import Places, across_scenes, components, no_place_caution
 from src.raster.read import RasterInfo
 from src.splits import Strategy, imbalance, part_sizes, split_chips
 
@@ -192,6 +192,43 @@ def test_scenes_in_neighbouring_zones_are_found_to_overlap() -> None:
 def test_scenes_without_a_crs_lie_apart() -> None:
     scenes = [scene(name, 10, 10, crs=None) for name in "ab"]
     assert not len(places([(0, Window(0, 0, 5, 5)), (1, Window(0, 0, 5, 5))], scenes, (5, 5)).across)
+    caution = no_place_caution([*scenes, *scenes])
+    assert caution is not None
+    assert caution.startswith("a and b (and 2 more) have neither a CRS nor coordinates")
+    assert no_place_caution([scenes[0], scene("c", 10, 10)]) is None
+
+
+def test_scenes_without_a_crs_that_have_coordinates_are_compared() -> None:
+    """Orthophotos with a world file and no projection were trained on in one file and tested on in the next."""
+    first, over, beside = (
+        scene(name, 10, 10, left, 900, crs=None) for name, left in (("a", 50), ("b", 100), ("c", 150))
+    )
+    elsewhere = scene("d", 10, 10, 50, 900)  # the same numbers in a CRS are another place
+    scenes = [elsewhere, first, over, beside]
+    assert sorted(map(tuple, across_scenes([(n, Window(0, 0, 10, 10)) for n in range(4)], scenes).tolist())) == [
+        (1, 2),
+        (2, 3),
+    ]
+    assert no_place_caution(scenes) is None
+    lost = [scene("a", 10, 10, 0, 0, crs=None), scene("b", 10, 10, 0, 100, crs=None)]  # pixels of 10, the corner below
+    assert str(no_place_caution(lost)).startswith("a and b have neither")
+
+
+def test_many_scenes_are_compared_as_every_two_of_them_would_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every two scenes were compared in Python: 2000 of them took minutes."""
+    places = np.random.default_rng(0).integers(0, 80, (60, 2)) * 10.0
+    scenes = [scene(str(n), 6, 9, left, top) for n, (left, top) in enumerate(places.tolist())]
+    chips = [(n, w) for n in range(60) for w in chip_windows(6, 9, (3, 3), (3, 3))]
+    painted = [ground(window, scenes[number]) for number, window in chips]
+    expected = {
+        (i, j)
+        for j, (its, _) in enumerate(chips)
+        for i, (own, _) in enumerate(chips[:j])
+        if own != its and painted[i] & painted[j]
+    }
+    monkeypatch.delattr(shapely.geometry.base.BaseGeometry, "intersects")
+    assert set(map(tuple, across_scenes(chips, scenes).tolist())) == expected
+    assert len(expected) > 30
 
 
 @given(st.lists(st.tuples(st.integers(0, 29), st.integers(0, 29)), max_size=40))

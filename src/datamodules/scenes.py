@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,13 +15,16 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Dataset
 
+from src.balance import Counts
 from src.bands import BandStatistics, Normalization, measured
+from src.blocks import NONE, Units, assign_units
 from src.class_map import ClassMap
 from src.cores import cores
 from src.datamodules.base import MIN_STEPS, DataDescription, SegmentationData, Stage
 from src.datamodules.batches import Chip
 from src.errors import UserError
 from src.grid import Window, chip_windows
+from src.ground import Ints, across_scenes, components, no_place_caution
 from src.input_files import find_files
 from src.label_sources import ClassHints, label_sources
 from src.labels import IGNORE, UNCLASSIFIED, ClassTable
@@ -30,13 +34,19 @@ from src.preparation.cutting import Scene, measured_bands
 from src.preparation.scene_files import bad_bands, common_nodata, describe_all, pair, scene_nodata
 from src.progress import progress
 from src.raster.read import open_raster, read_valid, read_window
-from src.splits import imbalance, part_sizes, random_parts
+from src.splits import Parts, imbalance, part_sizes, random_parts
 from src.tables import class_weights
+
+log = logging.getLogger(__name__)
 
 _TRIES = 10
 """Windows that are drawn at most until one has a label."""
 _SPLITS = 500
 """Random assignments of blocks of which the most balanced is taken."""
+_LARGE = 1 / 3
+"""Share of the blocks above which a group that hangs together does not go to one part as a whole."""
+_FEW = 700
+"""Blocks of scenes that are shifted against each other up to which their classes are balanced, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +171,8 @@ class SceneData(SegmentationData):
     """Random windows of scenes.
 
     A scene is divided into blocks; some of them are for validation, the others for training. A window for training
-    lies within one training block, so no pixel of it is ever validated.
+    lies within one training block, so no pixel of it is ever validated, and no ground either: blocks of several scenes
+    that show the same go to one part, or are left out (see :func:`divide`).
 
     Args:
         image: Scene, list of scenes, or glob.
@@ -239,13 +250,20 @@ class SceneData(SegmentationData):
                 f"{', '.join(self.image)}: {len(blocks)} of the blocks of {self.block} × {self.block} px have labels; "
                 "expected at least one for training and one for validation. Lower datamodule.block and size."
             )
+        if (caution := no_place_caution(infos)) is not None:
+            log.warning("CAUTION: %s.", caution)
+        meeting = across_scenes([(block.scene, block.window) for block in blocks], infos)
         counts = np.array([block.counts for block in blocks])
-        sizes = part_sizes(len(blocks), (100 - self.share, self.share, 0))
-        parts = min(
-            (random_parts(counts, sizes, self.seed + n) for n in range(_SPLITS)),
-            key=lambda parts: imbalance(counts[:, 1:], parts),
-        )
+        parts = divide(counts, meeting, self.share, self.seed)
         train, validation = (tuple(b for b, p in zip(blocks, parts, strict=True) if p == part) for part in (0, 1))
+        if not train:
+            raise UserError(
+                f"{', '.join(self.image)}: the scenes share so much ground that no block of {self.block} × "
+                f"{self.block} px is left to train on beside those that validate; expected some. Lower "
+                "datamodule.validation or block, or cut chips with prepare.py."
+            )
+        if left_out := int((parts == NONE).sum()):
+            log.info("%d of %d blocks are in no part: they share ground with validation blocks.", left_out, len(blocks))
         return Survey(scenes, used, _classes(counts.sum(0), hints), train, validation)
 
     def _look(self, scenes: Sequence[Scene], used: tuple[bool, ...]) -> list[Block]:
@@ -300,6 +318,40 @@ class SceneData(SegmentationData):
             return FixedWindows(self.survey, self.size)
         area = sum(block.window.pixels for block in self.survey.train)
         return RandomWindows(self.survey, self.size, self.windows or math.ceil(area / self.size**2), self.seed)
+
+
+def divide(counts: Counts, meeting: Ints, share: float, seed: int) -> Parts:
+    """Divide blocks into training and validation so that no ground is in both, and both have the same classes.
+
+    Blocks of several scenes that hang together go to one part. Where too many of them do, as in scenes that are shifted
+    against each other, blocks are assigned one by one, and those for training that meet one for validation left out.
+
+    Args:
+        counts: n × 256 pixels of each class value in each block.
+        meeting: m × 2 blocks that share ground.
+        share: Percent of the blocks that are for validation.
+        seed: Of the drawing.
+
+    Returns:
+        Part of each block: 0 training, 1 validation, −1 none.
+    """
+    shares, classes = (100 - share, share, 0.0), counts[:, 1:]
+    group = components(len(counts), [meeting])
+    groups = int(group.max()) + 1
+    if np.bincount(group).max() > max(1.0, _LARGE * len(counts)):
+        units = Units.build(np.arange(len(counts)), classes[:, classes.any(0)], [meeting])
+        parts, _ = assign_units(units, shares, seed, balance=len(counts) <= _FEW)
+        for one, other in (meeting.T, meeting.T[::-1]):
+            parts[one[(parts[one] == 0) & (parts[other] == 1)]] = NONE
+        return parts
+    by_group = np.zeros((groups, classes.shape[1]), np.int64)
+    np.add.at(by_group, group, classes)
+    sizes = part_sizes(groups, shares)
+
+    def unlike(drawn: Parts) -> float:
+        return imbalance(by_group, drawn) + abs(float((drawn[group] == 1).mean()) - share / 100)
+
+    return min((random_parts(by_group, sizes, seed + n) for n in range(_SPLITS)), key=unlike)[group]
 
 
 def _blocks(scene: Window, side: int) -> list[Window]:

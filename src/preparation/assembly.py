@@ -16,8 +16,8 @@ from src.balance import Counts
 from src.bands import BandStatistics
 from src.datafolder import DATASET, write_dataset
 from src.errors import UserError
-from src.grid import chip_windows
-from src.ground import Places
+from src.grid import Window, chip_windows
+from src.ground import Places, no_place_caution
 from src.label_sources import ClassHints
 from src.labels import UNCLASSIFIED, ClassTable
 from src.pixel_size import other_size, sides_on_ground
@@ -54,6 +54,9 @@ _BEYOND = 1e25
 OVERVIEW = "overview.png"
 FILES = ("images", "labels", *map(list_name, PARTS), SUMMARY, STATISTICS, OVERVIEW, DATASET)
 """Everything that a data folder has."""
+REVISION = 2
+"""What ``dataset.json`` says of how it was made; one more whenever the same command may make other chips, classes or
+another split than before, so that nobody takes a folder of before for what it would make now."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class _Looked:
     """What came of looking at all windows.
 
     Attributes:
-        chips: What was written.
+        chips: What was written, scene by scene and row by row.
         counts: The class values in each chip that have pixels, and how many.
         fates: Windows by what became of them.
         total: Pixels of each class value 0–255 in all windows, chips or not.
@@ -109,6 +112,14 @@ def fill(
     there = counts.any(0)
     values, counts = values[1:][there], counts[:, there]
     classes = class_table(values.tolist(), hints, settings.class_names, settings.class_colors)
+    if len(classes) == 1:
+        log.warning(
+            "CAUTION: the labels have one class (%s); 0 is unclassified and never learnt, so train.py has nothing to "
+            "tell apart. Give the background a value of its own: class_map='[{value: 1, merge: [%d]}, {value: 2, "
+            "merge: [0]}]'.",
+            classes.names[0],
+            classes.values[0],
+        )
     spec = _describe(settings, scenes, chip_format, classes, split, config)
     _write_tables(folder, chips, counts, spec, split, background=background)
     at, more = [(chip.scene, chip.window) for chip in chips], len(scenes) - len(thumbnails)
@@ -156,13 +167,11 @@ def _split(settings: Preparation, scenes: Sequence[Scene], chips: Sequence[Chip]
     counts = counts[:, counts.any(0)]
     if not counts.size:
         raise UserError("The labels have no class within the scenes: every pixel is 0 (unclassified). Check label=….")
-    places = Places.of(
-        [(chip.scene, chip.window) for chip in chips],
-        [scene.info for scene in scenes],
-        settings.chip_size,
-        settings.chip_step,
-        settings.buffer,
-    )
+    infos = [scene.info for scene in scenes]
+    if (caution := no_place_caution(infos)) is not None:
+        log.warning("CAUTION: %s.", caution)
+    at = [(chip.scene, chip.window) for chip in chips]
+    places = Places.of(at, infos, settings.chip_size, settings.chip_step, settings.buffer)
     shares, strategy = settings.shares, settings.strategy
     return split_chips(counts, places, shares, strategy, settings.seed, settings.buffer, settings.block)
 
@@ -272,7 +281,18 @@ def _cut(scenes: Sequence[Scene], chip_format: ChipFormat, folder: Path, thumbna
                     found = np.flatnonzero(look.counts)
                     looked.counts.append((found.astype(np.uint8), look.counts[found]))
                 before = look.window
-    return looked
+    return _in_order(looked)
+
+
+def _in_order(looked: _Looked) -> _Looked:
+    """Sort chips by scene, row, column and part: the split depends on it, and the order of cutting on the cores."""
+
+    def place(number: int) -> tuple[int, Window, int]:
+        chip = looked.chips[number]
+        return chip.scene, chip.window, chip.part or 0
+
+    order = sorted(range(len(looked.chips)), key=place)
+    return replace(looked, chips=[looked.chips[n] for n in order], counts=[looked.counts[n] for n in order])
 
 
 def _too_few(looked: _Looked, settings: Preparation) -> str:
@@ -347,6 +367,7 @@ def _describe(
         seed=settings.seed,
         versions=software_versions(),
         config=config,
+        revision=REVISION,
     )
 
 

@@ -10,14 +10,12 @@ import numpy.typing as npt
 
 from src.balance import Counts
 from src.class_map import ClassRule, free_value, rare_values
+from src.class_names import Named, by_value, names_by_value
 from src.errors import UserError
 from src.label_sources import ClassHints
 from src.labels import UNCLASSIFIED, ClassTable
 
 log = logging.getLogger(__name__)
-
-Named = Mapping[int | str, str] | Sequence[str]
-"""Something for each class: in the order of their values, or by value."""
 
 
 def known_values(class_map: Sequence[ClassRule] | None, *given: Named | None) -> set[int]:
@@ -77,15 +75,8 @@ def class_table(
     Raises:
         UserError: A list of names or colours is not as long as that of the classes, or a key is no class value.
     """
-    given = _by_value("class_names", class_names, values)
-    for value in values:
-        if value in given and (not given[value].strip() or [given.get(v) for v in values].count(given[value]) > 1):
-            raise UserError(
-                f"class_names calls class {value} {given[value]!r}, and another the same or nothing at all; expected a "
-                "name of its own for each. Classes are merged with class_map."
-            )
-    names = hints.names | given
-    return ClassTable.build(values, names, hints.colors | _by_value("class_colors", class_colors, values))
+    names = hints.names | names_by_value(class_names, values)
+    return ClassTable.build(values, names, hints.colors | by_value("class_colors", class_colors, values))
 
 
 def left_out(
@@ -108,20 +99,3 @@ def left_out(
     lines = [f"In no chip, only in what was dropped: {listed(lost)}."] if lost else []
     nowhere = [value for value in sorted(wanted) if value != UNCLASSIFIED and not seen[value]]
     return [*lines, f"Without a pixel in the labels: {listed(nowhere)}."] if nowhere else lines
-
-
-def _by_value(key: str, given: Named | None, values: Sequence[int]) -> dict[int, str]:
-    """Return what a user gave for each class value."""
-    if given is None:
-        return {}
-    if not isinstance(given, Mapping):
-        if len(given) != len(values):
-            raise UserError(
-                f"{key} has {len(given)} entries for {len(values)} classes ({', '.join(map(str, values))}); give one "
-                f"for each in this order, or by value: {key}={{{values[0]}: …}}."
-            )
-        return dict(zip(values, given, strict=True))
-    try:
-        return {int(value): str(entry) for value, entry in given.items()}
-    except ValueError as error:
-        raise UserError(f"{key} has a key that is no class value ({error}); write {key}={{{values[0]}: …}}.") from error

@@ -154,8 +154,8 @@ def cut_scene(
         workers: Threads; None for one per core.
 
     Yields:
-        Every window of the chip grid in a fixed order, written or not; where the scene says the parts of its pixels,
-        a window that is a chip of several parts once for each.
+        Every window of the chip grid, written or not, in an order that depends on the number of threads; where the
+        scene says the parts of its pixels, a window that is a chip of several parts once for each, one after another.
 
     Raises:
         UserError: The image or its labels cannot be read, or the labels hold what is no class.

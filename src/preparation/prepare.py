@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
-from pathlib import Path
+from itertools import chain
+from pathlib import Path, PurePath
 from typing import Any
 
 from src.class_map import ClassMap, ClassRule
@@ -15,13 +17,14 @@ from src.errors import UserError
 from src.fingerprints import fingerprints
 from src.input_files import find_files
 from src.label_sources import label_sources
-from src.preparation.assembly import FILES, fill
+from src.preparation.assembly import FILES, OVERVIEW, REVISION, fill
 from src.preparation.class_choice import check_one_name
 from src.preparation.cutting import Scene
 from src.preparation.scene_files import check_part_names, describe_all, pair, scene_nodata
 from src.preparation.settings import Preparation
 from src.preparation.staging import clear_leftover, is_interrupted, publish, staged
 from src.spec import DatasetSpec
+from src.tables import PARTS, list_name, listed_files
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +49,7 @@ def prepare(settings: Preparation, data_dir: str | Path, *, overwrite: bool = Fa
     Args:
         settings: What to make.
         data_dir: The folder; appears whole or not at all.
-        overwrite: Replace a data folder that other settings made.
+        overwrite: Replace a data folder that other settings or an earlier version made.
 
     Returns:
         What ``dataset.json`` says, also where the folder was there already.
@@ -106,11 +109,15 @@ def _part_map(settings: Preparation) -> ClassMap:
 def _existing(folder: Path, config: dict[str, Any], *, overwrite: bool) -> DatasetSpec | None:
     """Return the spec of a folder that needs nothing done; None where there is something to do."""
     if (folder / DATASET).is_file():
-        spec = read_dataset(folder / DATASET)
+        try:
+            spec = read_dataset(folder / DATASET)
+        except UserError:
+            if overwrite:
+                return None
+            raise
         made_with = _plain(spec.config)
         if made_with == config:
-            log.info("%s is there already, made with the same settings from the same files: nothing to do.", folder)
-            return spec
+            return None if overwrite and _lacking(folder) is not None else _as_it_is(folder, spec, overwrite=overwrite)
         if not overwrite:
             raise UserError(
                 f"{folder} was made with other settings or files ({_difference(made_with, config)}); give another "
@@ -122,6 +129,55 @@ def _existing(folder: Path, config: dict[str, Any], *, overwrite: bool) -> Datas
             f"{folder} holds something that prepare.py did not make ({found[0]}); give another data_dir or empty it."
         )
     return None
+
+
+def _as_it_is(folder: Path, spec: DatasetSpec, *, overwrite: bool) -> DatasetSpec | None:
+    """Say that a folder of the same settings needs nothing; None for an earlier version's to be replaced.
+
+    Raises:
+        UserError: It has lost something, but its lists may be somebody's work, and its split that of a checkpoint.
+    """
+    older = spec.revision < REVISION
+    if older and overwrite:
+        return None
+    if (file := _lacking(folder)) is not None:
+        raise UserError(
+            f"{folder} lacks {file}, which {DATASET} there speaks of; put it back, or make the folder anew with "
+            "overwrite=true."
+        )
+    log.info("%s is there already, made with the same settings from the same files: nothing to do.", folder)
+    if older:
+        log.warning(
+            "CAUTION: %s was made by an earlier version, whose chips, classes or split may differ from what this one "
+            "makes; overwrite=true makes it anew.",
+            folder,
+        )
+    return spec
+
+
+def _lacking(folder: Path) -> str | None:
+    """Name what a data folder is to have and has not, of what is read again, or a list that cannot be read; or None.
+
+    Each of its folders is listed once: asking for every chip takes long where there are many.
+    """
+    there: dict[PurePath, set[str]] = {}
+    lists = map(listed_files, (folder / list_name(part) for part in PARTS))
+    files = (PurePath(name) for name in FILES if name != OVERVIEW)
+    try:
+        for file in chain(files, chain.from_iterable(lists)):
+            if file.parent not in there:
+                there[file.parent] = _names(folder / file.parent)
+            if file.name not in there[file.parent]:
+                return file.as_posix()
+    except UserError as error:
+        return f"a readable list ({error})"
+    return None
+
+
+def _names(folder: Path) -> set[str]:
+    with suppress(OSError, ValueError):  # it is no folder, or no path at all
+        return {entry.name for entry in folder.iterdir()}
+    return set()
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

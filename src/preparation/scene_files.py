@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from src.bands import Band, as_dtype, match_bands
 from src.errors import UserError
+from src.input_files import check_names
 from src.raster.read import RasterInfo, describe
 from src.tables import PARTS
 
@@ -24,9 +25,10 @@ def pair(images: Sequence[str], files: Sequence[str], key: str) -> list[str]:
         key: What to call these in an error.
 
     Raises:
-        UserError: There are neither as many files as images nor one.
+        UserError: There are neither as many files as images nor one, or their names tell that the order is wrong.
     """
     if len(files) == len(images):
+        check_names(images, files, key)
         return list(files)
     if len(files) == 1:
         return [files[0]] * len(images)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import get_args
 
 from src.class_map import ClassRule
+from src.class_names import Named
 from src.errors import UserError
-from src.preparation.class_choice import Named
 from src.raster.write import Compression
 from src.splits import Strategy
 from src.tables import PARTS

@@ -8,6 +8,7 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 
 from src.class_map import ClassRule
+from src.class_names import read_named
 from src.errors import UserError
 from src.preparation.prepare import prepare
 from src.preparation.settings import Preparation
@@ -42,8 +43,8 @@ def settings(given: PrepareConfig) -> Preparation:
         nodata=given.nodata,
         class_map=None if given.class_map is None else tuple(class_rule(rule) for rule in given.class_map),
         min_class_share=given.min_class_share,
-        class_names=_named("class_names", given.class_names),
-        class_colors=_named("class_colors", given.class_colors),
+        class_names=read_named("class_names", given.class_names),
+        class_colors=read_named("class_colors", given.class_colors),
         label_field=given.label_field,
         label_layer=given.label_layer,
     )
@@ -76,13 +77,3 @@ def _part_values(values: Any) -> tuple[int | None, int | None, int | None]:
 def class_rule(rule: ClassRuleConfig) -> ClassRule:
     """Turn an entry of ``class_map`` into a rule; raises UserError if it merges something else than classes."""
     return ClassRule.from_entry(asdict(rule))
-
-
-def _named(key: str, value: Any) -> dict[int | str, str] | tuple[str, ...] | None:
-    if value is None:
-        return None
-    if isinstance(value, dict):
-        return {name: str(entry) for name, entry in value.items()}
-    if isinstance(value, list):
-        return tuple(str(entry) for entry in value)
-    raise UserError(f"{key}={value} is no list or mapping; write {key}=[forest,water] or {key}={{1: forest}}.")
