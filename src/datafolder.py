@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import json
 import re
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from src.ahead import ahead
 from src.bands import Normalization, measured
 from src.errors import UserError
 from src.grid import Window
 from src.labels import ClassTable
-from src.raster.georeference import shifted
+from src.ownership import Ownership
+from src.raster.georeference import offset_on, shifted
 from src.raster.read import DatasetReader, RasterInfo, info_of, open_chip, read_window
 from src.spec import DatasetSpec, SceneSpec
 from src.tables import (
@@ -35,6 +39,7 @@ from src.tables import (
     check_apart,
     class_weights,
     list_name,
+    listed_images,
     read_samples,
     read_statistics,
     read_summary,
@@ -46,6 +51,8 @@ _DRAWN = (
     "their labels are apart, as split.raster draws them, but the network has seen the ground; expect lower scores on "
     "ground that is new to it"
 )
+_LOOKERS = 4
+"""Threads that look where chips lie: they wait for the disk."""
 _CHIP_NAME = re.compile(r"(?P<scene>.+)_tile_(?P<x>\d+)_(?P<y>\d+)")
 
 
@@ -81,42 +88,28 @@ class DataFolder:
         return found
 
     def ground_caution(self, part: Part) -> str | None:
-        """Say how many of a part's chips show ground of training chips, and why that matters; None for none.
-
-        prepare.py makes such a split only where split.raster asks for it, and then each chip has its own part's labels
-        only; SpecDeepMap's chips overlap, labels and all, where the step is smaller than the tile.
-        """
-        shared, count = self.sharing_ground(part), len(self.samples(part))
-        if not shared:
-            return None
-        why = _DRAWN if self.spec.split.get("strategy") == "raster" else _OVERLAPPING
-        return (
-            f"{len(shared)} of {count} {part} chips show ground that training chips show too (first "
-            f"{shared[0].image.name}): {why}"
-        )
+        """Say how many of a part's chips show ground of training chips; see :func:`ground_caution`."""
+        return ground_caution(self.path / list_name(part), self.samples(part), self.spec)
 
     def sharing_ground(self, part: Part) -> list[Sample]:
-        """List a part's chips that show ground of a training chip, by scene and place as their names tell them."""
-        scenes = {scene.name for scene in self.spec.scenes}
-        trained: dict[str, list[tuple[int, int]]] = {}
-        for sample in self.samples("train", required=False):
-            scene, *place = _place(sample.image.stem, scenes)
-            trained.setdefault(scene, []).append((place[0], place[1]))
-        places = {scene: np.array(found) for scene, found in trained.items()}
-
-        def shares(sample: Sample) -> bool:
-            scene, *place = _place(sample.image.stem, scenes)
-            apart = np.abs(places[scene] - place) if scene in places else np.zeros((0, 2))
-            return bool((apart < self.spec.chip_size).all(1).any())
-
-        return [sample for sample in self.samples(part) if shares(sample)]
+        """List a part's chips that show ground of a training chip; see :func:`sharing_ground`."""
+        return sharing_ground(self.samples(part), trained_images(self.path), self.spec)
 
     @cached_property
     def train_counts(self) -> tuple[int, ...]:
         """Training pixels per class index; counted in the chips where the summary does not know every class."""
-        known = {row.value: row.counts[0] for row in self.summary.rows} if self.summary else {}
+        return self._counts("train")
+
+    @cached_property
+    def refit_counts(self) -> tuple[int, ...]:
+        """The same of training and validation chips, all of which a refit trains on."""
+        pairs = zip(self.train_counts, self._counts("validation"), strict=True)
+        return tuple(train + validation for train, validation in pairs)
+
+    def _counts(self, part: Part) -> tuple[int, ...]:
+        known = {row.value: row.counts[PARTS.index(part)] for row in self.summary.rows} if self.summary else {}
         if not set(self.spec.classes.values) <= set(known):
-            counts = sum((value_counts(s.label) for s in self.samples("train")), np.zeros(256, np.int64))
+            counts = sum((value_counts(s.label) for s in self.samples(part)), np.zeros(256, np.int64))
             known = dict(enumerate(counts.tolist()))
         return tuple(known[value] for value in self.spec.classes.values)
 
@@ -164,12 +157,133 @@ def read_data_folder(data_dir: str | Path) -> DataFolder:
     return DataFolder(path, spec, statistics, summary)
 
 
+def trained_images(folder: Path, *, refit: bool = False) -> list[PurePath]:
+    """Name the images of a data folder that are trained on, with ``refit`` those of validation too."""
+    parts: tuple[Part, ...] = ("train", "validation") if refit else ("train",)
+    lists = [folder / list_name(part) for part in parts]
+    return [image for path in lists if path.is_file() for image in listed_images(path)]
+
+
+def ground_caution(
+    path: Path, samples: Sequence[Sample], spec: DatasetSpec | None, *, refit: bool = False
+) -> str | None:
+    """Say how many of a list's chips show ground of training chips, and why that matters; None for none.
+
+    prepare.py makes such a split only where split.raster asks for it, and then each chip has its own part's labels
+    only; SpecDeepMap's chips overlap, labels and all, where the step is smaller than the tile.
+
+    Args:
+        path: The list, in a data folder.
+        samples: Its chips.
+        spec: What the folder's ``dataset.json`` says, None without one.
+        refit: Whether the validation chips were trained on too.
+    """
+    trained = trained_images(path.parent, refit=refit)
+    shared = sharing_ground(samples, trained, spec)
+    if not shared:
+        return None
+    named = next((f"{part} " for part in PARTS if path.name == list_name(part)), "")
+    known = {image.name for image in trained} & {sample.image.name for sample in samples}
+    drawn = spec is not None and spec.split.get("strategy") == "raster" and not known
+    return (
+        f"{len(shared)} of {len(samples)} {named}chips show ground that training chips show too (first "
+        f"{shared[0].image.name}): {_DRAWN if drawn else _OVERLAPPING}"
+    )
+
+
+def sharing_ground(
+    samples: Sequence[Sample], trained: Iterable[PurePath], spec: DatasetSpec | None = None
+) -> list[Sample]:
+    """List the chips that show ground of a training chip, by scene and place as their names tell them.
+
+    Args:
+        samples: The chips.
+        trained: Images of the training chips, which need not be there.
+        spec: What describes all of them; None if nothing does, then they are taken to be as large as the first one.
+    """
+    scenes = {scene.name for scene in spec.scenes} if spec else set()
+    places: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for image in trained:
+        scene, x, y = _place(image.stem, scenes)
+        places[scene].append((x, y))
+    near = {scene: np.array(found) for scene, found in places.items()}
+    if not near or not samples:
+        return []
+    size = spec.chip_size if spec else _chip_size(samples[0])
+
+    def shares(sample: Sample) -> bool:
+        scene, *place = _place(sample.image.stem, scenes)
+        return scene in near and bool((np.abs(near[scene] - place) < size).all(1).any())
+
+    return [sample for sample in samples if shares(sample)]
+
+
+def chip_places(samples: Sequence[Sample], spec: DatasetSpec | None = None) -> list[tuple[int, Window] | None]:
+    """Find out where chips lie in their scenes, those of them that may overlap.
+
+    A place is known where a chip's name tells it and its grid says the same, with reference to other chips of the
+    scene: ``city_tile_3_4`` may well be the fourth tile of the fifth row. Chips of one place in two scenes, as of two
+    dates, or in two folders, are chips of two scenes here.
+
+    Args:
+        samples: The chips.
+        spec: What describes them; where nothing does, all that have a place in their names are looked at.
+
+    Returns:
+        The scene's number and the window of each chip; None where nobody knows, or it overlaps none by its name.
+
+    Raises:
+        UserError: A chip cannot be read.
+    """
+    named = _named_places(samples, spec)
+    by_name = Ownership(named)
+    if spec is not None and spec.config:  # prepare.py named them
+        return [place if by_name.overlapping(chip) else None for chip, place in enumerate(named)]
+    chips = [chip for chip, place in enumerate(named) if place and (spec is None or by_name.overlapping(chip))]
+    references: dict[int, tuple[RasterInfo, Window]] = {}
+    numbers: dict[tuple[int, int, int], int] = {}
+    places: list[tuple[int, Window] | None] = [None] * len(samples)
+    with closing(ahead(lambda chip: _describe_chip(samples[chip].image), chips, _LOOKERS, _LOOKERS)) as infos:
+        for chip, info in zip(chips, infos, strict=True):
+            scene, window = named[chip] or (0, info.window)
+            reference, origin = references.setdefault(scene, (info, window))
+            if (offset := offset_on(reference, info)) is not None:
+                row, column = window.row - origin.row, window.column - origin.column
+                number = numbers.setdefault((scene, offset[0] - row, offset[1] - column), len(numbers))
+                places[chip] = number, Window(window.row, window.column, info.height, info.width)
+    return places
+
+
+def _named_places(samples: Sequence[Sample], spec: DatasetSpec | None) -> list[tuple[int, Window] | None]:
+    """Tell by their names where chips lie; where nothing describes them they have a single pixel.
+
+    A list that mixes parts of a split raster has several chips of one window, each with labels of its own: these are
+    chips of several scenes.
+    """
+    scenes = {scene.name for scene in spec.scenes} if spec else set()
+    width, height = spec.chip_size if spec else (1, 1)
+    parts: dict[tuple[Path, str], set[str]] = defaultdict(set)
+    chips = [(sample.image.parent, _place(sample.image.stem, scenes), _place(sample.image.stem)) for sample in samples]
+    for folder, (scene, *_), (whole, *_) in chips:
+        if whole != scene:
+            parts[folder, scene].add(whole)
+    numbers: dict[tuple[Path, str], int] = {}
+    places: list[tuple[int, Window] | None] = []
+    for sample, (folder, (scene, x, y), (whole, *_)) in zip(samples, chips, strict=True):
+        name = whole if len(parts[folder, scene]) > 1 else scene
+        number = numbers.setdefault((folder, name), len(numbers))
+        places.append((number, Window(y, x, height, width)) if _CHIP_NAME.fullmatch(sample.image.stem) else None)
+    return places
+
+
 def read_dataset(path: Path) -> DatasetSpec:
     """Read ``dataset.json``; raises UserError if it is damaged or a newer version wrote it."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error}); run prepare.py again.") from error
+        raise UserError(
+            f"{path} cannot be read as JSON ({error}); run prepare.py again with overwrite=true."
+        ) from error
     return DatasetSpec.from_dict(content, str(path))
 
 
@@ -247,6 +361,11 @@ def value_counts(label: Path) -> npt.NDArray[np.int64]:
 def _describe_chip(image: Path) -> RasterInfo:
     with open_chip(image) as dataset:
         return info_of(dataset)
+
+
+def _chip_size(sample: Sample) -> tuple[int, int]:
+    info = _describe_chip(sample.image)
+    return info.width, info.height
 
 
 def _same_kind(first: RasterInfo, chip: RasterInfo) -> None:

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,20 +19,21 @@ from src.ahead import ahead
 from src.bands import Band, BandStatistics, match_bands
 from src.chips import LabelledChip, read_labelled
 from src.cores import cores
-from src.datafolder import read_data_folder
+from src.datafolder import chip_places, read_data_folder
 from src.datamodules.batches import room
 from src.errors import UserError
-from src.labels import IGNORE, ClassTable
+from src.labels import IGNORE, ClassTable, LandClass
 from src.models.architectures import accepted_sizes
 from src.models.checkpoint import load_network
 from src.models.folding import fold_batch_norms
 from src.models.lanes import Copies
 from src.models.network import Network
 from src.models.precision import autocast, choose_device, place
+from src.ownership import Ownership
 from src.radiometry import unlike_training
 from src.raster.write import write_geotiff
 from src.scores import Evaluation, ScoreCounter
-from src.spec import NetworkSpec
+from src.spec import DatasetSpec, NetworkSpec
 from src.tables import Part, Sample
 
 READERS = 2
@@ -54,19 +56,23 @@ def evaluate(
     samples: Sequence[Sample],
     *,
     device: torch.device,
+    data: DatasetSpec | None = None,
     batch_size: int = 16,
     export: Export | None = None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Evaluation:
     """Score a network on labelled chips; memory holds a few batches, however many chips there are.
 
-    Pixels count that have a class and a measurement. Chips need not be of one size.
+    Pixels count that have a class and a measurement. Over all pixels, one that several chips of a scene show counts
+    once, in the chip whose centre is nearest; scores of chips and batches are of whole chips. Chips need not be of one
+    size.
 
     Args:
         network: A trained network; it is moved to the device.
         spec: What it expects.
         samples: The chips.
         device: Where to compute.
+        data: What the chips' data folder says of them; None where nothing does.
         batch_size: Chips that go through the network at once, on a CPU shared by its threads, and that are a batch of
             the mean over batches.
         export: Called with every chip's prediction, in order.
@@ -80,6 +86,7 @@ def evaluate(
         raise UserError(f"batch_size={batch_size} is no number of chips; expected 1 or more.")
     network = fold_batch_norms(place(network, device).eval(), spec.chip_size)
     counter = ScoreCounter(spec.classes, per_chip=True, batch_size=batch_size)
+    ownership, first, shared = Ownership(chip_places(samples, data)), 0, 0
     sizes: dict[tuple[int, int], tuple[int, int]] = {}
     readers = READERS if device.type == "cpu" else min(GPU_READERS, cores())
     chips = read_ahead(samples, spec, max(2 * readers, batch_size), readers)
@@ -94,12 +101,16 @@ def evaluate(
 
     with closing(chips), closing(stacks), lanes.run(classified, stacks) as results:
         for stack, prediction, confidence in results:
-            counter.add(stack.target.to(device, non_blocking=True), prediction, confidence)
+            owned = ownership.of_batch(range(first, first + len(stack.chips)), stack.size)
+            own = torch.from_numpy(owned.own) if owned else None
+            counter.add(stack.target.to(device, non_blocking=True), prediction, confidence, own)
+            shared += int((owned.own & owned.several & (stack.target.numpy() != IGNORE)).sum()) if owned else 0
+            first += len(stack.chips)
             if export is not None:
                 for chip, values in zip(stack.chips, spec.classes.decode(prediction.cpu().numpy()), strict=True):
                     export(chip, values)
             advance(len(stack.chips))
-    evaluation = counter.result()
+    evaluation = replace(counter.result(), shared=shared)
     if not evaluation.pooled.matrix.any():
         raise UserError(
             f"None of the {len(samples)} chips has a pixel with both a class and a measurement; expected labels of "
@@ -132,7 +143,8 @@ def evaluate_folder(
     network, spec = load_network(checkpoint)
     data = read_data_folder(data_dir)
     check_fit(spec, data.spec.bands, data.spec.classes, str(data_dir))
-    return evaluate(network, spec, data.samples(split), device=choose_device(accelerator), batch_size=batch_size)
+    device, samples = choose_device(accelerator), data.samples(split)
+    return evaluate(network, spec, samples, device=device, data=data.spec, batch_size=batch_size)
 
 
 class Stack(NamedTuple):
@@ -261,7 +273,7 @@ def check_fit(spec: NetworkSpec, bands: Sequence[Band], classes: ClassTable, ori
     """Refuse a checkpoint that does not fit a data set.
 
     A data set may lack classes that the network knows: its chips are of another place. It may not have classes that
-    the network never saw, nor call one value by another name.
+    the network never saw, nor call one value by another name than the checkpoint or the data that it was trained on.
 
     Args:
         spec: What the network expects.
@@ -273,18 +285,18 @@ def check_fit(spec: NetworkSpec, bands: Sequence[Band], classes: ClassTable, ori
         UserError: Bands or classes differ; the message says how.
     """
     match_bands(spec.bands, bands, origin)
-    known = dict(zip(spec.classes.values, spec.classes.names, strict=True))
+    known = {entry.value: entry for entry in spec.classes.classes}
     new = [f"{entry.value} {entry.name}" for entry in classes.classes if entry.value not in known]
     renamed = [
-        f"{entry.value} is {entry.name} there and {known[entry.value]} here"
+        f"{entry.value} is {entry.name} there and {known[entry.value].name} here"
         for entry in classes.classes
-        if entry.value in known and _really_differ(entry.value, entry.name, known[entry.value])
+        if entry.value in known and _really_differ(entry, known[entry.value])
     ]
     if new or renamed:
         differences = [f"{'; '.join(new)} {'is' if len(new) == 1 else 'are'} unknown to it"] if new else []
         raise UserError(
             f"The classes of {origin} are not those of the checkpoint: {'; '.join(differences + renamed)}. The "
-            f"checkpoint knows {', '.join(f'{value} {name}' for value, name in known.items())}. Give it data with "
+            f"checkpoint knows {', '.join(f'{value} {ours.name}' for value, ours in known.items())}. Give it data with "
             "these classes, or train one on these data."
         )
 
@@ -335,8 +347,13 @@ def _stacked(chips: Sequence[LabelledChip], pinned: bool) -> Stack:
     return Stack(chips, *map(put, parts))
 
 
-def _really_differ(value: int, name: str, other: str) -> bool:
-    """Tell whether two names of a class value contradict each other; a name that was made up does not."""
-    made_up = {f"class_{value}", str(value), ""}
-    names = {name.strip().casefold(), other.strip().casefold()}
-    return len(names) == 2 and not names & made_up
+def _really_differ(entry: LandClass, ours: LandClass) -> bool:
+    """Tell whether two names of a class value contradict each other; a name that was made up does not.
+
+    Args:
+        entry: The data's class.
+        ours: The network's, which its training data may call otherwise than it does.
+    """
+    made_up = {f"class_{entry.value}", str(entry.value), ""}
+    name, own, once = (text.strip().casefold() for text in (entry.name, ours.name, ours.data_name or ""))
+    return name not in {own, once} and not {name, own} & made_up

@@ -22,14 +22,19 @@ def fingerprints(paths: Iterable[str]) -> list[dict[str, Any]]:
 
     Returns:
         A plain dict per file: path, bytes and time (of an archive, where it lies in one); the path only where there is
-        no such file here.
+        no such file here. A folder that belongs to one, as a Zarr's groups do, is one entry for all files below it:
+        path, how many, their bytes, and the time of the latest.
     """
-    files = dict.fromkeys(file for path in paths for file in (path, *companions(path)))
-    return [_fingerprint(file) for file in files]
+    entries: dict[str, dict[str, Any]] = {}
+    for path in paths:
+        entries.setdefault(path, _fingerprint(path))
+        for file in companions(path):
+            entries.setdefault(file, _folder(file) if Path(file).is_dir() else _fingerprint(file))
+    return list(entries.values())
 
 
 def companions(path: str) -> list[str]:
-    """List the files that belong to a file and are read with it, a VRT's through all VRTs that it is made of."""
+    """List the files and folders that belong to a file and are read with it, through all VRTs that it is made of."""
     found = [path]
     for file in found:  # it grows
         if file == path or file.lower().endswith(".vrt"):
@@ -42,7 +47,7 @@ def _listed(path: str) -> list[str]:
     if Path(path).suffix.lower() == ".shp":
         return [str(file) for file in map(Path(path).with_suffix, _SHAPEFILE) if file.exists()]
     if Path(path).is_dir():
-        return [str(file) for file in sorted(Path(path).iterdir()) if file.is_file()]
+        return [str(entry) for entry in sorted(Path(path).iterdir())]
     try:
         with open_raster(path) as dataset:
             return [file for file in dataset.files if file != path and not file.endswith(_OTHERS)]
@@ -64,3 +69,15 @@ def _fingerprint(path: str) -> dict[str, Any]:
     except OSError:
         return {"path": path}
     return {"path": path, "bytes": status.st_size, "modified": status.st_mtime_ns}
+
+
+def _folder(path: str) -> dict[str, Any]:
+    """Tell the state of all files below a folder."""
+    found = [_fingerprint(str(file)) for file in Path(path).rglob("*") if file.is_file()]
+    states = [state for state in found if "bytes" in state]
+    return {
+        "path": path,
+        "files": len(found),
+        "bytes": sum(state["bytes"] for state in states),
+        "modified": max((state["modified"] for state in states), default=0),
+    }

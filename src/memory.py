@@ -1,4 +1,4 @@
-"""How a process takes memory from the system, whether it gives it back, and how much it may still take.
+"""How a process takes memory from the system, whether it gives it back, how much it has had and may still take.
 
 The first is a matter of Linux and its usual C library: between the layers of a network lie large blocks, which are
 taken and given back with every batch. The system finds and clears each of their pages of 4 kB anew: 10 % of what
@@ -73,6 +73,19 @@ def available_memory() -> int:
             if granted.isdecimal():
                 free = min(free, int(granted) - int(taken) + _cached_files(group))
     return max(0, free) + _kept()
+
+
+def peak_memory() -> int:
+    """Return the most bytes that this process has had so far; what it has now, where the system counts no peak."""
+    try:
+        import resource  # noqa: PLC0415  Windows has none
+    except ModuleNotFoundError:
+        import psutil  # noqa: PLC0415  see above
+
+        memory = psutil.Process().memory_info()
+        return int(getattr(memory, "peak_wset", memory.rss))
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024  # macOS counts bytes, the others kB
 
 
 def _cached_files(group: Path) -> int:

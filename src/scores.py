@@ -159,11 +159,12 @@ class Evaluation:
 
     Attributes:
         classes: The class table.
-        pooled: Over all labelled pixels.
+        pooled: Over all labelled pixels, each counted once.
         chip_means: As the mean over chips; None where there are no chips (a whole scene).
-        calibration: None where no confidences were given.
+        calibration: Of the same pixels as ``pooled``; None where no confidences were given.
         batch_mean_iou: Mean over batches of each batch's mean IoU, weighted by its chips, which is how SpecDeepMap's
             trainer scores: it depends on which chips share a batch. None where there are no chips.
+        shared: How many of the labelled pixels several chips show.
     """
 
     classes: ClassTable
@@ -171,6 +172,7 @@ class Evaluation:
     chip_means: ChipMeans | None = None
     calibration: Calibration | None = None
     batch_mean_iou: float | None = None
+    shared: int = 0
 
 
 class ScoreCounter:
@@ -194,19 +196,31 @@ class ScoreCounter:
         self._batch, self._batch_images = np.zeros_like(self._matrix), 0
         self._batch_sum, self._images = 0.0, 0
 
-    def add(self, target: torch.Tensor, prediction: torch.Tensor, confidence: torch.Tensor | None = None) -> None:
+    def add(
+        self,
+        target: torch.Tensor,
+        prediction: torch.Tensor,
+        confidence: torch.Tensor | None = None,
+        own: torch.Tensor | None = None,
+    ) -> None:
         """Add a batch.
 
         Args:
             target: True class indices, B × H × W, any integer dtype; IGNORE is not counted.
             prediction: Predicted indices of the same shape; IGNORE (nothing predicted) is not counted either.
             confidence: Probabilities of the predicted classes, same shape, for the calibration.
+            own: True for pixels that count over all pixels and in the calibration, same shape; None for all. Chips and
+                batches are scored whole.
         """
         here = counting_device(target.device)
         target, prediction = target.to(here), prediction.to(here)
         confidence = None if confidence is None else confidence.to(here)
         matrices = confusion_matrices(target, prediction, len(self.classes)).cpu().numpy()
-        self._matrix += matrices.sum(0)
+        if own is None:
+            self._matrix += matrices.sum(0)
+        else:
+            target = torch.where(own.to(here), target, IGNORE)
+            self._matrix += confusion_matrix(target, prediction, len(self.classes)).cpu().numpy()
         if self._per_chip:
             for matrix in matrices:
                 self._add_chip(matrix)

@@ -53,6 +53,20 @@ def test_degrees_become_areas_on_the_ellipsoid(tmp_path: Path) -> None:
     assert found[1] == pytest.approx(found[4])
 
 
+def test_percent_are_those_of_the_ground(tmp_path: Path) -> None:
+    """Rows of degrees differ in area: 50 and 50 percent stood beside 42.5 and 57.5 hectares."""
+    grid = Affine(0.1, 0, 10, 0, -1, 70)
+    values = np.full((20, 10), 4, np.uint8)
+    values[10:], values[:, 0] = 9, 0
+    path = write_raster(tmp_path / "map.tif", values[None], crs="EPSG:4326", transform=grid)
+    found = {area.value: area for area in counted(path, values).result()}
+    assert found[4].pixels == found[9].pixels
+    assert found[4].percent < 45
+    hectares = {value: found[value].hectares or 0 for value in (4, 9)}
+    assert found[4].percent == pytest.approx(100 * hectares[4] / sum(hectares.values()))
+    assert found[4].percent + found[9].percent == pytest.approx(100)
+
+
 @pytest.mark.parametrize("crs", ["EPSG:3857", "EPSG:3395", "EPSG:4087", "EPSG:6933"])
 def test_areas_in_a_cylindrical_projection_are_those_on_the_ground(tmp_path: Path, crs: str) -> None:
     # Web Mercator shows Berlin 2.7 times as large as it is: its plane tells no hectares.

@@ -27,6 +27,12 @@ def test_without_validation_scores_it_is_the_last(tmp_path: Path) -> None:
     assert find_checkpoint(run_folder(tmp_path, "a.ckpt", "last.ckpt")).name == "last.ckpt"
 
 
+def test_what_lightning_left_at_a_signal_of_slurm_s_is_no_result(tmp_path: Path) -> None:
+    run_folder(tmp_path, "hpc_ckpt_1.ckpt", "checkpoints/00001-val_iou_0.5000.ckpt", "checkpoints/last.ckpt")
+    assert find_checkpoint(tmp_path).name == "00001-val_iou_0.5000.ckpt"
+    assert find_checkpoint(tmp_path / "hpc_ckpt_1.ckpt").name == "hpc_ckpt_1.ckpt"  # to whoever names it
+
+
 def test_a_checkpoint_stands_for_itself(tmp_path: Path) -> None:
     path = run_folder(tmp_path, "a.ckpt") / "a.ckpt"
     assert find_checkpoint(path) == path == find_checkpoint(tmp_path)

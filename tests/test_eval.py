@@ -249,15 +249,138 @@ def test_chips_on_training_ground_are_scored_with_a_caution(data: Path, checkpoi
     assert caution.startswith("1 of 3 test chips show ground that training chips show too (first train_tile_8_8.tif): ")
 
 
-def test_validation_chips_that_a_refit_was_trained_on_are_scored_with_a_caution(data: Path, tmp_path: Path) -> None:
+def take_from_test(folder: Path) -> None:
+    """Make the first test chip a validation chip that does not overlap those which are left."""
+    for kind in ("images", "labels"):
+        (folder / kind / "test_tile_0_0.tif").rename(folder / kind / "validation_tile_0_0.tif")
+    header, _, *others = (folder / "test_files.csv").read_text().splitlines()
+    (folder / "test_files.csv").write_text("\n".join([header, *others, ""]))
+    write_samples(
+        folder / "validation_files.csv", [("images/validation_tile_0_0.tif", "labels/validation_tile_0_0.tif")]
+    )
+
+
+@pytest.mark.parametrize("by", ["data_dir", "csv"])
+def test_validation_chips_that_a_refit_was_trained_on_are_scored_with_a_caution(
+    data: Path, tmp_path: Path, by: str
+) -> None:
     copied = shutil.copytree(data, tmp_path / "data")
-    shutil.copy(copied / "test_files.csv", copied / "validation_files.csv")
+    take_from_test(copied)
+    validation = {
+        "data_dir": {"data_dir": str(copied), "split": "validation"},
+        "csv": {"csv": str(copied / "validation_files.csv")},
+    }
     for name, refit, trained in (("refit", True, copied), ("plain", False, copied), ("elsewhere", True, data)):
         path = save_checkpoint(tmp_path / f"{name}.ckpt", config={"refit": refit, "data_dir": str(trained)})
-        given = EvalConfig(str(path), str(copied), split="validation", accelerator="cpu")
+        given = EvalConfig(str(path), accelerator="cpu", **validation[by])
         caution = score(given, tmp_path / name).caution
         assert (caution is not None and "refit=true" in caution) == (name == "refit")
     assert score(EvalConfig(str(tmp_path / "refit.ckpt"), str(copied), accelerator="cpu"), tmp_path).caution is None
+
+
+def test_chips_on_the_ground_of_validation_chips_are_scored_with_a_caution_where_a_refit_was_trained_on_them(
+    data: Path, tmp_path: Path
+) -> None:
+    copied = shutil.copytree(data, tmp_path / "data")
+    take_from_test(copied)
+    listed = copied / "test_files.csv"
+    listed.write_text(listed.read_text().replace("test_tile_1_0", "validation_tile_8_8"))
+    for kind in ("images", "labels"):
+        (copied / kind / "test_tile_1_0.tif").rename(copied / kind / "validation_tile_8_8.tif")
+    for refit in (True, False):
+        path = save_checkpoint(tmp_path / f"{refit}.ckpt", config={"refit": refit, "data_dir": str(copied)})
+        for keys in ({"data_dir": str(copied)}, {"csv": str(listed)}):
+            caution = score(EvalConfig(str(path), accelerator="cpu", **keys), tmp_path / "out").caution
+            assert (caution is not None and caution.startswith("1 of 2 test chips show ground")) == refit
+
+
+def test_a_list_in_a_data_folder_is_held_against_the_training_chips_as_the_folder_is(
+    data: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    copied = shutil.copytree(data, tmp_path / "data")
+    shutil.move(copied / "images" / "test_tile_0_0.tif", copied / "images" / "train_tile_8_8.tif")
+    rows = [
+        ("images/train_tile_8_8.tif", "labels/test_tile_0_0.tif"),
+        ("images/test_tile_1_0.tif", "labels/test_tile_1_0.tif"),
+    ]
+    write_samples(copied / "mine.csv", rows)
+    given = EvalConfig(str(checkpoint), csv=str(copied / "mine.csv"), accelerator="cpu")
+    caution = score(given, tmp_path / "ground").caution
+    assert caution is not None
+    assert caution.startswith("1 of 2 chips show ground that training chips show too (first train_tile_8_8.tif): ")
+    trained = ("images/train_tile_0_0.tif", "labels/train_tile_0_0.tif")
+    write_samples(copied / "mine.csv", [*rows, trained])
+    unknown = score(given, tmp_path / "unknown").caution
+    assert unknown is not None
+    assert unknown.startswith("1 of them are training chips; the scores of a network that was trained on them")
+    other = save_checkpoint(tmp_path / "other.ckpt", config={"data_dir": str(data)})
+    assert score(replace(given, checkpoint=str(other)), tmp_path / "other").caution is None
+    given = replace(given, checkpoint=str(save_checkpoint(tmp_path / "own.ckpt", config={"data_dir": str(copied)})))
+    with pytest.raises(
+        UserError, match=r"mine\.csv lists images/train_tile_0_0\.tif, which train_files\.csv lists too"
+    ):
+        score(given, tmp_path / "mixed")
+    write_samples(copied / "elsewhere.csv", rows[1:])
+    assert score(replace(given, csv=str(copied / "elsewhere.csv")), tmp_path / "apart").caution is None
+
+
+@pytest.mark.parametrize("keys", [{"csv": "{data}/train_files.csv"}, {"data_dir": "{data}", "split": "train"}])
+def test_training_chips_are_scored_with_a_caution(
+    data: Path, checkpoint: Path, tmp_path: Path, keys: dict[str, str]
+) -> None:
+    given = {key: value.format(data=data) for key, value in keys.items()}
+    caution = score(EvalConfig(str(checkpoint), accelerator="cpu", **given), tmp_path).caution
+    assert caution is not None
+    assert caution.startswith("these are training chips")
+
+
+@pytest.mark.parametrize("there", ["run.json", "report.html"])
+def test_scores_do_not_take_the_place_of_another_command_s_report(
+    data: Path, checkpoint: Path, tmp_path: Path, there: str
+) -> None:
+    """output_dir=logs/train/mine replaced the training's report without a word."""
+    given = EvalConfig(str(checkpoint), str(data), accelerator="cpu")
+    (tmp_path / there).write_text("{}")
+    with pytest.raises(
+        UserError, match=r"(the folder of a training|another command's report).*Give another output_dir"
+    ):
+        score(given, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [there]
+
+
+def test_an_evaluation_s_own_report_is_replaced(data: Path, checkpoint: Path, tmp_path: Path) -> None:
+    given = EvalConfig(str(checkpoint), str(data), accelerator="cpu")
+    score(given, tmp_path)
+    (tmp_path / "report.html").write_text("of the scores")
+    score(given, tmp_path)
+
+
+def test_log_report_and_file_say_how_many_pixels_several_chips_show(
+    checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    for step in (8, 16):
+        folder, rows = tmp_path / f"step{step}", []
+        for column in (0, step):
+            names = f"images/scene_tile_{column}_0.tif", f"labels/scene_tile_{column}_0.tif"
+            for name, cube, bands in zip(
+                names, (np.ones((2, 16, 16), np.uint16), np.ones((16, 16), np.uint8)), (BANDS, ()), strict=True
+            ):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                write_geotiff(folder / name, cube, crs=None, transform=(1, 0, column, 0, 1, 0), bands=bands)
+            rows.append(names)
+        write_samples(folder / "test_files.csv", rows)
+        caplog.clear()
+        scored = score(
+            EvalConfig(str(checkpoint), csv=str(folder / "test_files.csv"), accelerator="cpu"), tmp_path / "out"
+        )
+        content = json.loads((tmp_path / "out" / "scores.json").read_text())
+        assert content["pixels_of_several_chips"] == (128 if step == 8 else 0)
+        assert sum(content["all_pixels"]["support"]) == 16 * (16 + step)
+        said = "Several chips show 128 of the 384 labelled pixels: over all pixels each counts once"
+        lead = scored.report(Run("eval.py", "", datetime.now(UTC))).lead
+        for words in ("\n".join(caplog.messages), "\n".join(lead)):
+            assert (said in words) == (step == 8)
 
 
 def test_predictions_do_not_replace_the_chips_that_are_scored(data: Path, checkpoint: Path, tmp_path: Path) -> None:

@@ -17,12 +17,14 @@ from src.bands import Band, Normalization
 from src.chips import LabelledChip
 from src.errors import UserError
 from src.evaluation import batches, check_fit, chip_exporter, evaluate, read_ahead
+from src.grid import Window, chip_windows
 from src.labels import ClassTable
 from src.models.lanes import computing_with
 from src.models.network import Network
+from src.raster.georeference import shifted
 from src.raster.write import write_geotiff
 from src.scores import Scores
-from src.spec import NetworkSpec
+from src.spec import DatasetSpec, NetworkSpec, SceneSpec
 from src.tables import Sample
 
 CPU = torch.device("cpu")
@@ -30,7 +32,15 @@ CLASSES = ClassTable.build([10, 20, 30], {10: "water", 20: "forest", 30: "field"
 BANDS = tuple(Band(name) for name in ("wet", "dark", "flat"))
 SPEC = NetworkSpec("-", "-", {}, BANDS, Normalization.identity(3), -1.0, CLASSES, (8, 8))
 NODATA = -1
+WHOLE = Window(0, 0, 8, 8)
 TRANSFORM = (10.0, 0.0, 500_000.0, 0.0, -10.0, 5_800_000.0)
+DATA = DatasetSpec(
+    (
+        SceneSpec("scene", "scene.tif", 26, 21, None, TRANSFORM),
+        SceneSpec("later", "later.tif", 26, 21, None, TRANSFORM),
+    ),
+    *(BANDS, (True,) * 3, -1.0, "int16", (8, 8), (4, 4), CLASSES, {"strategy": "balanced"}, None, 0),
+)
 
 
 class LargestBand(nn.Module):
@@ -51,15 +61,20 @@ def network(multiple: int = 1, bands: int = 3) -> Network:
 
 
 def write_chip(
-    folder: Path, name: str, answer: np.ndarray, values: np.ndarray, bands: Sequence[Band] = BANDS
+    folder: Path,
+    name: str,
+    answer: np.ndarray,
+    values: np.ndarray,
+    bands: Sequence[Band] = BANDS,
+    window: Window = WHOLE,
 ) -> Sample:
-    """Write a chip that the network maps to ``answer`` (class indices, -1 for nodata)."""
+    """Write a chip of a scene's window that the network maps to ``answer`` (class indices, -1 for nodata)."""
     image = np.stack([np.where(answer < 0, NODATA, 5 * (answer == index)) for index in range(3)]).astype(np.int16)
     order = [BANDS.index(Band(band.name)) for band in bands] if all(band in BANDS for band in bands) else [0, 1, 2]
     sample = Sample(folder / "images" / f"{name}.tif", folder / "labels" / f"{name}.tif")
     for path in (sample.image, sample.label):
         path.parent.mkdir(parents=True, exist_ok=True)
-    grid = {"crs": rasterio.CRS.from_epsg(32633).to_wkt(), "transform": TRANSFORM}
+    grid = {"crs": rasterio.CRS.from_epsg(32633).to_wkt(), "transform": shifted(TRANSFORM, window)}
     write_geotiff(sample.image, image[order], nodata=NODATA, bands=bands, **grid)
     write_geotiff(sample.label, values.astype(np.uint8), **grid)
     return sample
@@ -95,6 +110,99 @@ def test_every_pixel_with_class_and_measurement_counts_once(tmp_path: Path) -> N
     assert seen == [2, 2, 1]
     assert result.calibration is not None
     assert result.calibration.pixels.sum() == np.sum(expected)
+
+
+def cut(folder: Path, values: np.ndarray, size: int, step: int) -> list[Sample]:
+    """Cut a scene's labels into chips; what the network says of a pixel is another thing in each of them."""
+    rng = np.random.default_rng(4)
+    samples = []
+    for window in chip_windows(*values.shape, (size, size), (step, step)):
+        label = np.zeros((size, size), np.uint8)
+        inside = values[window.row : window.row_stop, window.column : window.column_stop]
+        label[: inside.shape[0], : inside.shape[1]] = inside
+        answer = np.where(rng.random(label.shape) < 0.9, rng.integers(0, 3, label.shape), -1)
+        name = f"scene_tile_{window.column}_{window.row}"
+        samples.append(write_chip(folder, name, answer, label, window=window))
+    return [samples[i] for i in rng.permutation(len(samples))]  # as a split leaves them
+
+
+def owners(samples: Sequence[Sample], size: int, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Per pixel the nearest of the chips that show it, of equally near ones the first, and whether several show it."""
+    places = [tuple(map(int, sample.image.stem.split("_")[-2:])) for sample in samples]
+    rows, columns = np.indices(shape)
+    apart = np.array([(rows + 0.5 - y - size / 2) ** 2 + (columns + 0.5 - x - size / 2) ** 2 for x, y in places])
+    shown = np.array([(rows >= y) & (rows < y + size) & (columns >= x) & (columns < x + size) for x, y in places])
+    return np.where(shown, apart, np.inf).argmin(0), shown.sum(0) > 1
+
+
+@pytest.mark.parametrize("described", [True, False])
+def test_pixels_that_overlapping_chips_show_count_once_in_the_chip_whose_centre_is_nearest(
+    tmp_path: Path, described: bool
+) -> None:
+    """Chips of step 4 and size 8 counted each pixel up to four times over all pixels."""
+    values = np.random.default_rng(5).choice([0, 10, 20, 30], (21, 26)).astype(np.uint8)
+    samples = cut(tmp_path, values, 8, 4)
+    result = evaluate(network(), SPEC, samples, device=CPU, data=DATA if described else None, batch_size=3)
+    expected, shared = np.zeros((3, 3), int), 0
+    nearest, several = owners(samples, 8, values.shape)
+    answers = [pixels([sample])[1].reshape(8, 8) for sample in samples]
+    for row, column in zip(*np.nonzero(values), strict=True):
+        x, y = map(int, samples[nearest[row, column]].image.stem.split("_")[-2:])
+        if mapped := answers[nearest[row, column]][row - y, column - x]:
+            expected[CLASSES.values.index(values[row, column]), CLASSES.values.index(mapped)] += 1
+            shared += several[row, column]
+    np.testing.assert_array_equal(result.pooled.matrix, expected)
+    assert result.calibration is not None
+    assert result.calibration.pixels.sum() == expected.sum()
+    assert result.shared == shared
+
+
+def test_scores_of_chips_and_batches_are_of_whole_chips_where_they_overlap(tmp_path: Path) -> None:
+    values = np.random.default_rng(5).choice([0, 10, 20, 30], (12, 12)).astype(np.uint8)
+    samples = cut(tmp_path, values, 8, 4)
+    result = evaluate(network(), SPEC, samples, device=CPU, batch_size=1)
+    alone = [evaluate(network(), SPEC, [sample], device=CPU) for sample in samples]
+    assert result.chip_means is not None
+    for i in range(3):
+        occurring = [one.pooled.iou[i] for one in alone if np.isfinite(one.pooled.iou[i])]
+        assert result.chip_means.iou[i] == pytest.approx(np.mean(occurring))
+    assert result.batch_mean_iou == pytest.approx(np.mean([np.nanmean(one.pooled.iou) for one in alone]))
+    assert result.pooled.matrix.sum() < sum(one.pooled.matrix.sum() for one in alone)
+
+
+@pytest.mark.parametrize("changed", ["step", "date", "folder", "place"])
+def test_chips_that_do_not_show_the_same_pixels_of_one_scene_count_whole(tmp_path: Path, changed: str) -> None:
+    values = np.random.default_rng(5).choice([10, 20, 30], (16, 16)).astype(np.uint8)
+    samples = cut(tmp_path / "a", values, 8, 8)
+    if changed == "date":
+        for sample in cut(tmp_path / "b", values, 8, 8):
+            later = sample.image.rename(samples[0].image.with_name(sample.image.name.replace("scene", "later")))
+            samples.append(Sample(later, sample.label))
+    elif changed == "folder":
+        samples += cut(tmp_path / "b", values, 8, 8)
+    elif changed == "place":  # numbers of tiles are no pixels: city_tile_1_0 is the second one
+        samples = [
+            Sample(s.image.rename(s.image.with_name(f"city_tile_{n % 2}_{n // 2}.tif")), s.label)
+            for n, s in enumerate(sorted(samples, key=lambda sample: sample.image.stem))
+        ]
+    result = evaluate(network(), SPEC, samples, device=CPU, data=None if changed == "place" else DATA)
+    alone = [evaluate(network(), SPEC, [sample], device=CPU).pooled.matrix for sample in samples]
+    np.testing.assert_array_equal(result.pooled.matrix, np.sum(alone, 0))
+    assert result.shared == 0
+
+
+def test_parts_that_a_split_raster_cut_from_one_window_count_each_its_own_labels(tmp_path: Path) -> None:
+    values = np.random.default_rng(5).choice([10, 20, 30], (8, 8)).astype(np.uint8)
+    upper = np.where(np.arange(8)[:, None] < 4, values, 0)
+    answer = np.zeros((8, 8), int)
+    test = write_chip(tmp_path, "scene_test_tile_0_0", answer, upper)
+    beside = write_chip(tmp_path, "scene_tile_4_0", answer, np.roll(upper, 4, 1), window=Window(0, 4, 8, 8))
+    train = write_chip(tmp_path, "scene_train_tile_0_0", answer, values - upper)
+    one = evaluate(network(), SPEC, [test, beside], device=CPU, data=DATA)
+    assert one.pooled.matrix.sum() == 4 * 12
+    assert one.shared == 4 * 4
+    both = evaluate(network(), SPEC, [test, train], device=CPU, data=DATA)
+    assert both.pooled.matrix.sum() == 64
 
 
 def test_batch_size_does_not_matter(tmp_path: Path) -> None:
@@ -271,6 +379,17 @@ def test_classes_that_do_not_fit_are_refused_with_the_difference(classes: ClassT
 )
 def test_fewer_classes_and_classes_without_names_fit(classes: ClassTable) -> None:
     check_fit(SPEC, BANDS, classes, "data/north")
+
+
+def test_the_training_data_s_own_names_fit_a_network_that_a_user_named_otherwise() -> None:
+    spec = replace(SPEC, classes=SPEC.classes.renamed({20: "Wald", 30: "Feld"}, {}))
+    for name in ("forest", "Wald"):
+        check_fit(spec, BANDS, ClassTable.build([20], {20: name}), "data/north")
+    with pytest.raises(UserError, match="20 is asphalt there and Wald here"):
+        check_fit(spec, BANDS, ClassTable.build([20], {20: "asphalt"}), "data/north")
+    named = replace(SPEC, classes=ClassTable.build([20]).renamed({20: "Wald"}, {}))
+    with pytest.raises(UserError, match="20 is asphalt there and Wald here"):  # class_20 is no name that fits others
+        check_fit(named, BANDS, ClassTable.build([20], {20: "asphalt"}), "data/north")
 
 
 def test_bands_that_do_not_fit_are_refused_before_anything_runs() -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 import json
 import logging
+import os
+import shutil
 import threading
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -34,13 +38,17 @@ from mapping_scenes import (
     write_raster,
 )
 
+from src.bands import Band
 from src.errors import UserError
 from src.grid import Blend, Window
 from src.labels import ClassTable
-from src.mapping import kept_rows, map_scores, scene_map, scene_reader
+from src.mapping import kept_rows, map_scores, network_file, processes, scene_map, scene_reader
 from src.mapping.inference import Predictor
+from src.mapping.plan import MapPlan
+from src.mapping.processes import StripJob, map_in_processes
 from src.mapping.scene_map import MapOptions, Mapper, map_scene
 from src.mapping.strip_store import StripStore
+from src.models.network import Network
 from src.raster.write import write_geotiff
 
 VALUES = np.array(CLASSES.values, np.uint8)
@@ -524,6 +532,128 @@ def test_what_goes_wrong_in_a_process_is_raised_here(tmp_path: Path) -> None:
     assert not (tmp_path / "map.tif").exists()
 
 
+def test_an_error_of_the_system_in_a_process_is_raised_here_as_what_it_is(tmp_path: Path) -> None:
+    """It was said that the process was killed, as when memory runs out."""
+    path = write_raster(tmp_path / "scene.tif", noise(90, 64))
+    mapper = make_trained(tmp_path)
+    (tmp_path / "store/classes.raw").mkdir(parents=True)
+    plan = MapPlan(90, 64, (32, 32), (4, 4), "cosine", 1)
+    job = StripJob(
+        mapper.checkpoint, mapper.fingerprint, str(path), plan, tmp_path / "store", "cpu", False, None, processes=2
+    )
+    with pytest.raises(IsADirectoryError) as caught:
+        map_in_processes(job, [0], 1)
+    assert caught.value.filename == str(tmp_path / "store/classes.raw")
+    assert "In a process that maps strips" in caught.value.__notes__[0]
+
+
+def test_an_error_that_cannot_be_sent_is_sent_in_words() -> None:
+    class OwnError(Exception):
+        """Of a class that another process does not find."""
+
+    sent = processes._sendable(OwnError("of a package"))
+    assert isinstance(sent, RuntimeError)
+    assert str(sent) == "OwnError: of a package"
+    assert type(processes._sendable(torch.OutOfMemoryError("CUDA out of memory."))) is torch.OutOfMemoryError
+
+
+def test_a_map_is_recorded_under_the_file_that_its_network_was_loaded_from(tmp_path: Path) -> None:
+    """The file was hashed when the first scene was mapped: a training that goes on replaces it."""
+    path, checkpoint = write_raster(tmp_path / "scene.tif", noise(60, 40)), make_trained(tmp_path).checkpoint
+    loaded = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    mapper = Mapper.load(checkpoint, accelerator="cpu")
+    (tmp_path / "next").mkdir()
+    make_trained(tmp_path / "next", "compact_unet", chip=64).checkpoint.replace(checkpoint)
+    map_scene(mapper, str(path), tmp_path / "map.tif")
+    assert json.loads((tmp_path / "map.json").read_text())["made_of"]["checkpoint"] == loaded
+    assert map_scene(Mapper.load(checkpoint, accelerator="cpu"), str(path), tmp_path / "map.tif").made
+
+
+def test_the_strips_of_a_map_are_of_one_network(tmp_path: Path) -> None:
+    path = write_raster(tmp_path / "scene.tif", noise(260, 90))
+    mapper = Mapper.load(make_trained(tmp_path).checkpoint, MapOptions(window=64, processes=2), "cpu")
+    (tmp_path / "next").mkdir()
+    make_trained(tmp_path / "next", chip=64).checkpoint.replace(mapper.checkpoint)
+    with pytest.raises(UserError, match=r"network\.ckpt was replaced after it was loaded"):
+        map_scene(mapper, str(path), tmp_path / "map.tif")
+
+
+def test_a_checkpoint_that_is_replaced_while_it_is_read_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint, real, reads = make_trained(tmp_path).checkpoint, network_file.load_network, itertools.count()
+    (tmp_path / "next").mkdir()
+    later = make_trained(tmp_path / "next", chip=64).checkpoint
+
+    def replaced(path: Path) -> Any:
+        found = real(path)
+        if next(reads) == 0:
+            shutil.copy(later, tmp_path / "copy")
+            (tmp_path / "copy").replace(path)
+        return found
+
+    monkeypatch.setattr(network_file, "load_network", replaced)
+    _, spec, digest = network_file.load_hashed(checkpoint)
+    assert (spec.chip_size, digest) == ((64, 64), hashlib.sha256(later.read_bytes()).hexdigest())
+    monkeypatch.setattr(network_file, "load_network", lambda path: (os.utime(path, ns=(0, next(reads))), real(path))[1])
+    with pytest.raises(UserError, match=r"network\.ckpt was replaced each of the 5 times"):
+        network_file.load_hashed(checkpoint)
+
+
+def test_the_first_process_leaves_its_gpu_before_others_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, done = write_raster(tmp_path / "scene.tif", noise(90, 64)), list[str]()
+    mapper = make_trained(tmp_path, processes=2, window=32)
+
+    def start(*_: Any) -> None:
+        done.append("started")
+        raise StopError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Predictor, "leave", lambda _: done.append("left"))
+        patch.setattr(scene_map, "map_in_processes", start)
+        with pytest.raises(StopError):
+            map_scene(mapper, str(path), tmp_path / "map.tif")
+    assert done == ["left", "started"]
+    predictor = Predictor(mapper.network, mapper.device, chip_size=(32, 32))
+    predictor.device = torch.device("cuda")
+    monkeypatch.setattr(Network, "cpu", lambda _: done.append("moved"))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: done.append("emptied"))
+    predictor.leave()
+    assert done[2:] == ["moved", "moved", "emptied"]
+
+
+def test_a_map_is_made_again_when_other_bands_are_named_beside_its_scene(tmp_path: Path) -> None:
+    """Names decide which band is which; they were not looked at, since programs write that file by themselves."""
+    path = write_raster(tmp_path / "scene.tif", noise(60, 40))
+    mapper, names = make_mapper(tmp_path, Argmax()), [f"<Description>{name}</Description>" for name in "abc"]
+    mapper = dataclasses.replace(mapper, spec=dataclasses.replace(mapper.spec, bands=tuple(Band(n) for n in "abc")))
+
+    def made(order: str) -> bool:
+        bands = "".join(
+            f'<PAMRasterBand band="{i}">{names["abc".index(name)]}</PAMRasterBand>' for i, name in enumerate(order, 1)
+        )
+        (tmp_path / "scene.tif.aux.xml").write_text(f"<PAMDataset>{bands}</PAMDataset>")
+        return map_scene(mapper, str(path), tmp_path / "map.tif").made
+
+    assert [made(order) for order in ("abc", "abc", "cba")] == [True, False, True]
+    np.testing.assert_array_equal(read(tmp_path / "map.tif"), VALUES[noise(60, 40)[::-1].argmax(0)])
+
+
+def test_a_map_is_made_again_when_a_folder_that_is_its_scene_changes_below(tmp_path: Path) -> None:
+    path, scene = write_raster(tmp_path / "scene.tif", noise(60, 40)), tmp_path / "scene.zarr"
+    rasterio.shutil.copy(str(path), str(scene), driver="Zarr")
+    rasterio.shutil.copy(str(scene), str(tmp_path / "scene.vrt"), driver="VRT")
+    mapper, given = make_mapper(tmp_path, Argmax()), (scene, tmp_path / "scene.vrt", tmp_path / "scene.vrt")
+    chunk = min(file for file in scene.glob("*/*") if not file.name.startswith("."))
+
+    def made() -> list[bool]:
+        return [map_scene(mapper, str(s), tmp_path / f"{s.suffix[1:]}_map.tif").made for s in given]
+
+    assert (made(), made()) == ([True, True, False], [False] * 3)
+    os.utime(chunk, ns=(0, time.time_ns()))
+    assert (made(), made()) == ([True, True, False], [False] * 3)
+
+
 def test_a_scene_that_ends_in_the_middle_leaves_no_map(tmp_path: Path) -> None:
     path = write_raster(tmp_path / "scene.tif", noise(300, 90), compress="deflate", blockysize=4)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -633,5 +763,5 @@ def test_what_a_survey_shows_is_every_nth_pixel_of_map_and_known_labels(
     assert found.sample is not None
     assert (found.sample[0] == mapped[::8, ::8]).all()
     assert (found.sample[1] == np.where(truth == 3, 0, truth)[::8, ::8]).all()
-    assert found.unknown == (3,)
+    assert found.unknown == {3: (truth == 3).sum()}
     assert map_scores.survey(tmp_path / "map.tif", classes).sample is None

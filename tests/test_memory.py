@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from src import cgroups, memory
-from src.memory import LARGE_PAGES, TUNED, available_memory, keep_memory, use_large_pages
+from src.memory import LARGE_PAGES, TUNED, available_memory, keep_memory, peak_memory, use_large_pages
 
 GLIBC = pytest.mark.skipif(sys.platform != "linux", reason="a matter of Linux's usual C library")
 BLOCKS = """
@@ -110,6 +110,23 @@ def test_a_job_s_group_of_either_version_counts(groups: Path) -> None:
     job = groups / "cgroup/memory/slurm/job_7"
     write(job, memory__limit_in_bytes="2000000000", memory__usage_in_bytes="500000000")
     assert available_memory() == 1_500_000_000
+
+
+@pytest.mark.parametrize(("platform", "unit"), [("linux", 1024), ("darwin", 1)])
+def test_a_peak_is_told_in_bytes(platform: str, unit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On macOS it is counted in bytes, which were taken for kB."""
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr(resource, "getrusage", lambda _: type("Usage", (), {"ru_maxrss": 7}))
+    monkeypatch.setattr(sys, "platform", platform)
+    assert peak_memory() == 7 * unit
+
+
+def test_without_unixs_count_the_peak_is_what_the_system_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert 0.5 < peak_memory() / psutil.Process().memory_info().rss < 2
+    told = {"rss": 3, "peak_wset": 5}  # as on Windows
+    monkeypatch.setattr(psutil, "Process", lambda: type("Own", (), {"memory_info": lambda: type("Memory", (), told)}))
+    assert peak_memory() == 5
 
 
 @GLIBC

@@ -203,6 +203,9 @@ def test_polygons_score_by_their_classes_names_and_by_a_class_map(
     (half,) = run(tmp_path / "d", **given, label=str(tmp_path / "half.gpkg"))
     assert half.evaluation.pooled.support.tolist() == [45 * 70, 0, 0]
     assert caplog.text.count("Label    has city, which the checkpoint does not know; they do not count.") == 1
+    assert "Label    has pixels of city (3,150), which the checkpoint does not know" in caplog.text
+    known = json.loads((tmp_path / "d/out/scores.json").read_text())["unknown_classes"]
+    assert known == [{"value": None, "name": "city", "pixels": 45 * 70}]
 
 
 def test_a_value_that_label_and_checkpoint_call_differently_is_named(
@@ -243,15 +246,61 @@ def test_values_that_the_checkpoint_does_not_know_do_not_count_and_are_named(
     label = str(write_raster(tmp_path / "label.tif", truth))
     (found,) = run(tmp_path, checkpoint=str(checkpoint), image=image, label=label)
     assert found.evaluation.pooled.matrix.sum() == 50 * 70
-    assert "has pixels of 77, which the checkpoint does not know" in caplog.text
+    assert "has pixels of 77 (2,800), which the checkpoint does not know" in caplog.text
+    (entry,) = found.unknown
+    assert (entry.value, entry.name, entry.pixels) == (77, "", 40 * 70)
+    written = json.loads((tmp_path / "out/scores.json").read_text())
+    assert written["unknown_classes"] == [{"value": 77, "name": "", "pixels": 40 * 70}]
+    assert written["caution"] is None
+    rules = [ClassRuleConfig(4, [4]), ClassRuleConfig(8, [77], name="reed")]
+    (named,) = run(tmp_path, checkpoint=str(checkpoint), image=image, label=label, class_map=rules)
+    assert [entry.title for entry in named.unknown] == ["8 reed"]
+
+
+@pytest.mark.parametrize("name", ["report.html", "run.json"])
+def test_the_files_of_a_training_are_not_written_over(tmp_path: Path, checkpoint: Path, name: str) -> None:
+    folder = tmp_path / "train"
+    folder.mkdir()
+    (folder / "run.json").write_text(json.dumps({"command": [], "config": {}}))
+    images = [scene(tmp_path), scene(tmp_path, "b.tif")]
+    output = {"report.html": {"image": images, "output": str(folder)}, "run.json": {"output": str(folder / "run.tif")}}
+    with pytest.raises(UserError, match=rf"train/{name}, but .*train is the folder of a training"):
+        run(tmp_path, **{"checkpoint": str(checkpoint), "image": images[0], **output[name]})
+    assert [path.name for path in folder.iterdir()] == ["run.json"]
+    run(tmp_path, checkpoint=str(checkpoint), image=images[0], output=str(folder / "map.tif"))
+    (folder / "run.json").write_text(json.dumps({"made_of": {}}))  # the record of a map
+    run(tmp_path, **{"checkpoint": str(checkpoint), "image": images[0], **output[name]})
+
+
+def test_ctrl_c_ends_all_processes_with_one_line(tmp_path: Path, checkpoint: Path) -> None:
+    """It goes to all of them, and each printed its own traceback."""
+    image, output = scene(tmp_path, height=3000, width=150), tmp_path / "out/map.tif"
+    command = [sys.executable, str(ROOT / "predict.py"), f"checkpoint={checkpoint}", "accelerator=cpu", "devices=2"]
+    process = subprocess.Popen(
+        [*command, f"image={image}", "window=64", f"output={output}", f"hydra.run.dir={tmp_path / 'run'}"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    raw = output.parent / ".map.tif.partial/classes.raw"
+    while process.poll() is None and not raw.is_file():
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert "predict.py: interrupted." in errors
 
 
 def test_several_scenes_load_the_network_once(
     tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loads: list[object] = []
-    real = scene_map.load_network
-    monkeypatch.setattr(scene_map, "load_network", lambda path: (loads.append(path), real(path))[1])
+    real = scene_map.load_hashed
+    monkeypatch.setattr(scene_map, "load_hashed", lambda path: (loads.append(path), real(path))[1])
     for name in ("a.tif", "b.tif"):
         scene(tmp_path, name)
     given: dict[str, Any] = {"checkpoint": str(checkpoint), "output": str(tmp_path / "maps")}
@@ -342,7 +391,7 @@ def broken_scene(tmp_path: Path) -> str:
         ({"sieve": -1, "vector": True}, "sieve=-1 is no number of pixels"),
         ({"devices": 0}, "devices=0 is no number of processes"),
         ({"accelerator": "tpu"}, "accelerator=tpu is not known"),
-        ({"label": ["a.tif", "b.tif"]}, "label has 2 files for 1 scenes"),
+        ({"label": ["a.tif", "b.tif"]}, "label names 2 files for 1 image; give one for each"),
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_is_written(

@@ -25,6 +25,7 @@ from src.bands import Band, Normalization
 from src.datamodules.batches import Batch, Chip, collate
 from src.figures import any_letters
 from src.labels import IGNORE, PALETTE, ClassTable, LandClass
+from src.mapping.ground_truth import UnknownClass
 from src.mapping.map_scores import survey
 from src.pixel_size import pixel_metres
 from src.raster.read import RasterInfo
@@ -375,6 +376,37 @@ def test_pixels_have_their_width_and_height_on_the_ground(
     scene = MappedScene(str(tmp_path / "s.tif"), tmp_path / "m.tif", survey(tmp_path / "m.tif", CLASSES).areas)
     path = write_report(tmp_path / "r.html", prediction_report(RUN, [scene], spec=SPEC, checkpoint=Path("best.ckpt")))
     assert f"8 × 8 pixels of {size}, " in Page(path).words
+
+
+def test_shares_are_those_of_the_ground(tmp_path: Path) -> None:
+    from rasterio.crs import CRS
+
+    where = {"crs": CRS.from_epsg(4326).to_wkt(), "transform": (0.1, 0, 10, 0, -1, 70), "nodata": 0}
+    values = np.full((20, 10), 1, np.uint8)
+    values[10:] = 4
+    write_geotiff(tmp_path / "s.tif", np.ones((3, 20, 10), np.uint8), **where)
+    write_geotiff(tmp_path / "m.tif", values, **where)
+    areas = survey(tmp_path / "m.tif", CLASSES).areas
+    scene = MappedScene(str(tmp_path / "s.tif"), tmp_path / "m.tif", areas)
+    path = write_report(tmp_path / "r.html", prediction_report(RUN, [scene], spec=SPEC, checkpoint=Path("best.ckpt")))
+    words = Page(path).words
+    whole = sum(area.hectares or 0 for area in areas)
+    for area in areas[:2]:
+        assert f"{100 * (area.hectares or 0) / whole:.1f}\u202f%" in words
+    assert "50.0\u202f%" not in words
+    assert "Shares of the whole scene’s ground." in words
+
+
+def test_what_scores_leave_out_and_what_speaks_against_them_is_said(tmp_path: Path) -> None:
+    _, evaluation = examples_and_scores()
+    unknown = [UnknownClass(7, "reed", 1000), UnknownClass(None, "city", 200)]
+    scene = replace(mapped_scene(tmp_path, "s", evaluation), unknown=unknown, seen="it has seen it")
+    path = write_report(tmp_path / "r.html", prediction_report(RUN, [scene], spec=SPEC, checkpoint=Path("best.ckpt")))
+    words = Page(path).words
+    assert "A further 1\u202f200 labelled pixels are of classes that the network does not know" in words
+    assert "7 reed (1\u202f000) and city (200): it takes all of them for something else" in words
+    assert "Note: it has seen it." in words
+    assert "What has no label, or one that the network does not know, is left blank." in words
 
 
 def test_a_scene_without_crs_or_measurement_is_reported_too(tmp_path: Path) -> None:

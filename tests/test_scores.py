@@ -244,6 +244,20 @@ def test_how_chips_are_batched_does_not_matter(images: tuple[int, Labels, Labels
         np.testing.assert_allclose(getattr(first.chip_means, metric), getattr(second.chip_means, metric))
 
 
+def test_pixels_that_are_not_a_chip_s_own_count_in_its_own_scores_only() -> None:
+    counter = ScoreCounter(ClassTable.build([10, 20]), per_chip=True)
+    truth = torch.tensor([[[0, 0, 1, IGNORE]]], dtype=torch.uint8)
+    own = torch.tensor([[[True, False, True, True]]])
+    counter.add(truth, torch.zeros_like(truth), torch.full(truth.shape, 0.9), own)
+    found = counter.result()
+    assert found.pooled.matrix.tolist() == [[1, 0], [1, 0]]
+    assert found.calibration is not None
+    assert (found.calibration.pixels.sum(), found.calibration.hits.sum()) == (2, 1)
+    assert found.chip_means is not None
+    assert found.chip_means.iou.tolist() == [2 / 3, 0]
+    assert found.batch_mean_iou == 1 / 3
+
+
 def test_counts_do_not_overflow() -> None:
     counter = ScoreCounter(ClassTable.build([1, 2]))
     counter._matrix[:] = 2**40

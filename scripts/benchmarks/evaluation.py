@@ -31,7 +31,8 @@ def measure(options: Options) -> list[Row]:
     files = repeated_scene(options.folder, down * CHIP, across * CHIP)
     folder = options.folder / "chips"
     prepare(Preparation(str(files.image), str(files.label), (CHIP, CHIP), (CHIP, CHIP)), folder)
-    chips = read_data_folder(folder).samples("train")[: batch * batches]
+    data = read_data_folder(folder)
+    chips = data.samples("train")[: batch * batches]
     assert len(chips) == batch * batches, "the scene is too small for so many batches"
     spec = untrained_spec("unet", "resnet18", CHIP)
     network = build_network(spec)
@@ -39,7 +40,7 @@ def measure(options: Options) -> list[Row]:
     bare = bare_forward(architecture, random_batch((batch, CHIP, CHIP), device), batches)
 
     def ours() -> float:
-        evaluate(network, spec, chips, device=device, batch_size=batch)
+        evaluate(network, spec, chips, device=device, data=data.spec, batch_size=batch)
         return len(chips) * CHIP**2 / 1e6
 
     turns = take_turns({"ours": ours, "bare": bare}, options)

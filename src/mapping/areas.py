@@ -27,7 +27,7 @@ class ClassArea:
         value: Class value; 0 for pixels without a measurement.
         name: Its name.
         pixels: How many.
-        percent: Of the pixels that have a class; NaN for value 0.
+        percent: Of the ground that has a class, of the pixels where the CRS tells no hectares; NaN for value 0.
         hectares: None where the CRS does not tell.
     """
 
@@ -61,7 +61,8 @@ class AreaCounter:
 
     def result(self) -> list[ClassArea]:
         """Return an entry per class of the table, and a last one for pixels without a class if there are any."""
-        mapped = max(1, int(self._pixels[1:].sum()))
+        sizes = self._pixels if self._areas is None else self._square_metres
+        mapped = float(sizes[1:].sum()) or 1.0
         names = dict(zip(self._classes.values, self._classes.names, strict=True))
         if self._pixels[UNCLASSIFIED]:
             names[UNCLASSIFIED] = "no data"
@@ -70,7 +71,7 @@ class AreaCounter:
                 value,
                 name,
                 int(self._pixels[value]),
-                100 * float(self._pixels[value]) / mapped if value != UNCLASSIFIED else math.nan,
+                100 * float(sizes[value]) / mapped if value != UNCLASSIFIED else math.nan,
                 None if self._areas is None else float(self._square_metres[value]) / 1e4,
             )
             for value, name in names.items()

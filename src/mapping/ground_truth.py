@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from src.class_map import ClassMap, ClassRule
+from src.class_map import ClassMap, ClassRule, spellings
 from src.errors import UserError
 from src.grid import Window
 from src.label_sources import LabelSource, are_values, label_sources
@@ -35,24 +37,79 @@ class LabelOptions:
     layer: str | None = None
 
 
-def ground_truth(path: str, image: RasterInfo, classes: ClassTable, options: LabelOptions) -> LabelSource:
+@dataclass(frozen=True)
+class UnknownClass:
+    """A class that labels have and the network does not know, so that no pixel of it can be mapped right.
+
+    Attributes:
+        value: Its value; None for a text class.
+        name: What the labels call it; empty for a value without a name.
+        pixels: How many pixels of the map have it.
+    """
+
+    value: int | None
+    name: str
+    pixels: int
+
+    @property
+    def title(self) -> str:
+        """Value and name, as far as there are both."""
+        return " ".join(str(part) for part in (self.value, self.name) if part not in (None, ""))
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """The labels of one scene, not open yet; a :class:`~src.label_sources.LabelSource`.
+
+    Attributes:
+        source: Reads them.
+        names: What the labels call their values.
+        texts: Text classes that the network does not know, by the values that their pixels are read with.
+    """
+
+    source: LabelSource
+    names: Mapping[int, str]
+    texts: Mapping[int, str]
+
+    @property
+    def note(self) -> str | None:
+        """What is done to bring the labels onto the image's grid, in one line; None for nothing."""
+        return self.source.note
+
+    def open(self) -> Any:
+        """Open for one thread: a context manager that yields a :class:`~src.label_sources.LabelReader`."""
+        return self.source.open()
+
+    def unknown(self, pixels: Mapping[int, int]) -> list[UnknownClass]:
+        """Say which classes those are that have no class of the network's, given the pixels of each value."""
+        return [
+            UnknownClass(None, self.texts[value], count)
+            if value in self.texts
+            else UnknownClass(value, self.names.get(value, ""), count)
+            for value, count in pixels.items()
+        ]
+
+
+def ground_truth(path: str, image: RasterInfo, classes: ClassTable, options: LabelOptions) -> GroundTruth:
     """Prepare the labels of a scene.
 
     Raises:
         UserError: The file cannot be read, does not overlap the image, or none of its text classes has the name of
             one of the network's.
     """
-    class_map = options.class_map
+    class_map, texts = options.class_map, dict[int, str]()
     if class_map is None and is_vector(path):
         class_map, others = _by_name(path, classes, options)
-        if others:
+        if class_map is not None and others:
             log.info("Label    has %s, which the checkpoint does not know; they do not count.", ", ".join(others))
+            rules = _unknown_rules(others, class_map, classes)
+            class_map, texts = ClassMap((*rules, *class_map.rules)), {rule.value: str(rule.name) for rule in rules}
     sources, hints = label_sources([path], [image], class_map, options.field, options.layer)
     for entry in classes.classes if class_map is None else ():
         its = hints.names.get(entry.value, entry.name)
         if its.strip().casefold() != entry.name.strip().casefold():
             log.info("Label    calls %d %r, the checkpoint %r; they count as the same.", entry.value, its, entry.name)
-    return sources[0]
+    return GroundTruth(sources[0], hints.names, texts)
 
 
 def ground_truth_style(path: str, classes: ClassTable, options: LabelOptions) -> str:
@@ -65,7 +122,7 @@ def ground_truth_style(path: str, classes: ClassTable, options: LabelOptions) ->
     return polygon_style(classes, field, class_map.target() if class_map else None)
 
 
-def check_ground_truth(source: LabelSource, path: str, image: RasterInfo, classes: ClassTable) -> None:
+def check_ground_truth(source: GroundTruth, path: str, image: RasterInfo, classes: ClassTable) -> None:
     """Read all labels of a scene once, in far less time than mapping it takes: what is wrong is known before.
 
     Raises:
@@ -106,3 +163,18 @@ def _by_name(path: str, classes: ClassTable, options: LabelOptions) -> tuple[Cla
         )
     class_map = ClassMap(tuple(rules))
     return class_map, [text for text in texts if text not in class_map.target()]
+
+
+def _unknown_rules(others: list[str], class_map: ClassMap, classes: ClassTable) -> list[ClassRule]:
+    """Give text classes without a match values that no class has, so that their pixels are counted.
+
+    Where there are more than such values, the last value stands for all that are left.
+    """
+    matched = {spellings(source)[0] for rule in class_map.rules for source in rule.merge}
+    texts = [text for key, text in {spellings(text)[0]: text for text in others}.items() if key not in matched]
+    free = [value for value in range(1, 256) if value not in classes.values]
+    ones, rest = (texts, []) if len(texts) <= len(free) else (texts[: len(free) - 1], texts[len(free) - 1 :])
+    rules = [ClassRule(value, (text,), text) for value, text in zip(free, ones, strict=False)]
+    if rest and free:
+        rules.append(ClassRule(free[-1], tuple(rest), f"{rest[0]} and {len(rest) - 1} more"))
+    return rules

@@ -40,8 +40,8 @@ class Predictor:
                 compare copies by; None leaves it as it is, without copies.
             processes: How many share this machine's memory.
         """
-        placed = place(network, device).eval()
-        self.network = placed if chip_size is None else fold_batch_norms(placed, chip_size)
+        self._placed = place(network, device).eval()
+        self.network = self._placed if chip_size is None else fold_batch_norms(self._placed, chip_size)
         self.device = device
         self._turns = _TURNS if average_turns else _TURNS[:1]
         self._copies = Copies(self.network, chip_size, processes)
@@ -49,6 +49,13 @@ class Predictor:
     def lanes(self, pixels: int, threads: int | None = None) -> Lanes:
         """Return what computes batches of so many pixels, several at once on a CPU; see :meth:`Copies.lanes`."""
         return self._copies.lanes(pixels, threads)
+
+    def leave(self) -> None:
+        """Give a GPU back what it holds for this network, for others to compute there; a new predictor returns."""
+        if self.device.type == "cuda":
+            for network in (self.network, self._placed):
+                network.cpu()
+            torch.cuda.empty_cache()
 
     @torch.inference_mode()
     def __call__(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 
 from src.errors import UserError
 from src.grid import Window
-from src.labels import ClassTable
+from src.labels import UNCLASSIFIED, ClassTable
 from src.mapping.areas import AreaCounter, ClassArea
 from src.mapping.ground_truth import LabelOptions, ground_truth
 from src.raster.read import RasterInfo, block_cache, describe, info_of, open_raster, read_window
@@ -38,14 +39,15 @@ class MapSurvey:
     Attributes:
         areas: How much each class covers.
         scores: Against the ground truth; None without one, or where no pixel has a class in both.
-        unknown: Values of the ground truth that are no class of the map; their pixels do not count.
+        unknown: Pixels of the map by the value of the ground truth, where that is no class of the map. They do not
+            count.
         sample: Class values of the map and of the ground truth in every n-th pixel of every n-th row, H × W, to be
             looked at side by side; None without scores.
     """
 
     areas: list[ClassArea]
     scores: Evaluation | None
-    unknown: tuple[int, ...]
+    unknown: dict[int, int]
     sample: tuple[Values, Values] | None = None
 
 
@@ -75,7 +77,8 @@ def survey(
     Raises:
         UserError: A file cannot be read.
     """
-    counter, areas, unknown, sampled = ScoreCounter(classes), None, set[int](), list[tuple[Values, Values]]()
+    counter, areas, sampled = ScoreCounter(classes), None, list[tuple[Values, Values]]()
+    unknown: Counter[int] = Counter()
     advance(0)
     with block_cache(CACHE_MEGABYTES):
         for info, window, values in row_blocks(path):
@@ -83,7 +86,7 @@ def survey(
             areas.add(window.row, values)
             if label is not None:
                 truth = label.read(window)
-                unknown.update(classes.unknown(truth))
+                unknown.update(_unknown(classes, truth, values))
                 step = -(-max(info.width, info.height) // SAMPLE_SIDE)
                 chosen = slice(-window.row % step, None, step), slice(None, None, step)
                 sampled.append((values[chosen].copy(), classes.decode(classes.encode(truth[chosen]))))
@@ -92,9 +95,18 @@ def survey(
     assert areas is not None
     scores = counter.result()
     if not scores.pooled.matrix.any():
-        return MapSurvey(areas.result(), None, tuple(sorted(unknown)))
+        return MapSurvey(areas.result(), None, dict(sorted(unknown.items())))
     mapped, truths = (np.concatenate(parts) for parts in zip(*sampled, strict=True))
-    return MapSurvey(areas.result(), scores, tuple(sorted(unknown)), (mapped, truths))
+    return MapSurvey(areas.result(), scores, dict(sorted(unknown.items())), (mapped, truths))
+
+
+def _unknown(classes: ClassTable, truth: Values, values: Values) -> dict[int, int]:
+    """Count the pixels that have a class in the map, by those values of the ground truth that are no class of it."""
+    if not classes.unknown(truth):
+        return {}
+    mapped = truth[values != UNCLASSIFIED]
+    counts = np.bincount(mapped, minlength=256)
+    return {value: int(counts[value]) for value in classes.unknown(mapped)}
 
 
 def _score(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import shutil
@@ -10,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ from src.mapping.inference import Predictor
 from src.mapping.map_paths import areas_path, layer_file_path, map_report_path, strips_folder
 from src.mapping.map_record import MapRecord, record_path
 from src.mapping.map_scores import row_blocks
+from src.mapping.network_file import file_hash, load_hashed
 from src.mapping.plan import MapPlan
 from src.mapping.polygons import map_polygons, write_polygons
 from src.mapping.processes import StripJob, map_in_processes
@@ -37,7 +36,7 @@ from src.mapping.strips import CLASSES, PROBABILITIES, UNCERTAINTY, Probabilitie
 from src.mapping.styles import polygon_style, raster_style, share_style
 from src.mapping.window_choice import WindowRequest, choose_plan
 from src.memory import give_back_memory
-from src.models.checkpoint import find_checkpoint, load_network
+from src.models.checkpoint import find_checkpoint
 from src.models.lanes import computing_with
 from src.models.network import Network
 from src.models.precision import choose_device, precision_name
@@ -107,6 +106,7 @@ class Mapper:
         spec: What it expects.
         device: Where it runs.
         options: How it maps.
+        fingerprint: SHA-256 of the file that the network was loaded from; taken of ``checkpoint`` where none is given.
     """
 
     checkpoint: Path
@@ -114,6 +114,12 @@ class Mapper:
     spec: NetworkSpec
     device: torch.device
     options: MapOptions
+    fingerprint: str = ""
+
+    def __post_init__(self) -> None:
+        """Hash the checkpoint where whoever loaded the network has not."""
+        if not self.fingerprint:
+            object.__setattr__(self, "fingerprint", file_hash(self.checkpoint))
 
     @classmethod
     def load(cls, checkpoint: str | Path, options: MapOptions | None = None, accelerator: str = "auto") -> Mapper:
@@ -128,14 +134,8 @@ class Mapper:
             UserError: There is no such checkpoint or device, or it cannot be read.
         """
         path, device = find_checkpoint(checkpoint), choose_device(accelerator)
-        network, spec = load_network(path)
-        return cls(path, network, spec, device, options or MapOptions())
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 of the checkpoint."""
-        with self.checkpoint.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        network, spec, fingerprint = load_hashed(path)
+        return cls(path, network, spec, device, options or MapOptions(), fingerprint)
 
 
 @dataclass(frozen=True)
@@ -291,6 +291,7 @@ def _map_strips(
     if options.processes > 1 and len(todo) > 1:
         job = StripJob(
             mapper.checkpoint,
+            mapper.fingerprint,
             reader.info.path,
             plan,
             folder,
@@ -299,6 +300,7 @@ def _map_strips(
             options.probabilities,
             options.processes,
         )
+        predictor.leave()
         map_in_processes(job, todo, options.processes, advance)
         return
     with StripStore(folder, _layers(mapper), plan.height, plan.width) as store:
@@ -365,6 +367,9 @@ def _fingerprint(mapper: Mapper, info: RasterInfo) -> dict[str, Any]:
         "image_changed": stat.st_mtime_ns if stat else None,
         **({"image_files": beside} if beside else {}),
         "grid": [info.width, info.height, info.crs, list(info.transform), info.dtype, str(info.nodata)],
+        # Which may stand beside the file, in what fingerprints() leaves out since programs write it by themselves.
+        "bands": [[band.name, band.wavelength] for band in info.bands],
+        "masks": [info.masked, list(info.alpha)],
         "options": mapper.options.numbers,
         "device": mapper.device.type,
         "precision": precision_name(mapper.device, mapper.network),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import resource
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from src.grid import Blend, window_count
 from src.mapping.inference import Predictor
 from src.mapping.plan import CELL, MapPlan, check_window, halo_pixels
 from src.mapping.scene_reader import SceneReader
-from src.memory import available_memory
+from src.memory import available_memory, peak_memory
 from src.models.architectures import accepted_sizes
 from src.models.locality import LOCAL, far_influence
 from src.models.network import Network
@@ -190,13 +189,13 @@ def _measure_memory(
     plan: MapPlan, predictor: Predictor, spec: NetworkSpec, reader: SceneReader, seconds: dict[Size, float]
 ) -> float:
     """Note how many seconds the whole scene would take; return by how many bytes the peak of memory has grown."""
-    before = _peak_bytes()
+    before = peak_memory()
     count = 1 if predictor.device.type == "cpu" else plan.batch  # CPUs gain nothing by larger batches
     image = torch.zeros((count, len(spec.bands), *plan.window), dtype=torch_type(reader.dtype))
     fed = torch.ones((count, *plan.window), dtype=torch.bool).numpy()
     times = [_seconds(predictor, image, fed) for _ in range(RUNS)]  # of a batch in each lane
     seconds[plan.window] = min(times) * _rounds(plan.windows, _lanes(predictor, plan.window)) / count
-    return (_peak_bytes() - before) * plan.batch / count
+    return (peak_memory() - before) * plan.batch / count
 
 
 def _seconds(predictor: Predictor, image: torch.Tensor, fed: npt.NDArray[np.bool_]) -> float:
@@ -216,10 +215,6 @@ def _seconds(predictor: Predictor, image: torch.Tensor, fed: npt.NDArray[np.bool
 def _too_large(growth: float, plan: MapPlan, larger: MapPlan) -> bool:
     share = larger.batch * larger.window[0] * larger.window[1] / (plan.batch * plan.window[0] * plan.window[1])
     return growth * share > available_memory() / 2
-
-
-def _peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _check_accepted(size: Size, predictor: Predictor, spec: NetworkSpec) -> None:

@@ -14,12 +14,15 @@ import torch
 from src.atomic import whole_file
 from src.errors import UserError
 from src.models.network import Network, build_network
+from src.plain_values import plain
 from src.spec import NetworkSpec, git_revision, software_versions
 
 PREFIX = "network."
 """Where a checkpoint's state dict keeps the :class:`Network` (the attribute of the LightningModule)."""
 UNFINISHED = ".partial"
 """Suffix of a checkpoint that is being written: never one by which a checkpoint is found."""
+_OF_LIGHTNING = "hpc_ckpt_"
+"""How checkpoints begin that Lightning has left beside ours at a signal of SLURM's: of any step, and never scored."""
 ONNX = ".onnx"
 """Suffix of an exported network."""
 _VALIDATION_IOU = re.compile(r"val_iou_(\d+(?:\.\d+)?)")
@@ -28,8 +31,8 @@ _VALIDATION_IOU = re.compile(r"val_iou_(\d+(?:\.\d+)?)")
 def hyper_parameters(spec: NetworkSpec, config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a checkpoint says of itself: the network's spec, the composed config, versions, git revision."""
     return {
-        "spec": spec.to_dict(),
-        "config": dict(config),
+        "spec": plain(spec.to_dict()),
+        "config": plain(config),
         "versions": software_versions(),
         "revision": git_revision(),
     }
@@ -51,7 +54,7 @@ def find_checkpoint(path: str | Path) -> Path:
         raise UserError(
             f"There is no checkpoint {path}; give the path of a .ckpt that train.py wrote, or of the folder of its run."
         )
-    found = sorted(path.glob("*.ckpt")) or sorted(path.glob("*/*.ckpt"))
+    found = next((files for depth in ("*.ckpt", "*/*.ckpt") if (files := _checkpoints(path, depth))), [])
     scored = [(float(match[1]), file) for file in found if (match := _VALIDATION_IOU.search(file.name))]
     if scored:
         return max(scored)[1]
@@ -60,6 +63,10 @@ def find_checkpoint(path: str | Path) -> Path:
         what = "no checkpoint" if not found else f"{len(found)} checkpoints without a val_iou in their names"
         raise UserError(f"{path} holds {what}; expected the folder of a run of train.py. Give the path of a .ckpt.")
     return last[0]
+
+
+def _checkpoints(folder: Path, pattern: str) -> list[Path]:
+    return sorted(file for file in folder.glob(pattern) if not file.name.startswith(_OF_LIGHTNING))
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -89,6 +96,15 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"{path} has no tensor under {odd[0]!r} of its state_dict; expected a .ckpt that train.py wrote."
         )
     return content
+
+
+def trained_on(path: Path) -> tuple[Path | None, bool]:
+    """Return the data folder that a checkpoint names, None if it names none, and whether it comes from a refit."""
+    parameters = None if path.suffix.lower() == ONNX else read_checkpoint(path).get("hyper_parameters")
+    config = parameters.get("config") if isinstance(parameters, Mapping) else None
+    if not isinstance(config, Mapping) or not isinstance(folder := config.get("data_dir"), str):
+        return None, False
+    return Path(folder), config.get("refit") is True
 
 
 def read_spec(content: Mapping[str, Any], origin: str | Path) -> NetworkSpec:
@@ -147,13 +163,20 @@ def write_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
     """Write a checkpoint, whole or not at all, also if the process is killed or the power fails meanwhile.
 
     Raises:
-        UserError: There is no room for it, or the folder cannot be written to.
+        UserError: There is no room for it, the folder cannot be written to, or it holds what :func:`read_checkpoint`
+            refuses.
     """
     try:
-        with whole_file(path, UNFINISHED) as partial, partial.open("wb") as file:
-            torch.save(dict(content), file)
-            file.flush()
-            os.fsync(file.fileno())
+        with whole_file(path, UNFINISHED) as partial:
+            with partial.open("wb") as file:
+                torch.save(dict(content), file)
+                file.flush()
+                os.fsync(file.fileno())
+            if odd := torch.serialization.get_unsafe_globals_in_checkpoint(partial):
+                raise UserError(
+                    f"{path} would hold {', '.join(sorted(odd))}, and nothing could read it; expected plain numbers, "
+                    "texts, lists, dicts and tensors. Give the training such values, and callbacks with such a state."
+                )
     except (OSError, RuntimeError) as error:  # PyTorch's writer may hide what the system has said
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "no more could be written"
         raise UserError(

@@ -9,6 +9,7 @@ from src.report.examples import Extremes, example_section
 from src.report.page import Report
 from src.report.provenance import Run, closing_sections
 from src.report.scores import score_sections, score_sentences
+from src.report.wording import grouped
 from src.scores import Evaluation
 from src.spec import NetworkSpec
 
@@ -42,10 +43,21 @@ def evaluation_report(
         kind="Evaluation",
         title=title,
         subtitle=f"{data} · {checkpoint.name} · {run.when}",
-        lead=(*score_sentences(evaluation), *([f"Note: {caution}"] if caution else [])),
+        lead=(*score_sentences(evaluation), *counted_once(evaluation), *([f"Note: {caution}"] if caution else [])),
         sections=(
             *score_sections(evaluation),
             example_section(examples),
             *closing_sections(run, spec, files, ("Checkpoint", str(checkpoint)), ("Data", data)),
         ),
+    )
+
+
+def counted_once(evaluation: Evaluation) -> tuple[str, ...]:
+    """Say how many pixels several chips show, and in which they count; nothing where chips do not overlap."""
+    if not evaluation.shared:
+        return ()
+    shared, total = grouped(evaluation.shared), grouped(evaluation.pooled.support.sum())
+    return (
+        f"Several chips show {shared} of the {total} labelled pixels: over all pixels each counts once, in the chip "
+        "whose centre is nearest.",
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from src.labels import UNCLASSIFIED, ClassTable
 from src.mapping.areas import ClassArea
+from src.mapping.ground_truth import UnknownClass
 from src.mapping.map_scores import Values
 from src.pixel_size import ground_pixel
 from src.quicklook import colorize
@@ -44,6 +45,8 @@ class MappedScene:
         files: Everything that was written, each with what it is.
         sample: Class values of the map and of the ground truth, decimated alike, H × W; None for none.
         caution: What about its numbers is so unlike those of training that the map cannot be trusted; None for nothing.
+        seen: That the network was trained on it, so that its scores say less; None for nothing.
+        unknown: Classes of the ground truth that the network does not know.
     """
 
     image: str
@@ -54,6 +57,8 @@ class MappedScene:
     files: Sequence[tuple[Path, str]] = ()
     sample: tuple[Values, Values] | None = None
     caution: str | None = None
+    seen: str | None = None
+    unknown: Sequence[UnknownClass] = ()
 
     @property
     def name(self) -> str:
@@ -64,7 +69,7 @@ class MappedScene:
     def classes(self) -> list[ClassArea]:
         """The classes that the map has, largest first."""
         found = [area for area in self.areas if area.value != UNCLASSIFIED and area.pixels]
-        return sorted(found, key=lambda area: -area.pixels)
+        return sorted(found, key=lambda area: -area.percent)
 
 
 def prediction_report(run: Run, scenes: Sequence[MappedScene], *, spec: NetworkSpec, checkpoint: Path) -> Report:
@@ -105,7 +110,21 @@ def _sentences(scene: MappedScene) -> tuple[str, ...]:
         sentence += f" {'Do not trust it' if scene.evaluation is None else 'Note'}: {scene.caution}"
     if scene.evaluation is None:
         return (sentence, "There is no ground truth for it, so this page cannot say how right it is.")
-    return (sentence, *score_sentences(scene.evaluation))
+    return (sentence, *score_sentences(scene.evaluation), *_limits(scene))
+
+
+def _limits(scene: MappedScene) -> tuple[str, ...]:
+    """Say what the scores leave out, and why they may be too good."""
+    words = []
+    if scene.unknown:
+        pixels = grouped(sum(entry.pixels for entry in scene.unknown))
+        named = [f"{entry.title} ({grouped(entry.pixels)})" for entry in scene.unknown[:6]]
+        rest = [f"{len(scene.unknown) - 6} more"] if len(scene.unknown) > 6 else []
+        words.append(
+            f"A further {pixels} labelled pixels are of classes that the network does not know, "
+            f"{listed(named + rest)}: it takes all of them for something else, and the scores leave them out."
+        )
+    return (*words, f"Note: {scene.seen}.") if scene.seen else tuple(words)
 
 
 def _extent(scene: MappedScene) -> str:
@@ -154,17 +173,19 @@ def _map_blocks(scene: MappedScene, classes: ClassTable) -> tuple[Block, ...]:
 
 def _areas(scene: MappedScene, classes: ClassTable) -> Bars:
     colors = dict(zip(classes.values, classes.colors, strict=True))
-    measured = _sum(scene.areas) is not None
-    total = max(1, sum(area.pixels for area in scene.areas))
-    largest = max([1, *(area.pixels for area in scene.areas)])
+    whole = _sum(scene.areas)
+    measured, pixels = whole is not None, sum(area.pixels for area in scene.areas)
+    sizes = [area.pixels if area.hectares is None or not measured else area.hectares for area in scene.areas]
+    total, largest = whole or max(1, pixels), max(sizes, default=0) or 1
     rows = []
-    for area in scene.areas:
-        extent = (ground(area.hectares),) if measured and area.hectares is not None else ()
-        cells = (percent(area.pixels / total, 1), *extent, grouped(area.pixels))
-        rows.append(Bar(area.name, area.pixels / largest, cells, colors.get(area.value)))
-    extent = (ground(_sum(scene.areas) or 0.0),) if measured else ()
-    rows.append(Bar("Whole scene", None, (percent(1.0, 1), *extent, grouped(total)), summary=True))
-    note = "Shares of the whole scene. Bars are drawn to the largest class."
+    for area, size in zip(scene.areas, sizes, strict=True):
+        extent = (ground(size),) if measured else ()
+        cells = (percent(size / total, 1), *extent, grouped(area.pixels))
+        rows.append(Bar(area.name, size / largest, cells, colors.get(area.value)))
+    extent = (ground(total),) if measured else ()
+    rows.append(Bar("Whole scene", None, (percent(1.0, 1), *extent, grouped(pixels)), summary=True))
+    of = "the whole scene’s ground" if measured else "the pixels of the whole scene"
+    note = f"Shares of {of}. Bars are drawn to the largest class."
     missing = "" if measured else " The scene has no CRS that tells lengths, so there are no areas."
     return Bars(note + missing, ("Class", "Share", *(("Area",) if measured else ()), "Pixels"), tuple(rows))
 
@@ -184,6 +205,7 @@ def _agreement_blocks(
     scene: MappedScene, classes: ClassTable, evaluation: Evaluation, mapped: Values, truth: Values
 ) -> tuple[Block, ...]:
     info = describe(scene.image)
+    of_unknown = ", or one that the network does not know," if scene.unknown else ""
     differs = percent(1 - evaluation.pooled.overall_accuracy)  # of all pixels; the pictures may show every n-th
     pictures = (
         picture(colorize(truth, classes), f"Labels of {scene.name}", "The labels", drawn=True, info=info),
@@ -196,7 +218,7 @@ def _agreement_blocks(
         ),
     )
     return (
-        Text(("What has no label is left blank.",)),
+        Text((f"What has no label{of_unknown} is left blank.",)),
         Legend((*zip(classes.names, classes.colors, strict=True), *AGREEMENT)),
         Pictures(pictures),
     )

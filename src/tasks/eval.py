@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -18,26 +18,24 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from src.atomic import check_output_folder
-from src.bands import Band
 from src.chips import LabelledChip
-from src.datafolder import DATASET, read_data_folder, read_dataset
+from src.datafolder import DATASET, ground_caution, read_data_folder, read_dataset, trained_images
 from src.errors import UserError
 from src.evaluation import check_fit, chip_exporter, chips_unlike_training, evaluate
-from src.labels import ClassTable
-from src.models.checkpoint import ONNX, find_checkpoint, load_network, read_checkpoint
+from src.models.checkpoint import find_checkpoint, load_network, trained_on
 from src.models.network import Network
 from src.models.precision import arrange_memory, choose_device, precision_name
 from src.progress import progress
 from src.quicklook import chip_picture
-from src.report.evaluation import evaluation_report
+from src.report.evaluation import counted_once, evaluation_report
 from src.report.examples import Extremes
 from src.report.page import Report
 from src.report.provenance import Run
-from src.report.wording import counted
+from src.report.wording import THIN, counted
 from src.score_files import MEANINGS, check_same_kind, format_scores, read_scores, write_score_files
 from src.scores import Evaluation
-from src.spec import NetworkSpec, software_versions
-from src.tables import Part, Sample, read_samples
+from src.spec import DatasetSpec, NetworkSpec, software_versions
+from src.tables import Part, Sample, check_apart, list_name, listed_images, read_samples
 from src.tasks.reporting import add_report
 from src.tasks.schema import EvalConfig
 
@@ -45,20 +43,17 @@ log = logging.getLogger(__name__)
 
 PREDICTIONS = "predictions"
 """Folder of the chips' predictions; the one of an earlier run is replaced."""
+REPORT = "report.html"
 
 
 @dataclass(frozen=True)
 class Chips:
-    """What is scored: the chips, what to call them, what their data folder says of bands and classes.
-
-    And why their scores may be too good, None for no reason.
-    """
+    """What is scored: the chips, what to call them, their list, and what describes them, None if nothing does."""
 
     samples: list[Sample]
     origin: str
-    bands: tuple[Band, ...] | None
-    classes: ClassTable | None
-    caution: str | None = None
+    listed: Path
+    spec: DatasetSpec | None
 
 
 @dataclass(frozen=True)
@@ -94,7 +89,7 @@ def run(config: DictConfig) -> float:
     assert isinstance(settings, EvalConfig)
     output = Path(settings.output_dir or HydraConfig.get().runtime.output_dir)
     scored = score(settings, output)
-    add_report(output / "report.html", "eval", config, scored.report)
+    add_report(output / REPORT, "eval", config, scored.report)
     return scored.evaluation.pooled.mean_iou
 
 
@@ -110,6 +105,7 @@ def score(settings: EvalConfig, output: Path) -> Scored:
     """
     check_output_folder(output)
     check_same_kind(output, "", of_map=False)
+    check_own(output)
     device = choose_device(settings.accelerator)
     arrange_memory(device)
     checkpoint = find_checkpoint(settings.checkpoint)
@@ -117,28 +113,30 @@ def score(settings: EvalConfig, output: Path) -> Scored:
     if settings.export_predictions:
         check_replacing(output / PREDICTIONS, chips.samples)
     network, spec = load_network(checkpoint)
-    if chips.bands is not None and chips.classes is not None:
-        check_fit(spec, chips.bands, chips.classes, chips.origin)
+    if chips.spec is not None:
+        check_fit(spec, chips.spec.bands, chips.spec.classes, chips.origin)
     log.info("Network  %s, %s", _describe(spec), checkpoint)
     log.info("Chips    %d, %s", len(chips.samples), chips.origin)
-    cautions = [chips.caution, _refitted(checkpoint, settings), chips_unlike_training(spec, chips.samples)]
+    cautions = [_training_caution(chips, checkpoint), chips_unlike_training(spec, chips.samples)]
     told = [words for words in cautions if words]
     for words in told:
         log.warning("CAUTION: %s: %s", chips.origin, words)
     precision = precision_name(device, network)
     log.info("Device   %s, %s, %d chips at once", _device_name(device), precision, settings.batch_size)
     examples = Extremes(spec.classes)
-    evaluation = _run_network(network, spec, chips.samples, device, settings, output, examples)
+    evaluation = _run_network(network, spec, chips, device, settings, output, examples)
     context = {
         "checkpoint": str(checkpoint),
         "chips": chips.origin,
         "chip_count": len(chips.samples),
+        "pixels_of_several_chips": evaluation.shared,
         PREDICTIONS: settings.export_predictions,
         "device": str(device),
         "precision": precision,
         "versions": software_versions(),
     }
-    for line in ("", *format_scores(evaluation), ""):
+    shared = [line.replace(THIN, ",") for line in counted_once(evaluation)]  # as the table has it
+    for line in ("", *format_scores(evaluation), *shared, ""):
         log.info(line)
     predictions = [output / PREDICTIONS] if settings.export_predictions else []
     if not predictions:
@@ -153,7 +151,7 @@ def score(settings: EvalConfig, output: Path) -> Scored:
 def _run_network(
     network: Network,
     spec: NetworkSpec,
-    samples: list[Sample],
+    chips: Chips,
     device: torch.device,
     settings: EvalConfig,
     output: Path,
@@ -161,19 +159,20 @@ def _run_network(
 ) -> Evaluation:
     """Score the chips with a progress bar; predictions are written if asked for, and the telling ones remembered."""
     with _predictions(output, settings.export_predictions) as folder:
-        exporter = chip_exporter(folder, samples, spec.classes, settings.mask_unclassified) if folder else None
+        exporter = chip_exporter(folder, chips.samples, spec.classes, settings.mask_unclassified) if folder else None
 
         def export(chip: LabelledChip, values: npt.NDArray[np.uint8]) -> None:
             examples.add(Path(chip.info.path).name, partial(chip_picture, chip, spec.bands), chip.values, values)
             if exporter is not None:
                 exporter(chip, values)
 
-        with progress("Scoring", len(samples), "chips") as advance:
+        with progress("Scoring", len(chips.samples), "chips") as advance:
             return evaluate(
                 network,
                 spec,
-                samples,
+                chips.samples,
                 device=device,
+                data=chips.spec,
                 batch_size=settings.batch_size,
                 export=export,
                 advance=advance,
@@ -190,30 +189,58 @@ def find_chips(data_dir: str | None, csv: str | None, split: str) -> Chips:
         given = "Neither data_dir nor csv is given" if csv is None else "Both data_dir and csv are given"
         raise UserError(f"{given}; expected one of them. Add data_dir=… (a data folder) or csv=… (a list of chips).")
     if csv is not None:
-        samples = read_samples(csv)
-        if not samples:
-            raise UserError(f"{csv} lists no chip; expected at least one row below its header.")
-        described = Path(csv).parent / DATASET
-        spec = read_dataset(described) if described.is_file() else None
-        return Chips(samples, str(csv), spec.bands if spec else None, spec.classes if spec else None)
+        return _listed_chips(Path(csv))
     parts: dict[str, Part] = {part: part for part in get_args(Part)}
     if split not in parts:
         raise UserError(f"split={split} is no part of a data folder; expected one of {', '.join(parts)}.")
-    folder = read_data_folder(str(data_dir))
-    samples = folder.samples(parts[split])
-    caution = None if split == "train" else folder.ground_caution(parts[split])
-    return Chips(samples, f"{data_dir} ({split})", folder.spec.bands, folder.spec.classes, caution)
+    folder, part = read_data_folder(str(data_dir)), parts[split]
+    return Chips(folder.samples(part), f"{data_dir} ({split})", folder.path / list_name(part), folder.spec)
 
 
-def _refitted(checkpoint: Path, settings: EvalConfig) -> str | None:
-    """Say if validation chips were trained on, as refit=true does; None if not, or if nobody knows."""
-    if settings.split != "validation" or settings.data_dir is None or checkpoint.suffix.lower() == ONNX:
+def _listed_chips(path: Path) -> Chips:
+    samples = read_samples(path)
+    if not samples:
+        raise UserError(f"{path} lists no chip; expected at least one row below its header.")
+    described = path.with_name(DATASET)
+    return Chips(samples, str(path), path, read_dataset(described) if described.is_file() else None)
+
+
+def _training_caution(chips: Chips, checkpoint: Path) -> str | None:
+    """Say if a network may have been trained on the chips or on ground that they show; None for no.
+
+    Raises:
+        UserError: It was trained on some of them.
+    """
+    folder, listed = chips.listed.parent, set(listed_images(chips.listed))
+    data_dir, refit = trained_on(checkpoint)
+    here = data_dir is not None and data_dir.resolve() == folder.resolve()
+    if data_dir is not None and data_dir.is_dir() and not here:
         return None
-    config = read_checkpoint(checkpoint)["hyper_parameters"].get("config")
-    trained = config.get("data_dir") if isinstance(config, Mapping) and config.get("refit") is True else None
-    if not trained or Path(str(trained)).resolve() != Path(settings.data_dir).resolve():
-        return None
-    return "the network was trained on them (refit=true), so their scores say nothing; score split=test"
+    if listed <= (trained := set(trained_images(folder))):
+        return "these are training chips, and the scores of a network that was trained on them say nothing"
+    if here:
+        check_apart(chips.listed, folder / list_name("train"))
+    if both := len(listed & trained):
+        return f"{both} of them are training chips; the scores of a network that was trained on them say nothing"
+    refit = refit and here
+    if refit and listed <= set(trained_images(folder, refit=True)):
+        return "the network was trained on them (refit=true), so their scores say nothing; score split=test"
+    return ground_caution(chips.listed, chips.samples, chips.spec, refit=refit)
+
+
+def check_own(output: Path) -> None:
+    """Refuse to put a report in the place of another command's.
+
+    Raises:
+        UserError: The folder is that of a training, or has a report without the scores of an evaluation.
+    """
+    training = (output / "run.json").exists()
+    if training or ((output / REPORT).exists() and "checkpoint" not in read_scores(output / "scores.json")):
+        whose = "the folder of a training" if training else f"a folder with another command's {REPORT}"
+        raise UserError(
+            f"{output} is {whose}, whose place the report of the scores would take; expected a folder of their own. "
+            "Give another output_dir."
+        )
 
 
 def remove_predictions(output: Path, samples: Iterable[Sample]) -> None:

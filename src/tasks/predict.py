@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -21,9 +22,15 @@ from src.errors import UserError
 from src.fingerprints import companions
 from src.grid import Blend
 from src.input_files import GEOTIFFS, find_files
-from src.label_sources import LabelSource
 from src.mapping.areas import format_areas, write_areas_csv
-from src.mapping.ground_truth import LabelOptions, check_ground_truth, ground_truth, ground_truth_style
+from src.mapping.ground_truth import (
+    GroundTruth,
+    LabelOptions,
+    UnknownClass,
+    check_ground_truth,
+    ground_truth,
+    ground_truth_style,
+)
 from src.mapping.layer_file import ShownLayer, scene_layer, write_layer_file
 from src.mapping.map_paths import areas_path, layer_file_path, map_report_path, maps_in, strips_folder
 from src.mapping.map_record import record_path
@@ -32,13 +39,22 @@ from src.mapping.processes import check_processes
 from src.mapping.scene_map import MapOptions, Mapper, SceneMap, map_files, map_scene
 from src.mapping.scene_reader import open_scene
 from src.mapping.strips import Probabilities
+from src.mapping.trained_ground import training_caution
 from src.models.precision import arrange_memory, choose_device, precision_name
+from src.preparation.scene_files import pair
 from src.progress import stage
 from src.radiometry import unlike_training
 from src.raster.georeference import crs_label
 from src.raster.read import RasterInfo, describe
 from src.report.prediction import MappedScene, prediction_report
-from src.score_files import MEANINGS, check_same_kind, format_scores, score_prefix, write_score_files
+from src.score_files import (
+    MEANINGS,
+    check_same_kind,
+    format_scores,
+    read_scores,
+    score_prefix,
+    write_score_files,
+)
 from src.spec import software_versions
 from src.tasks.prepare import class_rule
 from src.tasks.reporting import add_report
@@ -59,6 +75,10 @@ FILES = {
     "_areas.csv": "What each class covers: pixels, percent, hectares",
 }
 """What the files beside a map are, by the end of their names."""
+DESCRIPTION = "run.json"
+"""What describes a training, in the folder of its run."""
+OF_A_TRAINING = (DESCRIPTION, "report.html")
+"""Files of a training by whose names those of a map can be called."""
 LAYERS = {"": "Map", "_probabilities": "Probabilities", "_uncertainty": "Uncertainty", "_polygons": "Polygons"}
 """What QGIS calls them."""
 
@@ -86,7 +106,7 @@ def map_all(settings: PredictConfig, run_folder: Path) -> tuple[Mapper, list[Map
         UserError: Something that was given cannot be used; what can be seen before mapping is seen before.
     """
     images = find_files(_texts(settings.image), "image")
-    labels = find_labels(settings.label, len(images))
+    labels = find_labels(settings.label, images)
     outputs = choose_outputs(images, settings.output, run_folder)
     check_output_folder(outputs[0].parent)
     check_not_among_scenes(outputs, _texts(settings.image))
@@ -94,11 +114,10 @@ def map_all(settings: PredictConfig, run_folder: Path) -> tuple[Mapper, list[Map
     for output in outputs if scored else []:
         check_same_kind(output.parent, score_prefix(output), of_map=True)
     mapper = load_mapper(settings)
-    check_overwriting(
-        [report_path(outputs, settings.output)]
-        + [file for output in outputs for file in written(output, mapper.options, scored=bool(scored))],
-        {"scene": images, "label": scored, "checkpoint": [str(mapper.checkpoint)]},
-    )
+    files = [file for output in outputs for file in written(output, mapper.options, scored=bool(scored))]
+    files.append(report_path(outputs, settings.output))
+    check_overwriting(files, {"scene": images, "label": scored, "checkpoint": [str(mapper.checkpoint)]})
+    check_no_training(files)
     checked = [_check(mapper, image, label, settings) for image, label in zip(images, labels, strict=True)]
     with _saying_where(outputs, settings.output):
         return mapper, [
@@ -161,16 +180,11 @@ def map_options(settings: PredictConfig) -> MapOptions:
     )
 
 
-def find_labels(given: Any, count: int) -> list[str | None]:
-    """Return a label file for every scene; one is for all of them. Raises UserError if their number is another."""
+def find_labels(given: Any, images: Sequence[str]) -> list[str | None]:
+    """Return a label file for every scene; see :func:`src.preparation.scene_files.pair`."""
     if given is None:
-        return [None] * count
-    labels = find_files(_texts(given), "label")
-    if len(labels) == 1:
-        return [labels[0]] * count
-    if len(labels) != count:
-        raise UserError(f"label has {len(labels)} files for {count} scenes; expected one for each, or one for all.")
-    return [*labels]
+        return [None] * len(images)
+    return [*pair(images, find_files(_texts(given), "label"), "label")]
 
 
 def _texts(given: Any) -> list[str]:
@@ -228,6 +242,20 @@ def check_overwriting(outputs: Iterable[Path], inputs: Mapping[str, Iterable[str
                     )
 
 
+def check_no_training(outputs: Iterable[Path]) -> None:
+    """Refuse to write over the report of a training, or what describes it, in the folder of its run.
+
+    Raises:
+        UserError: One of the files would be.
+    """
+    for path in outputs:
+        if path.name in OF_A_TRAINING and {"command", "config"} <= read_scores(path.with_name(DESCRIPTION)).keys():
+            raise UserError(
+                f"output would write {path}, but {path.parent} is the folder of a training, whose {path.name} that is; "
+                "expected a place of its own. Give another output."
+            )
+
+
 def report_path(outputs: Sequence[Path], output: str | None) -> Path:
     """Name the report: ``report.html`` beside several maps, ``<map>_report.html`` beside one whose place was given.
 
@@ -258,24 +286,36 @@ def check_not_among_scenes(outputs: Iterable[Path], given: Iterable[str]) -> Non
 
 
 class Checked(NamedTuple):
-    """What a scene is scored against, None for nothing, and what about its numbers is unlike those of training."""
+    """What is known of a scene before it is mapped.
 
-    source: LabelSource | None
-    caution: str | None
+    Attributes:
+        truth: What it is scored against; None for nothing.
+        unlike: What about its numbers is unlike those of training; None for nothing.
+        seen: That the network was trained on it, where it is scored; None if it was not, or if nobody knows.
+    """
+
+    truth: GroundTruth | None
+    unlike: str | None
+    seen: str | None = None
+
+    @property
+    def caution(self) -> str | None:
+        """All that speaks against its scores; None for nothing."""
+        return "; ".join(words for words in (self.unlike, self.seen) if words) or None
 
 
 def _check(mapper: Mapper, image: str, label: str | None, settings: PredictConfig) -> Checked:
     """Open a scene and what it is scored against before hours are spent on mapping others."""
     with open_scene(image, mapper.spec) as reader:
         info = reader.info
-        words = unlike_training(mapper.spec, [info], reader.sample())
-    if words:
+        checked = Checked(None, unlike_training(mapper.spec, [info], reader.sample()))
+    if label is not None:
+        truth = ground_truth(label, info, mapper.spec.classes, label_options(settings))
+        check_ground_truth(truth, label, info, mapper.spec.classes)
+        checked = Checked(truth, checked.unlike, training_caution(mapper.checkpoint, info))
+    for words in filter(None, (checked.unlike, checked.seen)):
         log.warning("CAUTION: %s: %s", image, words)
-    if label is None:
-        return Checked(None, words)
-    source = ground_truth(label, info, mapper.spec.classes, label_options(settings))
-    check_ground_truth(source, label, info, mapper.spec.classes)
-    return Checked(source, words)
+    return checked
 
 
 def label_options(settings: PredictConfig) -> LabelOptions:
@@ -287,19 +327,20 @@ def label_options(settings: PredictConfig) -> LabelOptions:
 def _map_one(
     mapper: Mapper, image: str, output: Path, checked: Checked, label: str | None, settings: PredictConfig
 ) -> MappedScene:
-    info, source = describe(image), checked.source
+    info, truth = describe(image), checked.truth
     log.info("")
     log.info("Scene    %s, %d × %d px, %s, %s", image, info.width, info.height, info.dtype, crs_label(info.crs))
     if info.crs is None:
         log.info("         Without a CRS the map lies where the scene lies in rows and columns; areas are in pixels.")
-    if source is not None and source.note:
-        log.info("Label    %s", source.note)
+    if truth is not None and truth.note:
+        log.info("Label    %s", truth.note)
     began = time.monotonic()
     scene = map_scene(mapper, image, output, stage)
     if scene.made:
         seconds, megapixels = time.monotonic() - began, info.window.pixels / 1e6
         log.info("Mapped   %.1f Mpx in %.1f s, %.2f Mpx/s", megapixels, seconds, megapixels / seconds)
-    found = _survey(mapper, scene, source)
+    found = _survey(mapper, scene, truth)
+    unknown = _say_unknown(truth, found)
     files = [*scene.files, areas_path(output), record_path(output)]
     write_areas_csv(areas_path(output), found.areas)
     files.append(_layer_file(mapper, scene, image, label, settings))
@@ -308,7 +349,7 @@ def _map_one(
     if not any(area.pixels for area in found.areas if area.value):
         log.info("Map      is empty: no pixel has a measurement in all bands that count%s.", _dead(mapper, image))
     if found.scores is not None:
-        context = _context(mapper, scene, image, label)
+        context = _context(mapper, scene, image, label, unknown, checked.caution)
         files += write_score_files(output.parent, found.scores, context, score_prefix(output))
         for line in ("", f"Against {label}, on {found.scores.pooled.matrix.sum():,} labelled pixels:", ""):
             log.info(line)
@@ -319,7 +360,16 @@ def _map_one(
         log.info("%s  %s", path, _size(path, info))
     named = [(path, _meaning(path, output)) for path in files]
     return MappedScene(
-        image, output, found.areas, scene.uncertainty, found.scores, named, found.sample, checked.caution
+        image,
+        output,
+        found.areas,
+        scene.uncertainty,
+        found.scores,
+        named,
+        found.sample,
+        checked.unlike,
+        checked.seen,
+        unknown,
     )
 
 
@@ -354,27 +404,36 @@ def _layer_file(mapper: Mapper, scene: SceneMap, image: str, label: str | None, 
     return path
 
 
-def _survey(mapper: Mapper, scene: SceneMap, source: LabelSource | None) -> MapSurvey:
+def _survey(mapper: Mapper, scene: SceneMap, truth: GroundTruth | None) -> MapSurvey:
     classes, pixels = mapper.spec.classes, scene.grid.window.pixels
-    if source is None:
+    if truth is None:
         with stage("Measuring", pixels) as advance:
             return survey(scene.path, classes, advance=advance)
-    with source.open() as label, stage("Scoring", pixels) as advance:
-        found = survey(scene.path, classes, label, advance)
-    if found.unknown:
-        values = ", ".join(map(str, found.unknown))
-        log.info("Label    has pixels of %s, which the checkpoint does not know; they do not count.", values)
-    if found.scores is None:
+    with truth.open() as label, stage("Scoring", pixels) as advance:
+        return survey(scene.path, classes, label, advance)
+
+
+def _say_unknown(truth: GroundTruth | None, found: MapSurvey) -> list[UnknownClass]:
+    """Return the classes of the labels that the checkpoint does not know, once they are said."""
+    unknown = [] if truth is None else truth.unknown(found.unknown)
+    if unknown:
+        counts = ", ".join(f"{entry.title} ({entry.pixels:,})" for entry in unknown)
+        log.info("Label    has pixels of %s, which the checkpoint does not know; they do not count.", counts)
+    if truth is not None and found.scores is None:
         log.info("Label    has no class where the map has one: there is nothing to score.")
-    return found
+    return unknown
 
 
-def _context(mapper: Mapper, scene: SceneMap, image: str, label: str | None) -> dict[str, Any]:
+def _context(
+    mapper: Mapper, scene: SceneMap, image: str, label: str | None, unknown: list[UnknownClass], caution: str | None
+) -> dict[str, Any]:
     return {
         "checkpoint": str(mapper.checkpoint),
         "image": image,
         "label": label,
         "map": str(scene.path),
+        "caution": caution,
+        "unknown_classes": [asdict(entry) for entry in unknown],
         "plan": scene.plan.to_dict(),
         "device": str(mapper.device),
         "precision": precision_name(mapper.device, mapper.network),

@@ -1,0 +1,106 @@
+"""Whether a network was trained on ground that a scene shows: then its scores there are not those of a new scene."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import shapely
+
+from src.datafolder import DATASET, _place, read_dataset, trained_images
+from src.errors import UserError
+from src.grid import Window
+from src.ground import has_place
+from src.models.checkpoint import trained_on
+from src.raster.georeference import NoWayError, apply_transform, same_crs, transform_points
+from src.raster.read import RasterInfo
+from src.spec import DatasetSpec, SceneSpec
+
+Points = npt.NDArray[np.float64]
+
+
+def training_caution(checkpoint: Path, scene: RasterInfo) -> str | None:
+    """Say that a network was trained on chips of a scene, and what its scores there are not.
+
+    Args:
+        checkpoint: The network's file, which names the data folder that it was trained on.
+        scene: What is scored.
+
+    Returns:
+        One sentence; None where it was not, or where nobody knows: there is no such data folder any more, or it has no
+        ``dataset.json``.
+    """
+    share = 0.0
+    with suppress(UserError, OSError):  # what is wrong with another command's files is not ours to say
+        folder, refit = trained_on(checkpoint)
+        if folder is not None and (folder / DATASET).is_file():
+            share = trained_share(scene, folder, refit=refit)
+    if not share:
+        return None
+    seen = f"{100 * share:.0f} %" if share >= 0.01 else "less than 1 %"
+    return (
+        f"the network was trained on chips of this scene, which show {seen} of its ground; scores of pixels that it "
+        "has seen are not scores of a map of a new scene"
+    )
+
+
+def trained_share(scene: RasterInfo, folder: Path, *, refit: bool = False) -> float:
+    """Return the share of a scene's extent that the training chips of a data folder cover; 0 below one pixel.
+
+    Args:
+        scene: The scene.
+        folder: The data folder.
+        refit: Whether the validation chips were trained on too.
+
+    Raises:
+        UserError: The data folder cannot be read.
+    """
+    extent, spec = shapely.box(0, 0, scene.width, scene.height), read_dataset(folder / DATASET)
+    windows, seen = _windows(spec, folder, refit=refit), []
+    for source in spec.scenes:
+        corners = _on(scene, source, _corners(source, windows.get(source.name, [])))
+        outlines = shapely.polygons(corners[np.isfinite(corners).all((1, 2))])
+        seen += outlines[shapely.is_valid(outlines) & shapely.intersects(outlines, extent)].tolist()
+    covered = float(shapely.intersection(shapely.union_all(seen), extent).area)
+    return min(1.0, covered / extent.area) if covered >= 1 else 0.0
+
+
+def _windows(spec: DatasetSpec, folder: Path, *, refit: bool) -> dict[str, list[Window]]:
+    """Return the windows of the chips that were trained on by the name of their scene."""
+    names, (width, height) = {scene.name for scene in spec.scenes}, spec.chip_size
+    found: dict[str, list[Window]] = {}
+    for image in trained_images(folder, refit=refit):
+        name, x, y = _place(image.stem, names)
+        found.setdefault(name, []).append(Window(y, x, height, width))
+    return found
+
+
+def _corners(source: SceneSpec, windows: Sequence[Window]) -> Points:
+    """Return the corners (column, row) of windows within their scene, n × 4 × 2."""
+    whole = Window(0, 0, source.height, source.width)
+    edges = [(w.column, w.row, w.column_stop, w.row_stop) for w in (window.intersection(whole) for window in windows)]
+    corners = [((left, top), (right, top), (right, low), (left, low)) for left, top, right, low in edges]
+    return np.array(corners, np.float64).reshape(-1, 4, 2)
+
+
+def _on(scene: RasterInfo, source: SceneSpec, corners: Points) -> Points:
+    """Turn pixels of a data folder's scene into pixels of another raster; none where nobody knows how.
+
+    The same file has the same pixels, with or without a place on earth.
+    """
+    if Path(source.path).resolve() == Path(scene.path).resolve():
+        return corners
+    if not (has_place(source) and has_place(scene)) or (source.crs is None) != (scene.crs is None):
+        return corners[:0]
+    points = apply_transform(source.transform, corners.reshape(-1, 2))
+    if source.crs is not None and scene.crs is not None and not same_crs(source.crs, scene.crs):
+        try:
+            points = transform_points(points, source.crs, scene.crs)
+        except NoWayError:
+            return corners[:0]
+    a, b, c, d, e, f = scene.transform
+    x, y = points[:, 0] - c, points[:, 1] - f
+    return np.column_stack([e * x - b * y, a * y - d * x]).reshape(corners.shape) / (a * e - b * d)
