@@ -4,7 +4,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-VERSION_OF = $(shell $(1) -c 'import sys; print(*sys.version_info[:2])' 2>/dev/null)
+VERSION_OF = $(shell $(1) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+
+# What requirements.lock can be installed on; PYTHONS are those that it is tested on.
+INSTALLABLE := 3.11 3.12 3.13 3.14
 
 # A window system is neither needed nor looked for.
 export MPLBACKEND := Agg
@@ -41,8 +44,10 @@ endif
 
 $(STAMP): requirements.lock
 ifdef NEW_VENV
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "$(PYTHON) is no Python 3.11 or newer; name one that is: PYTHON=python3.12 make install" >&2; exit 1; }
+	@case " $(INSTALLABLE) " in *" $(call VERSION_OF,$(PYTHON)) "*) ;; *) \
+		echo "$(PYTHON) is $(or $(addprefix Python ,$(call VERSION_OF,$(PYTHON))),no Python that starts); expected" \
+			"Python $(firstword $(INSTALLABLE)) to $(lastword $(INSTALLABLE)), which requirements.lock has packages for." \
+			"Name one that is here: make install PYTHON=python3.13" >&2; exit 1;; esac
 	$(PYTHON) -m venv --clear $(VENV)
 endif
 	@echo "Installing requirements.lock; the first time some 3 GB are downloaded, which takes minutes."

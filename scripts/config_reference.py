@@ -15,7 +15,7 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -64,8 +64,9 @@ Written by `python scripts/config_reference.py` from the configurations and the 
 fails when it is stale. `python train.py --cfg job` prints all keys with the values that a command would use.
 
 Write keys as `key=value`, choices of groups as `group=choice`, several runs with `-m` and commas. `null` is nothing,
-`needed` has to be given. Two keys of Hydra's are useful everywhere: `hydra.run.dir=logs/train/mine` names a run's
-folder, `hydra.verbose=true` logs more.
+`needed` has to be given. A group's choices are named before a value or a meaning that is not that of all of them:
+“*scenes*: needed”. Two keys of Hydra's are useful everywhere: `hydra.run.dir=logs/train/mine` names a run's folder,
+`hydra.verbose=true` logs more.
 """
 
 
@@ -129,6 +130,9 @@ def meanings_of(target: Any) -> dict[str, str]:
         for parent in reversed(target.__mro__[:-1]):
             texts = {**described(parent.__doc__), **described(vars(parent).get("__init__", parent).__doc__), **texts}
     ours = getattr(target, "__module__", "").startswith("src.")
+    for name, text in texts.items():
+        if ours and (other := re.match(r"As in :class:`(\w+)`", text)):
+            texts[name] = meanings_of(find(f"{target.__module__}.{other[1]}"))[name]
     return {name: text if ours else sentence(text) for name, text in texts.items()}
 
 
@@ -183,6 +187,23 @@ def group_keys(group: str, file: Path) -> list[Key]:
     return list(_keys(content if everywhere else {group: content}, "", {}, told))
 
 
+def choice_keys(group: str, file: Path) -> dict[str, Key]:
+    """Return all keys of a group's choice by name, also those of the choice that it extends."""
+    found: dict[str, Key] = {}
+    for base in bases(file):
+        found |= choice_keys(group, file.with_stem(base))
+    for key in group_keys(group, file):
+        inherited = found[key.name].meaning if key.name in found else ""
+        found[key.name] = Key(key.name, key.value, key.meaning or inherited)
+    return found
+
+
+def bases(file: Path) -> list[str]:
+    """Name the choices of its group that a choice extends."""
+    listed = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("defaults", [])
+    return [base.partition("@")[0] for base in listed if isinstance(base, str)]
+
+
 def _keys(node: Mapping[str, Any], path: str, texts: Mapping[str, str], told: Mapping[str, str]) -> Iterator[Key]:
     if "_target_" in node:
         texts = meanings_of(find(node["_target_"]))
@@ -211,31 +232,51 @@ def together(text: str, comment: str) -> str:
     return f"{text.rstrip('.')} ({comment})" if re.match(r"or |null:", comment) else comment
 
 
-def table(keys: Mapping[str, Sequence[tuple[str, Key]]]) -> list[str]:
-    """Lay keys out as Markdown: each once, with its value in every choice that has it.
+def table(choices: Mapping[str, Mapping[str, Key]]) -> list[str]:
+    """Lay keys out as Markdown: each once, with value and meaning in every choice that has it.
 
     Args:
-        keys: By name; each with the choices that it occurs in.
+        choices: The keys of each choice, by name.
     """
-    rows = [f"| `{name}` | {_values(entries)} | {_cell(entries)} |" for name, entries in keys.items()]
+    rows = []
+    for name in dict.fromkeys(name for keys in choices.values() for name in keys):
+        values = {choice: _code(keys[name].value) for choice, keys in choices.items() if name in keys}
+        meanings = {choice: _cell(keys[name].meaning) for choice, keys in choices.items() if name in keys}
+        rows.append(f"| `{name}` | {by_choice(values, choices)} | {by_choice(meanings, values, '<br>')} |")
     return ["| key | value | meaning |", "|---|---|---|", *rows, ""] if rows else []
 
 
-def _values(entries: Sequence[tuple[str, Key]]) -> str:
-    """Name a value once if it is the same in all choices, else by choice."""
-    values = {key.value: [choice for choice, other in entries if other.value == key.value] for _, key in entries}
-    if len(values) == 1:
-        return _code(entries[0][1].value)
-    return "; ".join(f"{', '.join(choices)} {_code(value)}" for value, choices in values.items())
+def by_choice(texts: Mapping[str, str], choices: Collection[str], between: str = "; ") -> str:
+    """Write what each choice says: once where all choices say the same, else with the choices that say it in front.
+
+    Args:
+        texts: By choice; empty where one says nothing, which is no difference.
+        choices: All that there are.
+        between: What stands between two of them.
+    """
+    sayers: dict[str, list[str]] = {}
+    for choice, text in texts.items():
+        if text:
+            sayers.setdefault(text.casefold().replace("`", ""), []).append(choice)
+    silent = [choice for choice, text in texts.items() if not text]
+    if len(sayers) == 1 and len(texts) == len(choices):
+        return next(text for text in texts.values() if text)
+    return between.join(f"{_named(who, choices, silent)}: {texts[who[0]]}" for who in sayers.values())
+
+
+def _named(chosen: Sequence[str], choices: Collection[str], silent: Sequence[str]) -> str:
+    """List choices, or those that are not among them where these are fewer."""
+    others = [choice for choice in choices if choice not in {*chosen, *silent}]
+    few = 0 < len(others) < len(chosen) / 2
+    return ("all but " if few else "") + ", ".join(f"*{choice}*" for choice in (others if few else chosen))
 
 
 def _code(value: str) -> str:
     return value if value in ("needed", "group") else f"`{value}`" if value else "empty"
 
 
-def _cell(entries: Sequence[tuple[str, Key]]) -> str:
-    text = max((key.meaning for _, key in entries), key=len)
-    text = re.sub(r"\b([A-Z]+)_(?!\w)", r"\1", text)  # a reference of reStructuredText
+def _cell(meaning: str) -> str:
+    text = re.sub(r"\b([A-Z]+)_(?!\w)", r"\1", meaning)  # a reference of reStructuredText
     return re.sub(r"\bNone\b", "null", text.replace("``", "`")).replace("|", "\\|").rstrip(".")
 
 
@@ -243,15 +284,11 @@ def page() -> str:
     """Return the whole page."""
     lines = [HEAD]
     for task, kinds in SECTIONS.items():
-        keys = {key.name: [(task, key)] for kind in kinds for key in schema_keys(kind)}
-        lines += [f"## python {task}.py", "", *table(keys)]
+        keys = {key.name: key for kind in kinds for key in schema_keys(kind)}
+        lines += [f"## python {task}.py", "", *table({task: keys})]
     for group in GROUPS:
-        lines += [f"## {group}", "", *_choices(sorted((CONFIGS / group).glob("*.yaml"))), ""]
-        merged: dict[str, list[tuple[str, Key]]] = {}
-        for file in sorted((CONFIGS / group).glob("*.yaml")):
-            for key in group_keys(group, file):
-                merged.setdefault(key.name, []).append((file.stem, key))
-        lines += table(merged)
+        files = sorted((CONFIGS / group).glob("*.yaml"))
+        lines += [f"## {group}", "", *_choices(files), "", *table({f.stem: choice_keys(group, f) for f in files})]
     for group in DELTAS:
         lines += [f"## {group}", "", "Choices set keys of other groups.", ""]
         lines += [*_choices(sorted(CONFIGS.glob(f"**/{group}/*.yaml"))), ""]
@@ -262,10 +299,7 @@ def _choices(files: Sequence[Path]) -> list[str]:
     rows = []
     for file in files:
         text = file.read_text(encoding="utf-8")
-        bases = [
-            base.partition("@")[0] for base in (yaml.safe_load(text) or {}).get("defaults", []) if isinstance(base, str)
-        ]
-        extends = f" Extends `{bases[0]}`." if bases else ""
+        extends = "".join(f" Extends `{base}`." for base in bases(file))
         rows.append(f"- `{file.parent.name}={file.stem}` ({file.relative_to(ROOT)}): {header(text)}{extends}")
     return rows
 
@@ -276,13 +310,13 @@ def _study() -> list[str]:
     for entry in dataclasses.fields(schema.StudySweeperConfig):
         if entry.name in texts:
             name = f"hydra.sweeper.{entry.name}"
-            keys[name] = [("study", Key(name, shown(entry.default), texts[entry.name]))]
+            keys[name] = Key(name, shown(entry.default), texts[entry.name])
     return [
         "### Studies: hydra.sweeper",
         "",
         "With `hparams_search=optuna`, which sets some of them.",
         "",
-        *table(keys),
+        *table({"study": keys}),
     ]
 
 

@@ -6,11 +6,16 @@ import errno
 import importlib
 import logging
 import os
+import platform
 import stat
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
+
+from src.atomic import check_output_folder
+from src.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -19,6 +24,56 @@ _HELD = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
 
 _TRIES = 100
 """After so many a folder that cannot be made is not one that others remove all the time."""
+
+_BEHIND = 1 << 20
+"""The byte that is locked on Windows: behind what is written there, which others may read."""
+
+RUN = ".run.lock"
+"""The file in a run's folder that the run holds, and what it says of itself there."""
+
+
+@contextmanager
+def only_run(folder: Path) -> Iterator[None]:
+    """Hold a run's folder, which is made if it is not there, and removed if nothing has come into it.
+
+    Raises:
+        UserError: Another run holds it, or nothing can be written there.
+    """
+    check_output_folder(folder)
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    path = folder / RUN
+    with locked(path) as ours:
+        if not ours:
+            raise UserError(
+                f"{folder} is being written by another run{_holder(path)}; expected one at a time. Wait for it, or "
+                "give another folder: output_dir=…"
+            )
+        try:
+            with suppress(OSError):  # on a full disk others do without
+                since = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S")
+                path.write_text(f"process {os.getpid()} on {platform.node()}, since {since}")
+            yield
+        finally:
+            with suppress(OSError):  # Windows keeps a file that is open, and a folder stays that has something in it
+                path.unlink(missing_ok=True)
+                for place in made:
+                    place.rmdir()
+
+
+def check_no_run(folder: Path) -> None:
+    """Raise UserError if a run holds a folder, in which nothing is changed."""
+    if (folder / RUN).exists():
+        with only_run(folder):
+            pass
+
+
+def _holder(path: Path) -> str:
+    """Say in brackets what the holder of a file has written there."""
+    try:
+        said = path.read_text(errors="replace")
+    except OSError:
+        return ""
+    return f" ({said})" if said else ""
 
 
 @contextmanager
@@ -84,6 +139,7 @@ def _lock(file: IO[bytes]) -> None:
         system: Any = importlib.import_module("fcntl")
     except ModuleNotFoundError:  # Windows
         system = importlib.import_module("msvcrt")
+        file.seek(_BEHIND)
         system.locking(file.fileno(), system.LK_NBLCK, 1)
     else:
         system.flock(file, system.LOCK_EX | system.LOCK_NB)

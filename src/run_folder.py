@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
+import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,8 +25,17 @@ from src.spec import git_revision, software_versions
 log = logging.getLogger(__name__)
 
 EARLIER = "earlier"
-"""Folder within a run's that holds the run before it."""
-_OF_A_RUN = ("checkpoints", "tensorboard", "metrics.csv", "lr_finder.png", "report.html", "run.json")
+"""Folder within a run's that holds the run before it; those before later ones are numbered: ``earlier-2``."""
+_OF_A_RUN = (
+    "checkpoints",
+    "tensorboard",
+    "metrics.csv",
+    "lr_finder.png",
+    "report.html",
+    "run.json",
+    "run_from_*.json",  # of a run that was resumed
+    "hpc_ckpt_*.ckpt",  # Lightning's, of a run under SLURM: it would go on from it
+)
 
 
 @dataclass(frozen=True)
@@ -39,24 +50,28 @@ class Trained:
 def set_aside(folder: Path) -> None:
     """Set aside what an earlier run left in the folder that a new one was given: its scores would be taken for ours.
 
-    It is moved into ``earlier/``, in the place of a run before that. One that never got as far as a checkpoint is
-    removed instead: it must not take the place of one that did.
+    It is moved into ``earlier/``, or where a run before that is there into ``earlier-2/`` and so on: none is ever lost.
+    One that never got as far as a checkpoint is removed instead.
     """
-    old = [folder / name for name in _OF_A_RUN if (folder / name).exists()]
-    old += sorted(folder.glob("run_from_*.json"))  # of a run that was resumed
-    if not old:
-        return
+    old = [path for name in _OF_A_RUN for path in sorted(folder.glob(name))]
+    trained = any(path.suffix == ".ckpt" or any(path.glob("*.ckpt")) for path in old)
     aside = folder / EARLIER
-    trained = any((folder / "checkpoints").glob("*.ckpt"))
     if trained:
+        numbers = itertools.count(2)
+        while aside.exists():
+            aside = folder / f"{EARLIER}-{next(numbers)}"
         log.info("%s: an earlier run was there; it is in %s now", folder, aside)
-        _remove(aside)
         aside.mkdir()
     for path in old:
         if trained:
             path.rename(aside / path.name)
         else:
             _remove(path)
+
+
+def is_set_aside(folder: Path) -> bool:
+    """Tell by its name whether a run's folder is one that :func:`set_aside` has made."""
+    return re.fullmatch(rf"{EARLIER}(-\d+)?", folder.name) is not None
 
 
 def _remove(path: Path) -> None:

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -21,12 +22,12 @@ from src.bands import Normalization
 from src.datamodules.base import DataDescription, SegmentationData
 from src.errors import UserError
 from src.models import distributed
-from src.models.architectures import build_checked, freeze, trial
+from src.models.architectures import ENCODER_PARTS, build_checked, freeze, trial
 from src.models.detail import DETAIL, DROPOUT, REACH, kept_options
 from src.models.losses import WEIGHTINGS, class_weights
 from src.models.network import Network
 from src.models.precision import choose_device, prefers_bf16
-from src.models.restart import components_of, start_from
+from src.models.restart import Start, components_of, start_from
 from src.models.weights import WeightsChoice, apply_weights, prepare_weights
 from src.models.whitening import ATTRIBUTE, COMPONENTS, whitening_of
 from src.spec import NetworkSpec
@@ -60,6 +61,8 @@ class NetworkChoice:
             :func:`choose_components`.
         freeze_encoder: None freezes pretrained encoders only.
         init_from: Checkpoint whose network to start from.
+        resume: Checkpoint of the run that goes on, whose weights the trainer loads: the network starts from nothing
+            else, whatever weights and ``init_from`` say.
         compile: Whether to compile the network (slow to start, faster then).
     """
 
@@ -69,7 +72,8 @@ class NetworkChoice:
     weights: WeightsChoice = field(default_factory=WeightsChoice)
     normalize: bool | str = "auto"
     freeze_encoder: bool | None = None
-    init_from: str | None = None
+    init_from: str | Path | None = None
+    resume: str | Path | None = None
     compile: bool = False
 
     @property
@@ -82,13 +86,22 @@ def make_network(data: DataDescription, choice: NetworkChoice) -> tuple[Network,
     """Build a network for the data, run it once on an empty batch, and fill it with what it starts from.
 
     Raises:
-        UserError: It cannot be built, does not take chips of this size, or its weights cannot be had.
+        UserError: It cannot be built, does not take chips of this size, or its weights cannot be had; or the data have
+            a single class.
     """
+    if len(data.classes) == 1 and choice.resume is None:
+        raise UserError(
+            f"{data.origin}: labels have one class ({data.classes.names[0]}), and 0 means unclassified and is never "
+            "learnt; expected two classes or more. Give the background a value of its own: class_map=[…]."
+        )
     normalization = choose_normalization(data, choice.normalize)
     if not any(normalization.used):
         raise UserError(f"{data.origin} has no band that is used; expected at least one. Run prepare.py again.")
+    weights = choice.weights
+    if choice.resume is not None and weights.trained == "none":  # whose bands are scaled as the data are
+        weights = WeightsChoice()
     plan = prepare_weights(
-        choice.weights,
+        weights,
         choice.architecture,
         choice.encoder,
         data.bands,
@@ -116,14 +129,12 @@ def make_network(data: DataDescription, choice: NetworkChoice) -> tuple[Network,
         statistics=data.normalization,
     )
     network = Network(architecture, spec.normalization)
-    lines = plan.lines if choice.init_from is None else start_from(network, spec, choice.init_from)
-    for line in lines:
-        log.info("%s", line)
-    if choice.freeze_encoder and not (plan.pretrained or choice.init_from):
-        raise UserError(
-            "freeze_encoder=true, but the encoder's weights are random and would stay so; choose weights=… or "
-            "init_from=…, or leave freeze_encoder out."
-        )
+    if choice.resume is None:
+        start = Start(plan.lines) if choice.init_from is None else start_from(network, spec, choice.init_from)
+        for line in start.lines:
+            log.info("%s", line)
+        if choice.freeze_encoder and not plan.pretrained:
+            _check_frozen(choice, start)
     if choice.freeze_encoder or (choice.freeze_encoder is None and plan.pretrained):
         freeze(architecture)
     if choice.compile:
@@ -131,12 +142,29 @@ def make_network(data: DataDescription, choice: NetworkChoice) -> tuple[Network,
     return network, spec
 
 
+def _check_frozen(choice: NetworkChoice, start: Start) -> None:
+    """Raise UserError where some of a frozen encoder would stay random."""
+    if choice.init_from is None:
+        raise UserError(
+            "freeze_encoder=true, but the encoder's weights are random and would stay so; choose weights=… or "
+            "init_from=…, or leave freeze_encoder out."
+        )
+    random = [name for name in start.left if name.partition(".")[0] in ENCODER_PARTS]
+    if random:
+        more = f" and {len(random) - 1} more of the encoder's tensors are" if len(random) > 1 else " is"
+        raise UserError(
+            f"freeze_encoder=true, but {random[0]}{more} not in init_from={choice.init_from} as needed "
+            f"({start.left[random[0]]}) and would stay random; leave freeze_encoder out, or start from a checkpoint of "
+            "such bands and model's keys."
+        )
+
+
 def choose_components(data: DataDescription, choice: NetworkChoice, pretrained: bool) -> int:
     """Choose how many whitened components take the bands' place, 0 for the bands themselves.
 
     Only ``normalize=whiten`` gives them, as many as there are bands, COMPONENTS at most: some scenes gain much, others
     lose (docs/results.md). Weights were trained with bands, which have to stay. A network that starts from a checkpoint
-    is what that one is, with ``normalize=auto``.
+    or goes on is what that one is, with ``normalize=auto``.
 
     Raises:
         UserError: ``normalize=whiten`` with pretrained weights.
@@ -153,7 +181,8 @@ def choose_components(data: DataDescription, choice: NetworkChoice, pretrained: 
     most = min(COMPONENTS, sum(data.used))
     if choice.normalize == WHITEN:
         return most if most > 1 else 0
-    return min(most, components_of(choice.init_from)) if choice.init_from is not None else 0
+    origin = choice.init_from if choice.resume is None else choice.resume
+    return min(most, components_of(origin)) if origin is not None else 0
 
 
 def decorrelate(network: Network, data: SegmentationData) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 from src import run_folder
 from src.augmentation import Augmentation
 from src.callbacks.average import average_weights
-from src.callbacks.checkpoints import BestCheckpoints, WholeCheckpoints
+from src.callbacks.checkpoints import BestCheckpoints, checkpoint_plugins
 from src.callbacks.early_stopping import EarlyStopping
 from src.callbacks.progress import EpochLines
 from src.callbacks.table import EpochTable
@@ -22,6 +22,7 @@ from src.datamodules.base import DataDescription, SegmentationData
 from src.models.losses import CrossEntropy
 from src.models.optimization import Optimization
 from src.models.segmenter import Segmenter
+from src.plain_values import make_plain, plain
 from src.run_folder import Trained
 from src.training import (
     HOUSE_TRAINER,
@@ -63,6 +64,10 @@ class Recipe:
     ema_decay: float = 0.0
     seed: int = 42
 
+    def __post_init__(self) -> None:
+        """Take NumPy's numbers for plain ones: they would get into checkpoints."""
+        make_plain(self, *_own_keys(self))
+
 
 def train(
     data: SegmentationData,
@@ -77,7 +82,8 @@ def train(
 
     Args:
         data: Where chips come from: :class:`src.datamodules.chips.ChipData` for a data folder.
-        folder: The run's folder: ``checkpoints/``, ``metrics.csv``, ``run.json``. What an earlier run left there goes.
+        folder: The run's folder: ``checkpoints/``, ``metrics.csv``, ``run.json``. An earlier run that is there moves
+            into ``earlier/`` within.
         network: Architecture, encoder and what they start from; a U-Net with ResNet-18 from random weights if None.
         recipe: How it learns; the command's defaults if None.
         accelerator: ``auto``, ``cpu`` or ``gpu``.
@@ -110,7 +116,7 @@ def train(
         **options,
         max_epochs=recipe.epochs,
         callbacks=[callback for callback in (*own, *callbacks) if callback is not None],
-        plugins=[WholeCheckpoints()],
+        plugins=checkpoint_plugins(),
         logger=[EpochTable(str(folder / "metrics.csv"))],
         default_root_dir=folder,
     )
@@ -139,13 +145,20 @@ def _config(
     described: DataDescription, data: SegmentationData, network: NetworkChoice, recipe: Recipe
 ) -> dict[str, Any]:
     """Return what goes into the checkpoint: plain values by name, as a command's configuration would be."""
-    plain = {key: value for key, value in vars(recipe).items() if key not in ("loss", "optimization", "augmentation")}
-    return {
-        "data_dir": described.origin,
-        "batch_size": data.batch_size,
-        "network": asdict(network),
-        "loss": type(recipe.loss).__name__ if recipe.loss else "CrossEntropy",
-        "optimizer": asdict(recipe.optimization),
-        "augmentation": asdict(recipe.augmentation),
-        **plain,
-    }
+    config: dict[str, Any] = plain(
+        {
+            "data_dir": described.origin,
+            "batch_size": data.batch_size,
+            "network": asdict(network),
+            "loss": type(recipe.loss).__name__ if recipe.loss else "CrossEntropy",
+            "optimizer": asdict(recipe.optimization),
+            "augmentation": asdict(recipe.augmentation),
+            **{key: getattr(recipe, key) for key in _own_keys(recipe)},
+        }
+    )
+    return config
+
+
+def _own_keys(recipe: Recipe) -> list[str]:
+    """Return the names of a recipe's numbers and choices, those of its parts left out."""
+    return [key for key in vars(recipe) if key not in ("loss", "optimization", "augmentation")]

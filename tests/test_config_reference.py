@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from scripts import config_reference
-from scripts.config_reference import CONFIGS, GROUPS, PAGE, Key, comments, described, header, together
+from scripts.config_reference import CONFIGS, GROUPS, PAGE, Key, by_choice, comments, described, header, together
 
 
 def test_the_page_is_what_the_configurations_say() -> None:
@@ -62,6 +62,50 @@ def test_a_remark_on_other_values_is_added_to_the_description() -> None:
     assert together("How fast.", "or slow") == "How fast (or slow)"
     assert together("How fast.", "at 1 as fast as light") == "at 1 as fast as light"
     assert re.search("slow", str(Key("a", "1", together("", "slow"))))
+
+
+def row(key: str) -> str:
+    """Return what the page says of a key."""
+    (line,) = (line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith(f"| `{key}` |"))
+    return line
+
+
+def test_what_all_choices_say_is_said_once_and_else_who_says_it() -> None:
+    choices = ["a", "b", "c", "d"]
+    assert by_choice(dict.fromkeys(choices, "1"), choices) == "1"
+    assert by_choice({"a": "1", "b": "2", "c": "1", "d": "2"}, choices) == "*a*, *c*: 1; *b*, *d*: 2"
+    assert by_choice({"a": "1", "b": "1"}, choices) == "*a*, *b*: 1"
+    assert by_choice({"a": "1", "b": "1", "c": "1"}, choices) == "all but *d*: 1"
+    assert by_choice({"a": "How `fast`", "b": "how fast", "c": ""}, ["a", "b", "c"]) == "How `fast`"
+
+
+def test_a_key_is_of_the_choices_that_have_it_and_means_what_they_say() -> None:
+    """Needed was said without of what, keys of one model were all models', and one choice's meaning was another's."""
+    for key, value in (
+        ("datamodule.image", "*scenes*: needed"),
+        ("datamodule.root", "*torchgeo*: needed"),
+        ("weights.path", "*file*: needed"),
+        ("model.detail", "*unet*: `32`"),
+    ):
+        assert row(key).startswith(f"| `{key}` | {value} | ")
+    scale, white = (
+        "*sentinel2_toa_resnet18*, *sentinel2_toa_resnet50*: divides the file's numbers",
+        "*imagenet*: the file",
+    )
+    assert scale in row("weights.scale")
+    assert white in row("weights.scale")
+    assert "*segformer*: A number of convolution filters in segmentation blocks |" in row(
+        "model.decoder_segmentation_channels"
+    )
+    assert "*deeplabv3*: Downsampling factor" in row("model.encoder_output_stride")
+
+
+def test_a_choice_has_the_keys_of_the_one_that_it_extends() -> None:
+    names = [path.stem for path in (CONFIGS / "trainer").glob("*.yaml")]
+    keys = {name: config_reference.choice_keys("trainer", CONFIGS / f"trainer/{name}.yaml") for name in names}
+    assert {keys[name]["trainer.strategy"].value for name in names if name != "ddp"} == {"auto"}
+    assert keys["ddp"]["trainer.strategy"].value == "ddp"
+    assert "*cpu*, *gpu*: `1`" in PAGE.read_text(encoding="utf-8")
 
 
 def test_paths_of_the_page_do_not_depend_on_the_machine() -> None:

@@ -20,6 +20,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from PIL import Image
+from rasterio.transform import Affine
 
 from scripts.make_scene import make_scene
 from src import datafolder
@@ -29,11 +30,13 @@ from src.datamodules.base import SegmentationData, choose_workers, processes_sta
 from src.datamodules.batches import Batch, Chip, EpochBatches, EpochPlan, collate, plan_epoch, sampling_shares
 from src.datamodules.cache import Cached, OnDevice
 from src.datamodules.chips import ChipData
-from src.datamodules.scenes import SceneData
+from src.datamodules.scenes import SceneData, divide
 from src.datamodules.torchgeo import MaskCodes, TorchGeoChips, TorchGeoData
 from src.errors import UserError
 from src.labels import IGNORE
 from src.models.losses import WEIGHTINGS, class_weights
+from src.tables import SUMMARY, ClassRow, Summary, write_summary
+from src.training import choose_class_weights
 from tests import rasters
 from tests.chip_folder import make_chip_folder
 from tests.l8biome import make_l8biome
@@ -118,6 +121,27 @@ def test_few_chips_are_said_and_left_alone_on_request(folder: Path) -> None:
     assert data.plan() == EpochPlan(16)
 
 
+@pytest.mark.parametrize(("batch_size", "steps", "each"), [(16, 4, "4 batches of 16"), (2, 4, "4 batches of 2")])
+def test_an_epoch_of_few_chips_has_enough_steps_where_batches_are_accumulated(
+    folder: Path, batch_size: int, steps: int, each: str
+) -> None:
+    """The batches were as many as the steps should have been, so that there was one step an epoch."""
+    data = ChipData(folder, batch_size=batch_size)
+    data.setup()
+    data.trainer = SimpleNamespace(  # type: ignore[assignment]
+        world_size=1,
+        global_rank=0,
+        num_devices=1,
+        accumulate_grad_batches=4,
+        strategy=SimpleNamespace(root_device=torch.device("cpu")),
+    )
+    batches = len(data.train_dataloader())
+    assert -(-batches // 4) == steps
+    line = data.few_chips(accumulation=4)
+    assert line is not None
+    assert line.startswith(f"few chips: an epoch has {steps} steps of {each} chips at most, each chip ")
+
+
 def test_so_few_validation_chips_that_luck_chooses_are_said(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     ChipData(folder).source("validation")
     assert "CAUTION: 3 validation chips choose the best epoch" in caplog.text
@@ -172,6 +196,31 @@ def test_a_folder_trains_on_rare_classes_more_often_and_on_validation_chips_in_a
     assert len(names(ChipData(folder, oversample=1.0, min_steps=0))) == len(plain)
     with pytest.raises(UserError, match="oversample=2 does not fit"):
         ChipData(folder, oversample=2)
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_a_refit_learns_classes_that_only_validation_chips_have(weighting: str, tmp_path: Path) -> None:
+    """Their weight was 0, as it is where nothing of them is trained on."""
+    path = make_chip_folder(tmp_path / "data")
+    for sample in read_data_folder(path).samples("validation"):
+        with rasterio.open(sample.label, "r+") as file:
+            label = file.read(1)
+            label[8:16, 8:16] = 9
+            file.write(label, 1)
+    plain, refit = (ChipData(path, refit=refit).describe() for refit in (False, True))
+    assert (plain.counts[2], refit.counts[2]) == (0, 3 * 64)
+    assert sum(refit.counts) == sum(plain.counts) + 3 * 32 * 28
+    assert choose_class_weights(plain, weighting)[2] == 0  # type: ignore[index]
+    assert choose_class_weights(refit, weighting)[2] > 1  # type: ignore[index]
+    assert refit.weights == tuple(round(1 - count / sum(refit.counts), 4) for count in refit.counts)
+
+
+def test_a_refit_keeps_the_weights_that_somebody_has_given_a_folder(tmp_path: Path) -> None:
+    path = make_chip_folder(tmp_path / "data")
+    counts = read_data_folder(path).train_counts
+    rows = [ClassRow(value, (count, 0, 0), 0.25) for value, count in zip((2, 7), counts, strict=True)]
+    write_summary(path / SUMMARY, Summary(tuple(rows), None, True))
+    assert ChipData(path, refit=True).describe().weights == (0.25, 0.25)
 
 
 def test_sources_that_draw_anew_get_new_numbers_in_every_epoch() -> None:
@@ -440,6 +489,45 @@ def test_scenes_give_windows_of_training_blocks_and_cover_validation_blocks_once
     labelled = sum(int((validation[n].target != IGNORE).sum()) for n in range(len(validation)))
     assert labelled == sum(block.labelled for block in data.survey.validation)
     assert sum(described.counts) == sum(block.labelled for block in data.survey.train)
+
+
+@pytest.mark.parametrize("shift", [0, 24])
+def test_scenes_of_several_dates_are_not_validated_on_ground_that_trains(shift: int, tmp_path: Path) -> None:
+    """Blocks of every scene were drawn by themselves: what one date trained on, another validated on."""
+    labels = np.random.default_rng(0).integers(1, 4, (128, 128)).astype(np.uint8)
+    images, masks = [], []
+    for date in range(3):
+        grid = rasters.NORTH_UP @ Affine.translation(date * shift, date * shift)
+        images.append(str(rasters.image(tmp_path / f"s{date}.tif", 128, 128, seed=date, transform=grid)))
+        masks.append(str(rasters.write(tmp_path / f"l{date}.tif", labels, transform=grid)))
+    survey = SceneData(images, masks, size=16, block=32, validation=25).survey
+    painted = []
+    for blocks in (survey.train, survey.validation):
+        assert blocks
+        ground = np.zeros((200, 200), bool)
+        for block in blocks:
+            row, column = block.window.row + block.scene * shift, block.window.column + block.scene * shift
+            ground[row : row + block.window.height, column : column + block.window.width] = True
+        painted.append(ground)
+    assert not (painted[0] & painted[1]).any()
+    assert len(survey.train) >= 20
+    assert 8 <= len(survey.validation) <= 16
+
+
+def test_blocks_that_hang_together_are_divided_in_seconds() -> None:
+    side = 40
+    number = np.arange(side * side).reshape(side, side)
+    meeting = np.concatenate(
+        [
+            np.stack([number[:, 1:], number[:, :-1]], -1).reshape(-1, 2),
+            np.stack([number[1:], number[:-1]], -1).reshape(-1, 2),
+        ]
+    )
+    counts = np.ones((side * side, 256), np.int64)
+    parts = divide(counts, meeting, 20.0, 0)
+    assert set(map(tuple, np.sort(parts[meeting], 1).tolist())) <= {(0, 0), (1, 1), (-1, 0), (-1, 1), (-1, -1)}
+    assert 0.1 < (parts == 1).mean() < 0.3
+    assert (parts == 0).mean() > 0.6
 
 
 def test_windows_are_others_in_every_epoch_and_the_same_in_a_resumed_one(scene: Any) -> None:

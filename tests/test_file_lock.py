@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from src.file_lock import locked
+from src import file_lock
+from src.errors import UserError
+from src.file_lock import RUN, check_no_run, locked, only_run
 
 ROOT = Path(__file__).parents[1]
 
@@ -79,3 +81,65 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(FileNotFoundError), locked(tmp_path / "new" / ".lock"):
         pass
+
+
+HOLDER = """
+import os, sys
+from pathlib import Path
+from src.file_lock import only_run
+
+with only_run(Path(sys.argv[1])):
+    print("ready", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def hold(folder: Path) -> subprocess.Popen[str]:
+    """Let another process hold a run's folder until it is told to end, or killed."""
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "ready\n"
+    return holder
+
+
+def test_a_second_run_in_a_folder_is_told_who_is_there_and_a_killed_one_is_there_no_longer(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "mine"
+    holder = hold(folder)
+    with pytest.raises(UserError, match=rf"mine is being written by another run \(process {holder.pid} on .*, since 2"):
+        check_no_run(folder)
+    with (
+        pytest.raises(UserError, match=r"expected one at a time\. Wait for it, or give another folder"),
+        only_run(folder),
+    ):
+        pass
+    holder.kill()
+    holder.communicate()
+    assert (folder / RUN).exists()
+    check_no_run(folder)
+    with only_run(folder):
+        (folder / "scores.csv").touch()
+    assert [path.name for path in folder.iterdir()] == ["scores.csv"]
+
+
+def test_a_run_that_writes_nothing_leaves_no_folder(tmp_path: Path) -> None:
+    check_no_run(tmp_path / "runs" / "mine")
+    with only_run(tmp_path / "runs" / "mine"):
+        assert (tmp_path / "runs" / "mine").is_dir()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file is a file; expected a folder to write to"), only_run(tmp_path / "file"):
+        pass
+
+
+def test_a_file_system_without_locks_lets_runs_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def unsupported(_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(file_lock, "_lock", unsupported)
+    with caplog.at_level("INFO"), only_run(tmp_path), only_run(tmp_path):
+        pass
+    assert "cannot be locked (No locks available)" in caplog.text

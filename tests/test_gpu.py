@@ -17,6 +17,7 @@ from timm.layers.norm_act import BatchNormAct2d
 
 from scripts.make_scene import SceneFiles, make_scene
 from src.augmentation import Augmentation
+from src.callbacks.average import AverageWeights
 from src.datamodules import cache
 from src.datamodules.cache import OnDevice
 from src.datamodules.chips import ChipData
@@ -111,6 +112,20 @@ def test_it_learns_from_chips_wherever_they_are(kept: str, tmp_path: Path, monke
     assert segmenter.outcome("val").scores.mean_iou > 0.5, json.dumps(segmenter.numbers())
     examples = validation_examples(segmenter.network, spec, data.val_dataloader(), torch.device("cuda"), most=8)
     assert examples.seen > 0  # the report of a training failed whose chips are on the GPU
+
+
+def test_the_average_of_the_weights_stays_there(tmp_path: Path) -> None:
+    data = ChipData(make_chip_folder(tmp_path / "chips"), batch_size=3)
+    network, spec = make_network(data.describe(), NetworkChoice("compact_unet", "none", options={}))
+    segmenter, average = Segmenter(network, spec, CrossEntropy(), Optimization(lr=0.01)), AverageWeights(0.9)
+    trainer = silent_trainer(2, callbacks=[average])
+    trainer.fit(segmenter, datamodule=data)
+    kept = average._average_model
+    assert kept is not None
+    assert {parameter.device.type for parameter in kept.module.parameters()} == {"cuda"}
+    assert int(kept.n_averaged) == trainer.global_step
+    for name, value in segmenter.network.state_dict().items():
+        assert torch.equal(value, kept.module.network.state_dict()[name].to(value.device)), name
 
 
 def test_synchronised_batch_norms_learn_with_their_activations(tmp_path: Path) -> None:

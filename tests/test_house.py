@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,6 +72,24 @@ def test_only_raster_and_vector_use_rasterio() -> None:
     users = {path.relative_to(ROOT).as_posix() for path in CODE for _, name in imported(path) if name == "rasterio"}
     outside = {user for user in users if user.startswith("src/") and not user.startswith("src/raster/")}
     assert outside == {"src/vector.py"}
+
+
+def test_commands_can_be_imported_where_there_is_no_unix() -> None:
+    """predict.py began with an import of ``resource``, and named SIGKILL, which Windows has not."""
+    code = f"""
+import asyncio  # as it is here; on Windows it does without them by itself
+import importlib, os, signal, sys
+for module in ("resource", "fcntl", "pwd", "grp", "termios"):
+    sys.modules[module] = None
+for name in ("SIGKILL", "SIGALRM", "SIGPIPE", "pthread_sigmask", "pthread_kill"):
+    delattr(signal, name)
+for name in {{"pread", "pwrite", "posix_fallocate", "sched_getaffinity"}} & set(dir(os)):
+    delattr(os, name)
+for command in {[Path(name).stem for name in ENTRY_POINTS]}:
+    importlib.import_module("src.tasks." + command)
+"""
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
 
 
 def test_nothing_is_named_utils() -> None:
@@ -172,6 +191,34 @@ def demo(checkout: Path) -> list[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(inherited)}
     subprocess.run(["make", "demo"], cwd=checkout, env=environment, capture_output=True, check=True)
     return (checkout / "ran").read_text(encoding="utf-8").splitlines()
+
+
+@pytest.mark.parametrize(
+    ("version", "found"), [("3.10", "Python 3.10"), ("3.15", "Python 3.15"), ("", "no Python that starts")]
+)
+def test_a_python_that_the_lock_does_not_fit_is_refused_in_one_line(tmp_path: Path, version: str, found: str) -> None:
+    """Newer ones ended in pip's many lines on a package that has no wheel for them."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "requirements.lock").touch()
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\n[ $1 = -c ] && echo {version}\n")
+    python.chmod(0o755)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    command = ["make", "install", f"PYTHON={python}"]
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    line, *rest = run.stderr.splitlines()
+    assert line.startswith(f"{python} is {found}; expected Python 3.11 to 3.14, which requirements.lock has")
+    assert line.endswith("make install PYTHON=python3.13")
+    assert all(other.startswith("make: ***") for other in rest)
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_pythons_that_are_tested_can_be_installed_on() -> None:
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    tested, installable = (
+        re.findall(rf"^{name} .?= (.*)", text, re.MULTILINE)[0].split() for name in ("PYTHONS", "INSTALLABLE")
+    )
+    assert set(tested) <= set(installable)
 
 
 def test_demo_runs_the_commands_that_people_type_in_order(checkout: Path) -> None:

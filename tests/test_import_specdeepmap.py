@@ -92,6 +92,34 @@ def test_what_is_kept_and_dropped_is_said(tmp_path: Path, capsys: pytest.Capture
     assert lines[5] == str(tmp_path / "new" / "b.ckpt")
 
 
+def test_names_and_colours_are_given_and_maps_have_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its checkpoints hold none, and there was no way to say them: maps read class_5."""
+    source, target = str(foreign(tmp_path / "a.ckpt", Justo(4), "JustoUNetSimple")), str(tmp_path / "b.ckpt")
+    main([source, target, "--class-names", "{5: forest, 200: water}", "--class-colors", "{5: '#006400'}"])
+    assert capsys.readouterr().out.splitlines()[0].endswith("class values 5 forest, 9 class_9, 200 water")
+    classes = load_network(tmp_path / "b.ckpt")[1].classes
+    assert (classes.names, classes.colors[0]) == (("forest", "class_9", "water"), "#006400")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--class-names", "{7: forest}"], r"class_names is given for 7, but the classes of .*a\.ckpt are 5, 9, 200"),
+        (["--class-names", "forest"], "class_names=forest is no list or mapping"),
+        (["--class-names", "[forest"], r"--class-names \[forest cannot be read; write a list or a mapping"),
+        (["--class-colors", "[#006400, b, c]"], "--class-colors .* cannot be read; .* colours in quotes"),
+    ],
+)
+def test_names_that_do_not_fit_are_one_line_and_nothing_is_written(
+    tmp_path: Path, given: list[str], message: str
+) -> None:
+    source = foreign(tmp_path / "a.ckpt", Justo(4), "JustoUNetSimple")
+    with pytest.raises(SystemExit, match=message) as error:
+        main([str(source), str(tmp_path / "b.ckpt"), *given])
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "b.ckpt").exists()
+
+
 def test_without_scaler_normalisation_and_class_0_all_outputs_are_classes(tmp_path: Path) -> None:
     changes = {"scaler": None, "preprocess": None, "reverse_mapping": {0: 2, 1: 4}, "remove_background_class": "No"}
     imported = import_checkpoint(foreign(tmp_path / "a.ckpt", Justo(2), "JustoUNetSimple", **changes))

@@ -34,6 +34,23 @@ def test_a_run_on_data_with_nan_as_nodata_can_be_resumed(tmp_path: Path) -> None
         check_resumable(mapper.checkpoint, replace(spec, nodata=0.0), 2)
 
 
+@pytest.mark.parametrize(("names", "colors"), [({1: "wood"}, {}), ({}, {1: "#123456"})])
+def test_a_run_goes_on_with_the_names_and_colours_that_it_began_with(
+    tmp_path: Path, names: dict[int, str], colors: dict[int, str]
+) -> None:
+    """Columns of its metrics are called by them; a message of names alone showed the same twice for other colours."""
+    mapper = make_trained(tmp_path)
+    content = torch.load(mapper.checkpoint, weights_only=True) | {"optimizer_states": [], "epoch": 0}
+    torch.save(content, mapper.checkpoint)
+    first = mapper.spec.classes.classes[0]
+    own = f"{first.value} {names.get(1, first.name)} {colors.get(1, first.color)}"
+    others = [{first.value: next(iter(given.values()))} if given else {} for given in (names, colors)]
+    spec = replace(mapper.spec, classes=mapper.spec.classes.renamed(*others))
+    message = rf"with classes \[{first.value} {first.name} {first.color}, .*this run has \[{own}.*own choices again"
+    with pytest.raises(UserError, match=message):
+        check_resumable(mapper.checkpoint, spec, 2)
+
+
 @pytest.mark.parametrize("epoch", [None, "x", math.inf])
 def test_a_checkpoint_without_its_epoch_is_refused_in_one_line(tmp_path: Path, epoch: object) -> None:
     mapper = make_trained(tmp_path)
@@ -105,7 +122,7 @@ def test_bands_and_classes_in_another_order_keep_what_was_learnt_of_each(
     before, path = saved(tmp_path, described(**kinds))
     spec = described(BANDS[::-1], ("Water", "forest"), turned, statistics=turned, **kinds)
     network = build_network(spec).eval()
-    lines = start_from(network, spec, path)
+    lines = start_from(network, spec, path).lines
     image = torch.rand(1, 4, 64, 64) * 2000
     valid = torch.ones(1, 64, 64, dtype=torch.bool)
     with torch.no_grad():
@@ -119,7 +136,7 @@ def test_what_does_not_correspond_is_said_in_one_line(tmp_path: Path) -> None:
     kinds: dict[str, Any] = {"architecture": "compact_unet", "encoder": "none"}
 
     def said(spec: NetworkSpec) -> str:
-        _, *rest = start_from(build_network(spec), spec, path)
+        _, *rest = start_from(build_network(spec), spec, path).lines
         return "\n".join(rest)
 
     _, path = saved(tmp_path, described(**kinds))
@@ -133,3 +150,42 @@ def test_what_does_not_correspond_is_said_in_one_line(tmp_path: Path) -> None:
     _, path = saved(tmp_path, described(normalization=OTHERS, **kinds))  # trained on reflectances divided by 10 000
     assert said(described(**kinds)).count("normalised in another way") == 1
     assert not said(described(normalization=OTHERS, **kinds))
+
+
+def test_other_options_of_the_model_are_said_and_blocks_of_another_reach_are_left(tmp_path: Path) -> None:
+    """The tensors' shapes are the same, and every one was taken without a word."""
+    kinds: dict[str, Any] = {"architecture": "pixel_resnet", "encoder": "none"}
+    before, path = saved(tmp_path, described(options={"width": 8, "dilations": [1, 1, 1], "dropout": 0.1}, **kinds))
+    spec = described(options={"width": 8}, **kinds)
+    network = build_network(spec)
+    random = network.architecture.state_dict()["decoder.0.change.0.weight"].clone()
+    start = start_from(network, spec, path)
+    first, caution, *rest = start.lines
+    assert first.startswith("weights: 20 of 44 tensors")
+    assert "it has model.dilations=[1, 1, 1], not [1, 2, 4] (give the model's keys" in caution
+    assert "dropout" not in caution  # it is of the training, not of the network
+    assert rest == [
+        "  not taken: encoder.2 (dilation 1 there, 2 here)",
+        "  not taken: decoder.0 (dilation 1 there, 4 here)",
+    ]
+    assert torch.equal(network.architecture.state_dict()["decoder.0.change.0.weight"], random)
+    own, theirs = (each.architecture.state_dict() for each in (network, before))
+    assert all(torch.equal(own[name], theirs[name]) for name in own if name not in start.left)
+
+
+def test_options_are_compared_by_what_they_mean(tmp_path: Path) -> None:
+    def said(options: dict[str, Any], **kinds: Any) -> str:
+        spec = described(options=options, **kinds)
+        return "\n".join(line for line in start_from(build_network(spec), spec, path).lines if "CAUTION" in line)
+
+    _, path = saved(tmp_path, described(options={"detail": 8, "detail_dilations": [1]}))
+    assert not said(
+        {"encoder_depth": 5, "detail": 8, "detail_dropout": 0.2, "decoder_channels": (256, 128, 64, 32, 16)}
+    )
+    assert "it has model.detail_dilations=[1], not [4]" in said({"detail": 8, "detail_dilations": [4]})
+    assert "it has model.detail=8, not 0 (" in said({})
+    small: dict[str, Any] = {"architecture": "compact_unet", "encoder": "none"}
+    _, path = saved(tmp_path, described(options={"stem": 0}, **small))
+    assert not said({"stem": "auto"}, **small)
+    _, path = saved(tmp_path, described(options={"whitening": 4}, **small))
+    assert "it takes 4 whitened components, not bands" in said({}, **small)

@@ -346,6 +346,7 @@ def test_processes_of_one_machine_share_its_cores_and_those_of_others_do_not(
     data = ChipData(folder, batch_size=2)
     data.setup("fit")
     given: dict[str, Any] = {"world_size": machines * here, "num_devices": here, "global_rank": 0}
+    given["accumulate_grad_batches"] = 1
     data.trainer = SimpleNamespace(**given, strategy=SimpleNamespace(root_device=CPU))  # type: ignore[assignment]
     before = torch.get_num_threads()
     try:
@@ -551,6 +552,36 @@ def test_thawing_what_is_not_frozen_is_one_clear_line(folder: Path, tmp_path: Pa
         Unfreeze(epoch=1, factor=-1)
 
 
+def test_an_encoder_that_no_epoch_would_thaw_is_one_clear_line(folder: Path, tmp_path: Path) -> None:
+    def fit(last: int, **schedule: Any) -> Segmenter:
+        module = segmenter(folder, optimization=Optimization(lr=0.01, **schedule))
+        module.network.architecture.freeze_encoder()
+        data = ChipData(folder, batch_size=6, min_steps=0)
+        trainer(tmp_path, last, Unfreeze(epoch=2), max_steps=3).fit(module, data)
+        return module
+
+    with pytest.raises(
+        UserError, match=r"epoch=2 never comes: the training ends after 2 epochs, counted from 0\. Give"
+    ):
+        fit(2)
+    with pytest.raises(UserError, match=r"after 1 epoch, "):
+        fit(1)
+    assert fit(2, epochs=3).encoder_frozen  # the first part of a longer training
+    assert not fit(-1).encoder_frozen
+
+
+def test_the_average_is_on_the_device_that_trains(folder: Path) -> None:
+    """Lightning's began on the CPU, where the network is by then, and fetched all weights at every step."""
+    average = average_weights(0.9)
+    assert average is not None
+    there = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("meta")))
+    average.setup(there, segmenter(folder), "fit")  # type: ignore[arg-type]
+    kept = average._average_model
+    assert kept is not None
+    assert {value.device.type for value in kept.module.state_dict().values()} == {"meta"}
+    assert kept.n_averaged.device == CPU
+
+
 def test_the_average_of_the_weights_is_what_is_saved(folder: Path, tmp_path: Path) -> None:
     average = average_weights(0.9)
     assert isinstance(average, AverageWeights)
@@ -700,6 +731,33 @@ def test_a_trainer_that_synchronises_batch_norms_does_so_by_ours(
             run.fit(Segmenter(network, spec, CrossEntropy(), Optimization(lr=0.01)), ChipData(folder, batch_size=3))
     finally:
         torch.distributed.destroy_process_group()
+
+
+def test_a_run_from_before_stems_were_the_encoder_s_goes_on(folder: Path, tmp_path: Path) -> None:
+    """Its optimiser has the stem's parameters first among the rest."""
+
+    def fit(name: str, epochs: int, last: Path | None = None) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        choice = NetworkChoice("compact_unet", "none", {"widths": [4, 8], "stem": 5})
+        network, spec = make_network(ChipData(folder).describe(), choice)
+        module = Segmenter(network, spec, CrossEntropy(), Optimization(lr=0.01, schedule="constant"))
+        run = trainer(tmp_path / name, epochs)
+        run.fit(module, ChipData(folder, batch_size=3), ckpt_path=last, weights_only=True)
+        inside = {id(p) for group in run.optimizers[0].param_groups[:2] for p in group["params"]}
+        assert all(id(p) in inside for p in network.architecture.get_submodule("stem").parameters())
+        return module.state_dict()
+
+    whole = fit("whole", 2)
+    fit("before", 1)
+    last = tmp_path / "before/checkpoints/last.ckpt"
+    content = torch.load(last, weights_only=True)
+    groups = content["optimizer_states"][0]["param_groups"]
+    for inside, outside, moved in ((0, 2, 1), (1, 3, 2)):  # a kernel; a batch norm's weight and bias
+        groups[outside]["params"] = groups[inside]["params"][:moved] + groups[outside]["params"]
+        groups[inside]["params"] = groups[inside]["params"][moved:]
+    torch.save(content, last)
+    found = fit("after", 2, last)
+    assert all(torch.equal(value, whole[name]) for name, value in found.items())
 
 
 def test_what_an_epoch_counts_is_not_kept_on_a_device_without_float64() -> None:

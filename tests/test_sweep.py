@@ -469,6 +469,34 @@ def test_a_tilde_is_the_home_folder_where_the_shell_left_it(monkeypatch: pytest.
     assert arrange(untouched, {}, "train") == untouched
 
 
+@pytest.mark.parametrize(
+    ("given", "arranged"),
+    [
+        ("data_dir=2021_06", "data_dir='2021_06'"),
+        ("output_dir=1e3", "output_dir='1e3'"),
+        ("hydra.run.dir=2021", "hydra.run.dir='2021'"),
+        ("label_field=true", "label_field='true'"),
+        ("image=[2021_06, 1e3,a.tif]", "image=['2021_06', '1e3',a.tif]"),
+        ("data_dir=2021_06,b", "data_dir='2021_06',b"),
+        ("data_dir=choice(1_0,b)", "data_dir=choice('1_0',b)"),
+    ],
+)
+def test_paths_that_look_like_numbers_stay_paths(given: str, arranged: str) -> None:
+    """Of data_dir=2021_06 Hydra made 202106, and 1000.0 of 1e3."""
+    assert arrange([given], {}, "train") == [arranged]
+    assert arrange([arranged], {}, "train") == [arranged]
+    for other in (
+        "label=null",
+        "data_dir=range(1,3)",
+        "image=['a, 1_0 ,b']",
+        "lr=1e3",
+        r"image=a\=b",
+        r"data_dir=a\,1",
+        "data_dir=1 ",
+    ):
+        assert arrange([other], {}, "train") == [other]
+
+
 @pytest.mark.parametrize("variable", ["RANK", "SLURM_PROCID"])
 def test_only_the_first_of_distributed_processes_writes_what_hydra_writes(variable: str) -> None:
     assert arrange(["lr=1"], {variable: "0"}, "train") == ["lr=1"]

@@ -20,6 +20,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from omegaconf import DictConfig, OmegaConf, read_write
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -28,11 +29,12 @@ from src.datamodules.base import SegmentationData
 from src.datamodules.batches import collate
 from src.datamodules.chips import ChipData
 from src.errors import UserError
+from src.file_lock import only_run
 from src.models.checkpoint import find_checkpoint, load_network
 from src.models.optimization import Optimization
 from src.scores import confusion_matrix, mean_iou
 from src.tasks import entry, schema, train
-from src.tasks.changed_keys import changed_keys
+from src.tasks.changed_keys import changed_keys, started_with
 from src.tasks.command_line import OF_OTHER_PROCESSES
 from src.tasks.train import build_segmenter, build_trainer, make
 from tests.chip_folder import make_chip_folder
@@ -199,6 +201,29 @@ def test_another_number_of_processes_than_was_started_is_one_line_and_moves_noth
     assert old.exists()
 
 
+def test_a_job_of_slurm_s_begins_without_what_lightning_left_there(
+    composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At SIGUSR1 Lightning saved a checkpoint of its own, and went on from it in any later run of the folder."""
+    for name in ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"):
+        monkeypatch.setenv(name, "0")
+    for name in ("SLURM_NTASKS", "SLURM_JOB_NAME", "SLURM_JOB_ID"):
+        monkeypatch.setenv(name, "1")
+    left = tmp_path / "run/hpc_ckpt_1.ckpt"
+    left.parent.mkdir()
+    left.write_bytes(b"of another run")
+    config = composed("trainer.max_epochs=1", "callbacks.pictures.chips=0", "trainer=cpu", *SMALL)
+    train.run(config)
+    assert (tmp_path / "run/earlier" / left.name).is_file()
+    assert not left.exists()
+    environment = build_trainer(config, train.choose_options(config))._accelerator_connector.cluster_environment
+    assert isinstance(environment, SLURMEnvironment)
+    assert not environment.auto_requeue
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    with pytest.raises(UserError, match=r"This SLURM job cannot train: .*--ntasks-per-node=2"):
+        build_trainer(config, train.choose_options(config))
+
+
 @pytest.mark.parametrize("choice", choices("logger"))
 def test_every_logger_composes_and_those_that_are_dependencies_build(composed: Compose, choice: str) -> None:
     config = composed(f"logger={choice}", "output_dir=here")
@@ -329,6 +354,16 @@ def served(server: subprocess.Popen[bytes], url: str) -> Any:
     raise AssertionError(f"TensorBoard ended with {server.returncode}")
 
 
+def test_names_given_to_a_training_are_the_checkpoint_s(composed: Compose, tmp_path: Path) -> None:
+    """A folder of SpecDeepMap's has none, and there was no way to say them: maps read class_2."""
+    given = "class_names={2: bright}", "class_colors=['#ffffff', '#000000']"
+    train.run(composed(*given, f"output_dir={tmp_path}", "trainer.max_epochs=1", *SMALL))
+    classes = load_network(find_checkpoint(tmp_path))[1].classes
+    assert (classes.names, classes.colors) == (("bright", "class_7"), ("#ffffff", "#000000"))
+    assert "bright" in (tmp_path / "metrics.csv").read_text().splitlines()[0]
+    assert json.loads((tmp_path / "run.json").read_text())["config"]["class_names"] == {"2": "bright"}
+
+
 def test_resume_last_goes_on_in_the_runs_own_folder(trained: tuple[Path, str], composed: Compose) -> None:
     run = trained[0]
     best = train.run(composed(f"resume={run}", "trainer.max_epochs=3", *SMALL))
@@ -363,11 +398,70 @@ def test_a_resumed_run_says_what_becomes_of_keys_that_were_changed(
         changes("optimizer=sgd")
 
 
+TINY = ["model=compact_unet", "model.widths=[4,8]", "model.stem=4", "batch_size=3", "callbacks.pictures.chips=0"]
+
+
+def test_an_encoder_that_no_epoch_would_thaw_is_refused_before_an_earlier_run_is_set_aside(
+    composed: Compose, tmp_path: Path
+) -> None:
+    base, keys = tmp_path / "base", [*TINY, "trainer.max_epochs=1"]
+    train.run(composed(*keys, run="base"))
+    frozen = ["freeze_encoder=true", f"init_from={base}", "callbacks.unfreeze.epoch=1"]
+    with pytest.raises(UserError, match=r"unfreeze\.epoch=1 never comes"):
+        train.run(composed(*keys, *frozen, f"output_dir={base}"))
+    assert not (base / "earlier").exists()
+    assert find_checkpoint(base).is_file()
+
+
+def test_a_run_that_started_from_a_checkpoint_goes_on_as_it_began(
+    composed: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was refused, and the advised way thawed its encoder without a word; whitened ones were another network."""
+    base, run = tmp_path / "base", tmp_path / "run"
+    train.run(composed(*TINY, "trainer.max_epochs=1", "normalize=whiten", run="base"))
+    once = [*TINY, f"output_dir={run}", "resume=last", f"init_from={base}", "freeze_encoder=true"]
+    train.run(composed(*once, "trainer.max_epochs=1"))
+    caplog.set_level(logging.INFO)
+    train.run(composed(*TINY, f"resume={run}", f"output_dir={run}", "trainer.max_epochs=2"))
+    assert "its encoder frozen" in caplog.text
+    assert "weights:" not in caplog.text
+    assert "CAUTION: freeze_encoder" not in caplog.text
+    last = run / "checkpoints/last.ckpt"
+    assert started_with(last) == {"init_from": str(base), "freeze_encoder": True}
+    train.run(composed(*once, "trainer.max_epochs=3"))  # the command that began it
+    before, after = (torch.load(find_checkpoint(base), weights_only=True), torch.load(last, weights_only=True))
+    assert after["epoch"] == 2
+    for name, value in before["state_dict"].items():
+        if name.startswith(("network.architecture.stem.", "network.architecture.encoder.")):
+            assert torch.equal(value, after["state_dict"][name]), name
+    thawed = composed(*TINY, f"resume={run}", "freeze_encoder=false")
+    (line,) = changed_keys(last, OmegaConf.to_container(thawed, resolve=True))  # type: ignore[arg-type]
+    assert line == "CAUTION: freeze_encoder=false (before: true): the encoder learns from here on"
+
+
+@pytest.mark.parametrize(
+    ("config", "frozen"),
+    [
+        ({"freeze_encoder": None, "weights": {"kind": "file", "like": "none"}}, True),  # which normalise as none do
+        ({"freeze_encoder": False, "weights": {"kind": "file", "like": "none"}}, False),
+        ({"freeze_encoder": None, "weights": {"kind": "none"}}, False),
+        ({"network": {"freeze_encoder": None, "weights": {"kind": "imagenet"}}}, True),  # a notebook's
+        ({}, None),
+    ],
+)
+def test_a_checkpoint_says_whether_its_runs_encoder_was_frozen(
+    config: dict[str, Any], frozen: bool | None, tmp_path: Path
+) -> None:
+    """Where weights=… was forgotten, the resumed run thawed what had been frozen with them."""
+    torch.save({"state_dict": {}, "hyper_parameters": {"config": config}}, tmp_path / "a.ckpt")
+    assert started_with(tmp_path / "a.ckpt") == {"init_from": None, "freeze_encoder": frozen}
+
+
 def test_resume_last_means_another_run_only_where_the_folder_is_named_after_the_hour(
     composed: Compose, tmp_path: Path
 ) -> None:
     """Else a second seed in a folder of its own went on with the first one's run, and came to its score."""
-    for age, name in enumerate(("seed1", "seed1/earlier")):  # the run that was set aside is the newest file
+    for age, name in enumerate(("seed1", "seed1/earlier", "seed1/earlier-2")):  # runs that were set aside are newest
         last = tmp_path / "logs/train" / name / "checkpoints/last.ckpt"
         last.parent.mkdir(parents=True)
         last.write_bytes(b"")
@@ -375,6 +469,7 @@ def test_resume_last_means_another_run_only_where_the_folder_is_named_after_the_
     with initialize_config_dir(str(ROOT / "configs")):
         unnamed = compose("train", return_hydra_config=True).hydra.run.dir
     assert train.HOUR.fullmatch(Path(unnamed).name)
+    assert train.HOUR.fullmatch(f"{Path(unnamed).name}_2")  # of two runs that began in that second
     given = ("resume=last", *SMALL)
     assert train._resumed(composed(*given, run="seed2")) is None
     found = train._resumed(composed(*given, run="2026-11-30_09-10-11"))
@@ -461,6 +556,12 @@ def test_one_command_begins_a_run_goes_on_with_it_and_says_that_it_is_done(
         (["augmentation.cutmix=2"], "is a probability"),
         (["augmentation.band_dropout=1"], "leaves no band"),
         (["refit=true", "datamodule=torchgeo"], "refit=true needs the chips of a data folder"),
+        (["class_names=[a,b]", "datamodule=torchgeo"], "class_names=… needs the chips of a data folder"),
+        (["class_names={{3: a}}"], r"class_names is given for 3, but the classes of .* are 2, 7"),
+        (
+            ["class_names={{2: a}}", "resume={run}", "trainer.max_epochs=9", *SMALL],
+            "trained with classes .2 class_2 .*2 a",
+        ),
         (["augmentation.crop=20", "model=dpt", "encoder=tu-vit_tiny_patch16_224"], "crop=20 leaves 20 × 20 px"),
     ],
 )
@@ -526,6 +627,17 @@ def test_a_new_run_in_an_old_folder_leaves_no_checkpoint_of_the_old_one(composed
     assert not old.exists()
 
 
+def test_a_folder_that_a_training_is_in_is_refused_to_another_one(composed: Compose, tmp_path: Path) -> None:
+    """The second one removed what the first one had written, and both went on there."""
+    config = composed("trainer.max_epochs=1", *SMALL)
+    row = tmp_path / "run/metrics.csv"
+    row.write_text("epoch\n0\n")
+    with only_run(tmp_path / "run"), pytest.raises(UserError, match="run is being written by another run"):
+        train.run(config)
+    assert row.read_text() == "epoch\n0\n"
+    assert [path.name for path in row.parent.iterdir()] == ["metrics.csv"]
+
+
 def test_a_refit_keeps_the_last_epoch_and_says_that_its_scores_prove_nothing(
     composed: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -537,6 +649,20 @@ def test_a_refit_keeps_the_last_epoch_and_says_that_its_scores_prove_nothing(
     assert "9 training and 3 validation chips" in caplog.text
     assert "refitted checkpoint" in caplog.text
     assert "trained on too" in (tmp_path / "run/report.html").read_text()
+
+
+def test_a_run_that_keeps_no_best_epoch_calls_none_so(
+    composed: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    keys = ("callbacks.model_checkpoint.save_top_k=0", "trainer.max_epochs=2", "callbacks.pictures.chips=0")
+    train.run(composed(*keys, *SMALL))
+    assert "scores on the validation chips, last epoch:" in caplog.text
+    assert "best checkpoint: " not in caplog.text
+    report = (tmp_path / "run/report.html").read_text()
+    assert "The scores below are the last epoch’s on these chips" in report
+    assert "Last checkpoint" in report
+    assert "Best checkpoint" not in report
 
 
 def test_several_models_in_one_command(folder: Path, tmp_path: Path) -> None:

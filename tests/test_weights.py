@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,12 @@ from torch import nn
 
 from src.bands import Band, Normalization
 from src.errors import UserError
+from src.labels import ClassTable
 from src.models import architectures, pretrained, satellite
-from src.models.network import Network
+from src.models.checkpoint import save_network
+from src.models.network import Network, build_network
 from src.models.weights import KEYS, WeightsChoice, WeightsPlan, apply_weights, input_layers, prepare_weights
+from src.spec import NetworkSpec
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "weights"
 SIZE = (64, 64)
@@ -351,6 +354,59 @@ def test_an_encoder_of_our_own_checkpoint_is_taken(tmp_path: Path) -> None:
     )
     network = start({"kind": "file", "path": str(tmp_path / "a.ckpt")})
     assert torch.equal(network.encoder.layer3[0].conv1.weight, trained.encoder.layer3[0].conv1.weight)
+
+
+class Ours:
+    """A checkpoint of four bands that says what it was trained on."""
+
+    bands = tuple(map(Band, ("B2", "B3", "B4", "B8")))
+    data = Normalization.from_statistics([1.0, 2.0, 3.0, 4.0], [1.0] * 4)
+
+    def __init__(
+        self, folder: Path, options: dict[str, Any] | None = None, normalization: Normalization = data
+    ) -> None:
+        self.path = str(folder / "ours.ckpt")
+        table = ClassTable.build([1, 2])
+        spec = NetworkSpec(
+            "fpn", "resnet18", options or {}, self.bands, normalization, None, table, SIZE, statistics=self.data
+        )
+        network = build_network(spec)
+        save_network(self.path, network, spec, {})
+        self.kernels = network.architecture.state_dict()["encoder.conv1.weight"]
+
+    def taken(self, names: Sequence[str], **choice: Any) -> tuple[torch.Tensor, str]:
+        """The first layer for bands of these names, and what is said."""
+        given = {"kind": "file", "path": self.path, **choice}
+        data = Normalization.from_statistics([float(i) + 1 for i in range(len(names))], [1.0] * len(names))
+        bands = [Band(name) for name in names]
+        lines = prepare(given, bands=bands, data=data).lines
+        return start(given, bands=bands, data=data).encoder.conv1.weight, "\n".join(lines)
+
+
+def test_a_checkpoint_of_ours_gives_each_band_its_own_kernel(tmp_path: Path) -> None:
+    """Its bands were taken to be the data's in the data's order, and blue saw with red's kernels."""
+    ours = Ours(tmp_path)
+    found, said = ours.taken(["B8", "B4", "B3", "B2"])
+    assert torch.equal(found, ours.kernels.flip(1))
+    assert "the weights' bands put into the order B8, B4, B3, B2" in said
+    found, said = ours.taken(["B2", "B3", "B4", "B8"])
+    assert torch.equal(found, ours.kernels)
+    assert "CAUTION" not in said
+    found, _ = ours.taken(["near", "else"], bands=["B8", None])
+    assert torch.equal(found[:, 0], ours.kernels[:, 3])
+    assert not found[:, 1].any()
+
+
+def test_a_checkpoint_of_ours_that_does_not_fit_is_one_line(tmp_path: Path) -> None:
+    ours = Ours(tmp_path)
+    for names in (["B2", "B3", "B4", "B11"], ["B2", "B3"]):
+        with pytest.raises(UserError, match=r"was trained on B2, B3, B4, B8; the data have B2, B3.*weights\.bands="):
+            ours.taken(names)
+    ours = Ours(tmp_path, normalization=Normalization((True,) * 4, 10_000.0, (0.0,) * 4, (1.0,) * 4))
+    assert "CAUTION" in ours.taken(["B2", "B3", "B4", "B8"])[1].splitlines()[-1]
+    ours = Ours(tmp_path, options={"whitening": 4})
+    with pytest.raises(UserError, match="was trained with normalize=whiten, so its first layer takes no bands"):
+        ours.taken(["B2", "B3", "B4", "B8"])
 
 
 @pytest.mark.parametrize(

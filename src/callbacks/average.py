@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lightning as L
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
 
@@ -29,9 +30,22 @@ class AverageWeights(WeightAveraging):
         super().__init__(multi_avg_fn=self._blend)
         self.decay = decay
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Begin the average on the device that trains.
+
+        Lightning would take the one that the network is on by now, the CPU: all weights would go there at each step.
+        """
+        self._device = trainer.strategy.root_device
+        super().setup(trainer, pl_module, stage)
+        if self._average_model is not None:
+            # A number that decides what is done: asked of a GPU, it would have to wait for it.
+            self._average_model.n_averaged = torch.zeros_like(self._average_model.n_averaged, device="cpu")
+
     @torch.no_grad()
     def _blend(self, average: list[torch.Tensor], current: list[torch.Tensor], count: torch.Tensor) -> None:
-        steps = float(count)
+        del count  # the same, but on the device
+        assert self._average_model is not None
+        steps = int(self._average_model.n_averaged)
         decay = min(self.decay, (1 + steps) / (10 + steps))
         if average[0].is_floating_point():
             torch._foreach_lerp_(average, current, 1 - decay)

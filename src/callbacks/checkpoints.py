@@ -9,6 +9,8 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
@@ -30,6 +32,24 @@ class WholeCheckpoints(TorchCheckpointIO):
         """Write a checkpoint; raises UserError if there is no room for it."""
         del storage_options
         write_checkpoint(path, checkpoint)
+
+
+def checkpoint_plugins() -> list[Any]:
+    """Return the plugins that let a trainer write our checkpoints and no others.
+
+    Where SLURM starts it, Lightning would leave one of its own at SIGUSR1, and take that up in any later run of the
+    folder that is meant to begin. ``resume=last`` goes on from ours.
+
+    Raises:
+        UserError: SLURM's tasks were asked for in a way that Lightning does not take.
+    """
+    plugins: list[Any] = [WholeCheckpoints()]
+    if TorchElasticEnvironment.detect() or not SLURMEnvironment.detect():  # Lightning asks in this order
+        return plugins
+    try:
+        return [*plugins, SLURMEnvironment(auto_requeue=False)]
+    except RuntimeError as error:
+        raise UserError(f"This SLURM job cannot train: {error}") from error
 
 
 class BestCheckpoints(ModelCheckpoint):

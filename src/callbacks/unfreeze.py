@@ -46,6 +46,22 @@ class Unfreeze(Callback):
                 "callbacks.unfreeze does not go with several processes; train with freeze_encoder=true first, then "
                 f"once more with freeze_encoder=false init_from=….ckpt{kept} and a lower lr."
             )
+        if trainer.ckpt_path is None:  # a run that goes on has begun with it
+            self.check_epoch(trainer.max_epochs, pl_module.optimization.epochs)
+
+    def check_epoch(self, max_epochs: int | None, scheduled: int | None) -> None:
+        """Raise UserError if the epoch never comes.
+
+        Args:
+            max_epochs: After which the training ends; None or −1 for never.
+            scheduled: Epochs of the whole training, of which this may be the first part; None if it is all.
+        """
+        epochs = max(max_epochs or 0, scheduled or 0)
+        if self.epoch is not None and max_epochs not in (None, -1) and self.epoch >= epochs:
+            raise UserError(
+                f"callbacks.unfreeze.epoch={self.epoch} never comes: the training ends after {epochs} "
+                f"epoch{'s' * (epochs != 1)}, counted from 0. Give a lower epoch, or a higher trainer.max_epochs."
+            )
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Thaw in a run that is resumed in the middle of an epoch; the lower rate is in its checkpoint."""

@@ -108,8 +108,9 @@ class SegmentationData(L.LightningDataModule, ABC):
         cache: Keep decoded chips in memory when they fit into half of what is free, once for each process.
         check: Read every chip once before training starts (the cache does so anyway): a broken one is found now
             and not in the middle of an epoch.
-        min_steps: Steps per epoch, about, at least: of few chips batches are smaller, and then each is taken more
-            often (:func:`plan_epoch`); 0 for batches of ``batch_size`` and each chip once.
+        min_steps: Steps per epoch, about, at least, of as many batches as the trainer accumulates: of few chips batches
+            are smaller, and then each is taken more often (:func:`plan_epoch`); 0 for batches of ``batch_size`` and
+            each chip once.
     """
 
     fresh = False
@@ -206,22 +207,28 @@ class SegmentationData(L.LightningDataModule, ABC):
             f"{len(data.bands)} bands, {len(data.classes)} classes ({', '.join(data.classes.names)})"
         )
 
-    def plan(self, processes: int = 1) -> EpochPlan:
-        """Return how each of the processes takes its training chips; after :meth:`setup`."""
-        size = self.describe().chip_size
-        together = plan_epoch(len(self._sources["train"]), self.batch_size * processes, self.min_steps, size)
+    def plan(self, processes: int = 1, accumulation: int = 1) -> EpochPlan:
+        """Return how each of the processes takes its training chips; after :meth:`setup`.
+
+        Args:
+            processes: How many train together.
+            accumulation: Batches of each step (``trainer.accumulate_grad_batches``).
+        """
+        size, batches = self.describe().chip_size, self.min_steps * accumulation
+        together = plan_epoch(len(self._sources["train"]), self.batch_size * processes, batches, size)
         return EpochPlan(math.ceil(together.batch_size / processes), 1 if self.counted else together.passes)
 
-    def few_chips(self, processes: int = 1) -> str | None:
-        """Say in one line what is done for an epoch of few chips, None where nothing is; after :meth:`setup`."""
-        plan = self.plan(processes)
+    def few_chips(self, processes: int = 1, accumulation: int = 1) -> str | None:
+        """Say in one line what is done for an epoch of few chips, None where nothing is; as for :meth:`plan`."""
+        plan = self.plan(processes, accumulation)
         if plan == EpochPlan(self.batch_size):
             return None
         count = len(self._sources["train"])
-        steps = math.ceil(count // processes * plan.passes / plan.batch_size)
+        batches = math.ceil(count * plan.passes // processes / plan.batch_size)
+        each = f"{accumulation} batches of {plan.batch_size}" if accumulation > 1 else f"{plan.batch_size}"
         times = f", each chip {plan.passes} times" if plan.passes > 1 else ""
         return (
-            f"few chips: an epoch has {steps} steps of {plan.batch_size} chips at most{times} "
+            f"few chips: an epoch has {math.ceil(batches / accumulation)} steps of {each} chips at most{times} "
             f"(datamodule.min_steps={self.min_steps}; 0 takes batch_size={self.batch_size} as it is)"
         )
 
@@ -280,7 +287,8 @@ class SegmentationData(L.LightningDataModule, ABC):
         if here > 1:
             torch.set_num_threads(computing_threads(sharing))
         fresh = self.fresh and stage == "train"
-        plan = self.plan(processes) if stage == "train" else EpochPlan(self.batch_size)
+        accumulation = trainer.accumulate_grad_batches if trainer else 1
+        plan = self.plan(processes, accumulation) if stage == "train" else EpochPlan(self.batch_size)
         shares = sampling_shares(np.array(self._counts), self.oversample) if stage == "train" and self._counts else None
         return (ResumableLoader if stage == "train" else DataLoader)(
             source,  # type: ignore[arg-type]  # a sequence of chips is a data set, whatever its class

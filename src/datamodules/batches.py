@@ -138,8 +138,8 @@ class EpochPlan:
     passes: int = 1
 
 
-def plan_epoch(count: int, batch_size: int, min_steps: int, size: tuple[int, int]) -> EpochPlan:
-    """Choose batches so that an epoch of few samples has enough steps: smaller ones first, then samples more often.
+def plan_epoch(count: int, batch_size: int, least: int, size: tuple[int, int]) -> EpochPlan:
+    """Choose batches so that an epoch of few samples has enough: smaller ones first, then samples more often.
 
     A network learns by steps, and batch normalisation averages over them: with one step an epoch, fifty epochs teach
     little, and the averages that validation uses are those of networks long gone.
@@ -147,16 +147,16 @@ def plan_epoch(count: int, batch_size: int, min_steps: int, size: tuple[int, int
     Args:
         count: Samples in all.
         batch_size: Samples per batch at most.
-        min_steps: Steps per epoch, about, at least; 0 for as many as there are batches of ``batch_size``.
+        least: Batches per epoch, about, at least; 0 for as many as there are of ``batch_size``.
         size: Width and height of the samples in pixels. A batch gets no smaller than leaves _VALUES values of each
             channel at a 32nd of the resolution, where encoders normalise last.
     """
-    if math.ceil(count / batch_size) >= min_steps:
+    if math.ceil(count / batch_size) >= least:
         return EpochPlan(batch_size)
     deepest = math.prod(max(1, side // _COARSEST) for side in size)
-    least = max(2, math.ceil(_VALUES / deepest))
-    smaller = min(batch_size, max(least, count // min_steps))
-    return EpochPlan(smaller, max(1, min_steps * smaller // count))
+    smallest = max(2, math.ceil(_VALUES / deepest))
+    smaller = min(batch_size, max(smallest, count // least))
+    return EpochPlan(smaller, max(1, least * smaller // count))
 
 
 class EpochBatches(Sampler[list[int]]):

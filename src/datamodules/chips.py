@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from torch.utils.data import Dataset
 
 from src.chips import LabelledChip, PlainChip, read_labelled
+from src.class_names import Named, renamed
 from src.datafolder import DataFolder, read_data_folder
 from src.datamodules.base import MIN_STEPS, DataDescription, SegmentationData, Stage
 from src.datamodules.batches import Chip
@@ -17,7 +19,7 @@ from src.datamodules.cache import ChipSource
 from src.errors import UserError
 from src.pixel_size import sides_on_ground
 from src.spec import DatasetSpec
-from src.tables import Sample
+from src.tables import Sample, class_weights
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +85,8 @@ class ChipData(SegmentationData):
             to the power of minus this. 0 takes every chip as often as the others.
         min_steps: Steps per epoch, about, at least: of few chips batches are smaller, and then each is taken more
             often; 0 for batches of ``batch_size`` and each chip once.
+        class_names: Names in place of the data folder's, in the order of the values or by value; None for none.
+        class_colors: Colours as #rrggbb, in the same way.
     """
 
     def __init__(
@@ -97,6 +101,8 @@ class ChipData(SegmentationData):
         refit: bool = False,
         oversample: float = 0.0,
         min_steps: int = MIN_STEPS,
+        class_names: Named | None = None,
+        class_colors: Named | None = None,
     ) -> None:
         super().__init__(batch_size, seed, workers, cache, check, min_steps)
         if not 0 <= oversample <= 1:
@@ -107,12 +113,21 @@ class ChipData(SegmentationData):
                 "data_dir is not given; expected a data folder that prepare.py made. Add data_dir=… to the command "
                 "(the demo's is data/demo/chips)."
             )
-        self.folder: DataFolder = read_data_folder(data_dir)
+        folder = read_data_folder(data_dir)
+        classes = renamed(folder.spec.classes, class_names, class_colors, str(data_dir))
+        self.folder: DataFolder = replace(folder, spec=replace(folder.spec, classes=classes))
 
     def describe(self) -> DataDescription:
-        """Return what the data folder says of itself; raises UserError if it has no training chips to tell it by."""
+        """Return what the data folder says of itself; raises UserError if it has no training chips to tell it by.
+
+        A refit's counts are of all chips that it trains on, and its classes' weights follow from them, unless somebody
+        has given the folder other weights.
+        """
         self.folder.samples("train")
-        spec = self.folder.spec
+        spec, weights = self.folder.spec, self.folder.class_weights
+        counts = self.folder.refit_counts if self.refit else self.folder.train_counts
+        if weights == tuple(class_weights(self.folder.train_counts)):
+            weights = tuple(class_weights(counts))
         return DataDescription(
             origin=str(self.folder.path),
             bands=spec.bands,
@@ -123,8 +138,8 @@ class ChipData(SegmentationData):
             dtype=spec.dtype,
             chip_size=spec.chip_size,
             classes=spec.classes,
-            counts=self.folder.train_counts,
-            weights=self.folder.class_weights,
+            counts=counts,
+            weights=weights,
             nodata_given=spec.nodata_given,
             sides=sides_on_ground(spec.scenes),
         )

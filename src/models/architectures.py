@@ -8,7 +8,7 @@ import inspect
 import re
 import traceback
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import segmentation_models_pytorch as smp
@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from src.errors import UserError
-from src.models.compact import CompactUNet, JustoUNetSimple, PixelResNet
-from src.models.detail import Branch, add_detail, branch_options
+from src.models.compact import CompactUNet, JustoUNetSimple, PixelResNet, stem_channels
+from src.models.detail import DETAIL, DROPOUT, REACH, Branch, add_detail, branch_options
 from src.models.encoders import TIMM, check_encoder, drop_unused, encoder_arguments
 from src.models.whitening import ATTRIBUTE, whiten
 from src.spec import NO_ENCODER
@@ -46,6 +46,9 @@ WITHOUT_ENCODER: dict[str, Callable[..., nn.Module]] = {
 """Small networks for chips of few pixels; ``encoder=`` means nothing to them."""
 
 ARCHITECTURES = WITH_ENCODER | WITHOUT_ENCODER
+
+ENCODER_PARTS = ("stem", "encoder")
+"""Attributes of an architecture that are frozen and thawed as its encoder, in the order of its parameters."""
 
 _OURS = {"encoder_name", "encoder_weights", "in_channels", "classes", "activation", "aux_params"}
 _OF_FILES = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
@@ -127,18 +130,20 @@ def freeze(architecture: nn.Module) -> None:
     would go on drawing in training, and in validation too.
     """
     architecture.freeze_encoder()  # type: ignore[operator]  # every architecture is one of smp's kind
-    _encoder(architecture).eval()
+    architecture.get_submodule("encoder").eval()
 
 
 def thaw(architecture: nn.Module) -> None:
     """Undo :func:`freeze`."""
     architecture.unfreeze_encoder()  # type: ignore[operator]
-    _encoder(architecture).train(architecture.training)
+    architecture.get_submodule("encoder").train(architecture.training)
 
 
-def _encoder(architecture: nn.Module) -> nn.Module:
-    encoder: nn.Module = architecture.encoder  # type: ignore[assignment]
-    return encoder
+def encoder_of(architecture: nn.Module) -> nn.Module | None:
+    """Return what :func:`freeze` freezes, with the stem before the encoder; None where there is no encoder."""
+    parts = [part for name in ENCODER_PARTS if isinstance(part := getattr(architecture, name, None), nn.Module)]
+    parts = [part for part in parts if next(part.parameters(), None) is not None]
+    return nn.ModuleList(parts) if len(parts) > 1 else parts[0] if parts else None
 
 
 def outline(
@@ -278,9 +283,43 @@ def _candidates(chip_size: tuple[int, int], direction: int) -> list[tuple[int, i
     return sorted(sizes, key=lambda size: abs(size[0] - chip_size[0]) + abs(size[1] - chip_size[1]))
 
 
-def _check_options(architecture: str, encoder: str, options: dict[str, Any]) -> None:
+def whole_options(architecture: str, bands: int, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an architecture's options, those that were not given too: equal where they mean the same.
+
+    Args:
+        architecture: A name of :data:`ARCHITECTURES`.
+        bands: Number of input channels.
+        options: As for :func:`build`.
+
+    Raises:
+        UserError: They are none.
+    """
+    given = dict(options)
+    components = given.pop(ATTRIBUTE, 0)
+    whole = _defaults(architecture)
+    if architecture in WITH_ENCODER:
+        branch = branch_options(given)
+        whole |= {DETAIL: branch.width}
+        whole |= {REACH: branch.dilations, DROPOUT: branch.dropout} if branch.width else {}
+    whole |= given
+    if architecture == "compact_unet":
+        whole["stem"] = stem_channels(whole["stem"], components or bands)
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in whole.items()}
+    return plain | {ATTRIBUTE: components}
+
+
+def _defaults(architecture: str) -> dict[str, Any]:
+    """Return what an architecture's own options are unless they are given."""
     parameters = inspect.signature(ARCHITECTURES[architecture].__init__).parameters
-    known = [name for name in parameters if name not in _OURS | {"self", "kwargs", "bands"}]
+    return {
+        name: parameter.default
+        for name, parameter in parameters.items()
+        if name not in _OURS | {"self", "kwargs", "bands"}
+    }
+
+
+def _check_options(architecture: str, encoder: str, options: dict[str, Any]) -> None:
+    known = list(_defaults(architecture))
     takes_more = architecture in WITH_ENCODER and encoder.startswith(TIMM)  # they go to timm
     unknown = [name for name in options if name in _OURS | _OF_FILES or not (name in known or takes_more)]
     if unknown:

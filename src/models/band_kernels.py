@@ -61,10 +61,21 @@ CENTRES: dict[str, dict[str, float]] = {
 """Band centres per sensor in nanometres (ESA's and USGS' band tables), to notice another sensor's B4."""
 
 
-def same_bands(bands: Sequence[Band], used: Sequence[bool]) -> Kernels:
-    """Every band keeps its own kernel: the weights were trained on these very bands."""
-    rows = tuple(tuple(float(i == j and used[i]) for j in range(len(bands))) for i in range(len(bands)))
-    return Kernels(rows, tuple(range(len(bands))), (f"{len(bands)} bands in the weights' order",))
+def same_bands(bands: Sequence[Band], used: Sequence[bool], order: Sequence[int] | None = None) -> Kernels:
+    """Every band keeps its own kernel: the weights were trained on these very bands.
+
+    Args:
+        bands: The data's bands.
+        used: Whether each is used; an unused one gets a kernel of zeros.
+        order: For each band its position among the weights'; None for the same order.
+    """
+    given = tuple(range(len(bands)))
+    places = given if order is None else tuple(order)
+    rows = tuple(tuple(float(place == j and u) for j in given) for place, u in zip(places, used, strict=True))
+    words = f"{len(bands)} bands in the weights' order"
+    if places != given:
+        words = f"the weights' bands put into the order {_listed([band.name for band in bands])}"
+    return Kernels(rows, places, (words,))
 
 
 def rgb_bands(bands: Sequence[Band], used: Sequence[bool], given: Sequence[int | str] | None) -> Kernels:

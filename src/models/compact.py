@@ -16,6 +16,8 @@ MANY_BANDS = 64
 """Bands above which ``stem=auto`` makes fewer channels of them: more than any multispectral sensor has."""
 AUTO_STEM = 32
 """How many then."""
+DILATIONS = "dilations"
+"""Name of the option of :class:`PixelResNet` that says how far its blocks look."""
 
 
 class JustoUNetSimple(SegmentationModel):  # type: ignore[misc]  # smp has no types
@@ -74,10 +76,7 @@ class CompactUNet(SegmentationModel):  # type: ignore[misc]  # smp has no types
             UserError: ``stem`` is no number of channels.
         """
         super().__init__()
-        if stem == "auto":
-            stem = AUTO_STEM if bands > MANY_BANDS else 0
-        if isinstance(stem, str) or stem < 0:
-            raise UserError(f"model.stem={stem} is no number of channels; give 1 or more, 0 for no stem, or auto.")
+        stem = stem_channels(stem, bands)
         self.stem = _pointwise(bands, stem) if stem else nn.Identity()
         self.encoder = nn.ModuleList([_level(i, o) for i, o in pairwise((stem or bands, *widths))])
         self.dropout = nn.Dropout2d(dropout)
@@ -98,6 +97,32 @@ class CompactUNet(SegmentationModel):  # type: ignore[misc]  # smp has no types
             x = level(torch.cat([x, skip], dim=1))
         logits: torch.Tensor = self.segmentation_head(x)
         return logits
+
+    def train(self, mode: bool = True) -> CompactUNet:
+        """Set the mode; a frozen encoder and the stem before it stay in theirs."""
+        super().train(mode)
+        if self._is_encoder_frozen:
+            self.stem.eval()
+        return self
+
+    def freeze_encoder(self) -> None:
+        """Let the encoder learn nothing, nor the stem: what it feeds a frozen encoder must not change."""
+        super().freeze_encoder()
+        self.stem.requires_grad_(requires_grad=False).eval()
+
+    def unfreeze_encoder(self) -> None:
+        """Undo :meth:`freeze_encoder`."""
+        super().unfreeze_encoder()
+        self.stem.requires_grad_(requires_grad=True).train(self.training)
+
+
+def stem_channels(stem: int | str, bands: int) -> int:
+    """Return how many channels ``stem`` means for a number of bands; raises UserError if it means none."""
+    if stem == "auto":
+        return AUTO_STEM if bands > MANY_BANDS else 0
+    if isinstance(stem, str) or stem < 0:
+        raise UserError(f"model.stem={stem} is no number of channels; give 1 or more, 0 for no stem, or auto.")
+    return stem
 
 
 class PixelResNet(SegmentationModel):  # type: ignore[misc]  # smp has no types
@@ -128,7 +153,7 @@ class PixelResNet(SegmentationModel):  # type: ignore[misc]  # smp has no types
         super().__init__()
         if any(dilation < 1 for dilation in dilations):
             raise UserError(f"model.dilations={list(dilations)} does not fit; give distances of 1 pixel or more.")
-        blocks = [_Residual(width, dilation) for dilation in dilations]
+        blocks = [Residual(width, dilation) for dilation in dilations]
         self.encoder = nn.Sequential(_pointwise(bands, width), *blocks[:-1])
         self.decoder = nn.Sequential(*blocks[-1:])  # what still learns where the encoder is frozen
         self.dropout = nn.Dropout2d(dropout)
@@ -140,11 +165,13 @@ class PixelResNet(SegmentationModel):  # type: ignore[misc]  # smp has no types
         return logits
 
 
-class _Residual(nn.Module):
+class Residual(nn.Module):
     """A 3 × 3 and a 1 × 1 convolution whose result is added to what comes in."""
 
     def __init__(self, width: int, dilation: int) -> None:
+        """Build for B × width × H × W; ``dilation`` is how many pixels apart the 3 × 3 weights are."""
         super().__init__()
+        self.dilation = dilation
         self.change = nn.Sequential(
             nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation, bias=False),
             nn.BatchNorm2d(width),

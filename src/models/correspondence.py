@@ -6,13 +6,18 @@ A checkpoint of the bands B2, B3, B4 fits data of B4, B3, B2 in shape, and would
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
+from torch import nn
 
-from src.bands import match_bands
+from src.bands import Band, Normalization, match_bands
 from src.errors import UserError
 from src.labels import ClassTable
-from src.models.architectures import outline
+from src.models.architectures import outline, whole_options
+from src.models.compact import DILATIONS, Residual
+from src.models.detail import DETAIL, REACH
+from src.models.whitening import ATTRIBUTE
 from src.spec import NetworkSpec
 
 _MOST = 8
@@ -35,34 +40,76 @@ def in_our_order(
     Returns:
         The tensors; what was put into another order, and what does not correspond, in words.
     """
-    found, moved, odd = dict(tensors), [], []
+    found, moved, odd = dict(tensors), [], _other_options(before, spec)
     bands = [[band.name for band in each.bands] for each in (before, spec)]
     classes = [each.classes.names for each in (before, spec)]
-    order = band_order(before, spec)
+    order = band_order(before.bands, spec.bands)
     kinds = (("bands", bands, order, (1, 0)), ("classes", classes, class_order(before.classes, spec.classes), (0, 1)))
     for what, (there, here), places, grown in kinds:
         if len(there) != len(here):  # their tensors do not fit, and are named
             continue
         if places is None:
-            odd.append(f"its {what} are {_listed(there)}, not {_listed(here)}")
+            odd.append(f"its {what} are {listed(there)}, not {listed(here)}")
         elif places != tuple(range(len(places))):
             axes = dependent_axes(spec, *grown)
             if axes is None:
-                odd.append(f"its {what} are in another order, {_listed(there)}, which cannot be changed here")
+                odd.append(f"its {what} are in another order, {listed(there)}, which cannot be changed here")
                 continue
             found = {name: _reordered(tensor, axes.get(name, ()), places) for name, tensor in found.items()}
-            moved.append(f"its {what} put into the order {_listed(here)}")
-    if not normalized_alike(before, spec, order):
+            moved.append(f"its {what} put into the order {listed(here)}")
+    if not normalized_alike(before, spec.normalization, order, spec.statistics):
         odd.append("its bands were normalised in another way (give weights=… and normalize=… as its run had them)")
     return found, moved, odd
 
 
-def band_order(before: NetworkSpec, spec: NetworkSpec) -> tuple[int, ...] | None:
+def _other_options(before: NetworkSpec, spec: NetworkSpec) -> list[str]:
+    """Say which options make another network of the same tensors; what is dropped in training makes none."""
+    there, here = map(_options, (before, spec))
+    kept = [key for key in here | there if not key.endswith("dropout") and repr(there.get(key)) != repr(here.get(key))]
+    if not (there.get(DETAIL) and here.get(DETAIL)):  # a branch that is not there does not look any distance
+        kept = [key for key in kept if key != REACH]
+    named = [f"model.{key}={there.get(key)}, not {here.get(key)}" for key in kept if key != ATTRIBUTE]
+    odd = [f"it has {', '.join(named)} (give the model's keys as its run had them)"] if named else []
+    if ATTRIBUTE in kept:
+        takes = [f"{each[ATTRIBUTE]} whitened components" if each[ATTRIBUTE] else "bands" for each in (there, here)]
+        odd.append(f"it takes {takes[0]}, not {takes[1]} (give normalize=… as its run had it)")
+    return odd
+
+
+def _options(spec: NetworkSpec) -> dict[str, Any]:
+    return whole_options(spec.architecture, len(spec.bands), spec.options)
+
+
+def other_blocks(before: NetworkSpec, spec: NetworkSpec, architecture: nn.Module) -> dict[str, str]:
+    """Find residual blocks that look another distance than those of the same name in a checkpoint, and say so.
+
+    Args:
+        before: What the checkpoint is of.
+        spec: What this network is.
+        architecture: The same, built.
+
+    Returns:
+        What differs, by the prefix of the block's tensors.
+    """
+    reach = [[options.get(key) for key in (DILATIONS, REACH)] for options in map(_options, (before, spec))]
+    if reach[0] == reach[1]:
+        return {}
+    counts = len(before.bands), len(before.classes)
+    whole = outline(before.architecture, before.encoder, *counts, before.chip_size, **before.options)
+    there = {name: part.dilation for name, part in whole.named_modules() if isinstance(part, Residual)}
+    return {
+        f"{name}.": f"dilation {there[name]} there, {part.dilation} here"
+        for name, part in architecture.named_modules()
+        if isinstance(part, Residual) and there.get(name, part.dilation) != part.dilation
+    }
+
+
+def band_order(before: Sequence[Band], bands: Sequence[Band]) -> tuple[int, ...] | None:
     """Return for each band its position in the checkpoint; None where these are other bands."""
-    if len(before.bands) != len(spec.bands):
+    if len(before) != len(bands):
         return None
     try:
-        return match_bands(spec.bands, before.bands, "the checkpoint", "this data")
+        return match_bands(bands, before, "the checkpoint", "this data")
     except UserError:
         return None
 
@@ -81,32 +128,37 @@ def class_order(before: ClassTable, classes: ClassTable) -> tuple[int, ...] | No
     return None
 
 
-def normalized_alike(before: NetworkSpec, spec: NetworkSpec, order: Sequence[int] | None) -> bool:
+def normalized_alike(
+    before: NetworkSpec,
+    normalization: Normalization,
+    order: Sequence[int] | None,
+    statistics: Normalization | None = None,
+) -> bool:
     """Tell whether both get numbers of one kind: standardised by their own data's statistics, or as weights want them.
 
     Args:
         before: What the checkpoint is of.
-        spec: What this network is.
+        normalization: What this network does to its bands' numbers.
         order: See :func:`band_order`.
+        statistics: The normalisation by the data's own statistics; None where these are not known.
     """
-    own = [_by_statistics(each) for each in (before, spec)]
-    if own[0] != own[1]:
+    standardised = _by_statistics(normalization, statistics)
+    if _by_statistics(before.normalization, before.statistics) != standardised:
         return False
-    if own[0] or order is None:
+    if standardised or order is None:
         return True
     there, here = (
         [(float(mean), float(std), each.scale) for mean, std in zip(each.mean, each.std, strict=True)]
-        for each in (before.normalization, spec.normalization)
+        for each in (before.normalization, normalization)
     )
     # Bands that the weights do not know are normalised by the data's statistics.
-    used = spec.normalization.used
+    used = normalization.used
     return any(there[place] == numbers for place, numbers, taken in zip(order, here, used, strict=True) if taken)
 
 
-def _by_statistics(spec: NetworkSpec) -> bool:
-    if spec.statistics is not None:
-        return spec.normalization == spec.statistics
-    return any(spec.normalization.mean)  # older checkpoints do not say
+def _by_statistics(normalization: Normalization, statistics: Normalization | None) -> bool:
+    # Older checkpoints do not say.
+    return normalization == statistics if statistics is not None else any(normalization.mean)
 
 
 def dependent_axes(spec: NetworkSpec, more_bands: int, more_classes: int) -> Axes | None:
@@ -145,5 +197,6 @@ def _reordered(tensor: torch.Tensor, axes: Sequence[tuple[int, int]], order: Seq
     return tensor
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Return names in a line, of many only the first and the last."""
     return ", ".join(names) if len(names) <= _MOST else f"{', '.join(names[:3])} … {names[-1]} ({len(names)})"

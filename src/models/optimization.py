@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import torch
@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from src.errors import UserError
+from src.plain_values import make_plain
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 SCHEDULES = ("cosine", "constant")
@@ -45,7 +46,8 @@ class Optimization:
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Raise UserError for a name or number that means nothing."""
+        """Raise UserError for a name or number that means nothing; NumPy's numbers become plain ones."""
+        make_plain(self, *(key.name for key in fields(self)))
         if self.name not in OPTIMIZERS:
             raise UserError(f"optimizer.name={self.name} is not known; choose one of {', '.join(OPTIMIZERS)}.")
         if self.schedule not in SCHEDULES:

@@ -24,6 +24,7 @@ from huggingface_hub import constants
 from timm.layers.pos_embed import resample_abs_pos_embed
 
 from src.errors import UserError
+from src.spec import NetworkSpec
 
 PREFIXES = (
     "network.architecture.encoder.",
@@ -53,23 +54,32 @@ _PATIENCE = 3.0
 
 
 def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a weights file; see :func:`read_weights`."""
+    return read_weights(path)[0]
+
+
+def read_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], NetworkSpec | None]:
     """Read a weights file, safetensors or a pickle of plain tensors; nothing in it is run.
 
+    Returns:
+        The tensors by name; and what a checkpoint of ours says of its network, None for other files.
+
     Raises:
-        UserError: There is no such file, or it holds no tensors by name.
+        UserError: There is no such file, it holds no tensors by name, or a newer version wrote it.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"There is no weights file {path}; give a .safetensors, .pth, .pt, .bin or .ckpt file.")
     try:
         if path.suffix.lower() == ".safetensors":
-            return dict(safetensors.torch.load_file(path, device="cpu"))
+            return dict(safetensors.torch.load_file(path, device="cpu")), None
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # both raise whatever the bytes provoke
         raise UserError(
             f"{path} cannot be read as plain tensors ({type(error).__name__}); expected safetensors, or a pickle that "
             "torch.load(weights_only=True) takes."
         ) from error
+    spec = _described(content, path)
     for _ in range(_DEEPEST):
         inner = [
             content[key] for key in WRAPPERS if isinstance(content, Mapping) and isinstance(content.get(key), Mapping)
@@ -81,7 +91,13 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
     found = {_bare(str(name)): value for name, value in tensors.items() if isinstance(value, torch.Tensor)}
     if not found:
         raise UserError(f"{path} holds no tensors by name; expected the state dict of an encoder.")
-    return found
+    return found, spec
+
+
+def _described(content: Any, path: Path) -> NetworkSpec | None:
+    parameters = content.get("hyper_parameters") if isinstance(content, Mapping) else None
+    row = parameters.get("spec") if isinstance(parameters, Mapping) else None
+    return NetworkSpec.from_dict(row, str(path)) if isinstance(row, Mapping) and "format" in row else None
 
 
 def own_tensors(state: Mapping[str, torch.Tensor], names: Iterable[str]) -> dict[str, torch.Tensor]:

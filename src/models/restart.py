@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,11 @@ import torch
 
 from src.errors import UserError
 from src.models.checkpoint import PREFIX, find_checkpoint, read_checkpoint, read_spec
-from src.models.correspondence import in_our_order
+from src.models.correspondence import in_our_order, other_blocks
 from src.models.network import Network
 from src.models.pretrained import check_numbers
 from src.models.whitening import ATTRIBUTE
-from src.run_folder import EARLIER
+from src.run_folder import is_set_aside
 from src.spec import NetworkSpec
 
 LAST = "last.ckpt"
@@ -30,6 +31,19 @@ _DESCRIBES = {
     "nodata": "nodata value",
 }
 """Keys of a spec that have to be the same in a resumed run, and what to call them."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a network has started from.
+
+    Attributes:
+        lines: What was taken and what was not, in words.
+        left: Names of the architecture's tensors that were not taken, and why.
+    """
+
+    lines: tuple[str, ...]
+    left: Mapping[str, str] = field(default_factory=dict)
 
 
 def find_resumable(resume: str, runs: Path, own: Path, *, named: bool = False) -> Path | None:
@@ -56,7 +70,7 @@ def find_resumable(resume: str, runs: Path, own: Path, *, named: bool = False) -
         return own / "checkpoints" / LAST
     if named:
         return None
-    those = (file for file in runs.glob(f"**/checkpoints/{LAST}") if file.parent.parent.name != EARLIER)
+    those = (file for file in runs.glob(f"**/checkpoints/{LAST}") if not is_set_aside(file.parent.parent))
     candidates = sorted(those, key=lambda file: file.stat().st_mtime)
     if not candidates:
         raise UserError(
@@ -104,16 +118,15 @@ def check_resumable(path: Path, spec: NetworkSpec, epochs: int, *, finished: boo
     return epoch
 
 
-def start_from(network: Network, spec: NetworkSpec, path: str) -> list[str]:
+def start_from(network: Network, spec: NetworkSpec, path: str | Path) -> Start:
     """Take over a checkpoint's weights as far as they fit; bands, classes and normalisation stay the new network's.
+
+    Blocks that would look another distance than they have learnt to are not taken.
 
     Args:
         network: The network to fill.
         spec: What it is.
         path: Checkpoint or run folder.
-
-    Returns:
-        What was taken and what was not, in words.
 
     Raises:
         UserError: It is a checkpoint of another architecture or encoder, or its weights are no numbers.
@@ -129,7 +142,9 @@ def start_from(network: Network, spec: NetworkSpec, path: str) -> list[str]:
     prefix = f"{PREFIX}architecture."
     given = {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}
     own = network.architecture.state_dict()
-    fitting = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
+    others = other_blocks(before, spec, network.architecture)
+    left = {name: reason for name in own if (reason := _misfit(name, given.get(name), own[name], others))}
+    fitting = {k: v for k, v in given.items() if k in own and k not in left}
     check_numbers(fitting, f"init_from={file}")
     ours, moved, odd = in_our_order(fitting, before, spec)
     network.architecture.load_state_dict(own | ours)
@@ -137,11 +152,12 @@ def start_from(network: Network, spec: NetworkSpec, path: str) -> list[str]:
     lines = ["; ".join([f"weights: {len(fitting)} of {len(own)} tensors from {file}", *moved, kept])]
     if odd:
         lines.append(f"CAUTION: init_from={file} is of something else: {'; '.join(odd)}.")
-    lines += [f"  not taken: {name} ({_misfit(given.get(name), own[name])})" for name in _missing(own, fitting)]
-    return lines
+    unlike = {next((block for block in others if name.startswith(block)), name): why for name, why in left.items()}
+    lines += [f"  not taken: {name.removesuffix('.')} ({why})" for name, why in unlike.items()]
+    return Start(tuple(lines), left)
 
 
-def components_of(path: str) -> int:
+def components_of(path: str | Path) -> int:
     """Return how many whitened components a checkpoint's network takes, 0 if it takes bands.
 
     Args:
@@ -154,12 +170,12 @@ def components_of(path: str) -> int:
     return int(read_spec(read_checkpoint(file), file).options.get(ATTRIBUTE, 0))
 
 
-def _missing(own: dict[str, Any], fitting: dict[str, Any]) -> Iterable[str]:
-    return (name for name in own if name not in fitting)
-
-
-def _misfit(given: torch.Tensor | None, own: torch.Tensor) -> str:
-    return f"{_shape(given)} there, {_shape(own)} here" if given is not None else "not in the checkpoint"
+def _misfit(name: str, given: torch.Tensor | None, own: torch.Tensor, others: Mapping[str, str]) -> str | None:
+    if given is None:
+        return "not in the checkpoint"
+    if given.shape != own.shape:
+        return f"{_shape(given)} there, {_shape(own)} here"
+    return next((reason for block, reason in others.items() if name.startswith(block)), None)
 
 
 def _shape(tensor: torch.Tensor) -> str:
@@ -168,6 +184,7 @@ def _shape(tensor: torch.Tensor) -> str:
 
 def _short(value: Any) -> str:
     if isinstance(value, list) and value and isinstance(value[0], dict):
-        return "[" + ", ".join(str(row.get("name")) for row in value) + "]"
+        told = ("value", "name", "color") if "value" in value[0] else ("name",)
+        return "[" + ", ".join(" ".join(str(row.get(key)) for key in told) for row in value) + "]"
     text = str(value)
     return text if len(text) <= 80 else f"{text[:77]}…"

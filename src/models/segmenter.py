@@ -16,7 +16,7 @@ from src.augmentation import Augmentation, Pixels
 from src.datamodules.batches import Batch
 from src.errors import UserError
 from src.labels import IGNORE
-from src.models.architectures import thaw
+from src.models.architectures import encoder_of, thaw
 from src.models.checkpoint import hyper_parameters
 from src.models.detail import tell_apart
 from src.models.distributed import channels_last, freeze_unused, keep_activations, share_buffers, share_number
@@ -137,9 +137,8 @@ class Segmenter(L.LightningModule):
 
     @property
     def encoder(self) -> nn.Module | None:
-        """The network's encoder, None for architectures that have none of their own."""
-        encoder = getattr(self.network.architecture, "encoder", None)
-        return encoder if isinstance(encoder, nn.Module) else None
+        """What is frozen, thawed and given a rate as the network's encoder, None for architectures that have none."""
+        return encoder_of(self.network.architecture)
 
     def summary(self, device: torch.device, precision: str) -> str:
         """Say in one line what is trained, and on what."""
@@ -377,3 +376,26 @@ class Segmenter(L.LightningModule):
         self._counted = checkpoint.get("train_counts")
         for schedule in checkpoint.get("lr_schedulers", []):
             self.lr = float(schedule["base_lrs"][-1])  # of what is not the encoder: a thawed one has a rate of its own
+        for state in checkpoint.get("optimizer_states", []):
+            _join_stem(state["param_groups"], self.network.architecture)
+
+
+def _join_stem(groups: list[dict[str, Any]], architecture: nn.Module) -> None:
+    """Put a stem's parameters, which come first among the rest in older checkpoints, before the encoder's.
+
+    Args:
+        groups: Of an optimiser's state, changed in place: the encoder's weights, its other parameters, and the rest's.
+        architecture: What the optimiser is of.
+    """
+    whole = encoder_of(architecture)
+    if whole is None or len(groups) != 4:
+        return
+    for inside, outside, of_weights in ((0, 2, True), (1, 3, False)):
+        both, alone = (
+            sum((parameter.ndim > 1) == of_weights for parameter in part.parameters())
+            for part in (whole, architecture.get_submodule("encoder"))
+        )
+        if len(groups[inside]["params"]) == alone:
+            moved = groups[outside]["params"][: both - alone]
+            groups[inside]["params"] = [*moved, *groups[inside]["params"]]
+            groups[outside]["params"] = groups[outside]["params"][both - alone :]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from src.bands import Band, Normalization
+from src.class_names import renamed
 from src.errors import UserError
 from src.labels import UNCLASSIFIED, ClassTable
 from src.models.architectures import encoder_name
@@ -83,14 +84,20 @@ class Imported:
     dropped: tuple[str, ...]
 
 
-def import_checkpoint(path: str | Path) -> Imported:
+def import_checkpoint(path: str | Path, class_names: Any = None, class_colors: Any = None) -> Imported:
     """Convert a checkpoint of SpecDeepMap's trainer.
 
     Nodata values went through that network as they are, so ``nodata_is_data`` is set. The network's output for class
     value 0 is left out: 0 is unclassified, never a class.
 
+    Args:
+        path: The checkpoint.
+        class_names: Names, which it holds none of, in the order of the values or by value; ``class_3`` where None.
+        class_colors: Colours as #rrggbb, in the same way; a palette where None.
+
     Raises:
-        UserError: It cannot be read without running what is in it, or is no checkpoint of SpecDeepMap.
+        UserError: It cannot be read without running what is in it, is no checkpoint of SpecDeepMap, or names or colours
+            do not fit its classes.
     """
     content = read_foreign(path)
     parameters, state = content.get("hyper_parameters"), content.get("state_dict")
@@ -104,6 +111,7 @@ def import_checkpoint(path: str | Path) -> Imported:
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"{path} lacks a hyper-parameter or has an odd one ({error!r}); export it again.") from error
     spec = NetworkSpec.from_dict(spec.to_dict(), str(path))  # as who uses it reads it
+    spec = replace(spec, classes=renamed(spec.classes, class_names, class_colors, str(path)))
     network = build_network(spec)
     _fill(network, state, outputs, str(path))
     return Imported(network.eval(), spec, _dropped(content, parameters, outputs))

@@ -22,8 +22,11 @@ from src.errors import UserError
 from src.models import imagenet, satellite
 from src.models.architectures import WITHOUT_ENCODER, encoder_name, outline
 from src.models.band_kernels import Kernels, matched_bands, rgb_bands, same_bands
+from src.models.correspondence import band_order, listed, normalized_alike
 from src.models.encoders import TIMM, encoder_arguments
-from src.models.pretrained import aligned, check_numbers, filtered, own_tensors, read_tensors, url_file
+from src.models.pretrained import aligned, check_numbers, filtered, own_tensors, read_weights, url_file
+from src.models.whitening import ATTRIBUTE
+from src.spec import NetworkSpec
 
 AUTO = "auto"
 """The encoder that the weights belong to."""
@@ -175,7 +178,11 @@ def prepare_weights(
     else:
         kernels, normalization, words = same_bands(bands, data.used), data, "every band by its own mean and std"
         source, channels = Path(choice.path or ""), len(bands)
-    state = read_tensors(source)
+    state, before = read_weights(source)
+    cautions: tuple[str, ...] = ()
+    if before is not None and choice.trained == "none":
+        channels = len(before.bands)
+        kernels, cautions = _of_checkpoint(before, source, bands, data, choice.bands)
     tensors = own_tensors(state, names)
     if not tensors:
         if encoder.startswith(TIMM):
@@ -183,7 +190,7 @@ def prepare_weights(
         tensors = aligned(state, names, str(source))
     check_numbers(tensors, str(source))
     _check_shapes(tensors, names, inputs, channels, len(bands), source)
-    lines = (f"weights: {source} → {encoder}", *kernels.lines, f"normalisation: {words}")
+    lines = (f"weights: {source} → {encoder}", *kernels.lines, f"normalisation: {words}", *cautions)
     return WeightsPlan(encoder, normalization, True, lines, tensors, kernels, inputs)
 
 
@@ -228,6 +235,41 @@ def _encoder_for(choice: WeightsChoice, architecture: str, encoder: str) -> str:
             "encoder= out, or choose other weights."
         )
     return encoder
+
+
+def _of_checkpoint(
+    before: NetworkSpec, source: Path, bands: Sequence[Band], data: Normalization, given: Sequence[str | None] | None
+) -> tuple[Kernels, tuple[str, ...]]:
+    """Match the data's bands with those that a checkpoint of ours names; ``given`` as for :func:`matched_bands`.
+
+    Returns:
+        How its first layer is adapted, and what to be careful with.
+
+    Raises:
+        UserError: It was trained on other bands, or on whitened components.
+    """
+    if before.options.get(ATTRIBUTE):
+        raise UserError(
+            f"{source} was trained with normalize=whiten, so its first layer takes no bands; give another file, or "
+            f"start from the whole network: init_from={source} without weights=file."
+        )
+    names = [band.name for band in before.bands]
+    order = band_order(before.bands, bands)
+    if given is not None:
+        kernels = matched_bands(bands, data.used, names, given)
+    elif order is not None:
+        kernels = same_bands(bands, data.used, order)
+    else:
+        raise UserError(
+            f"{source} was trained on {listed(names)}; the data have {listed([band.name for band in bands])}. Say for "
+            "each band of the data which of those it is: weights.bands=[…], null for none."
+        )
+    if normalized_alike(before, data, order):
+        return kernels, ()
+    return kernels, (
+        f"CAUTION: {source} had its bands normalised in another way; start from the whole network to keep that: "
+        "init_from=… with weights=… and normalize=… as its run had them",
+    )
 
 
 def _path_of(choice: WeightsChoice) -> Path | None:

@@ -32,6 +32,8 @@ MOST_CHIPS = 64
 MOST_CURVES = 12
 """Classes whose curves can still be told apart."""
 _OF_CLASS = "val_iou_of/"
+_BEST, _LAST = "Best checkpoint", "Last checkpoint"
+"""What the checkpoint is called whose scores the report tells."""
 
 History = Sequence[Mapping[str, float]]
 """Numbers of each epoch by name, with ``epoch`` among them; a number that an epoch lacks is left out."""
@@ -47,19 +49,21 @@ def training_report(
     data: str,
     examples: Extremes,
     refit: bool = False,
+    last: bool = False,
     files: Sequence[tuple[Path, str]],
 ) -> Report:
     """Put a training into a report.
 
     Args:
         run: What was run.
-        scores: The best checkpoint's on the validation chips.
+        scores: The checkpoint's on the validation chips.
         history: Every epoch's numbers.
         spec: The network.
-        checkpoint: The best one.
+        checkpoint: The best one, or the last.
         data: What it was trained on, in words.
         examples: Validation chips to show.
         refit: Whether it was trained on the validation chips too.
+        last: Whether it is the last epoch's, since no best one was kept.
         files: What the run wrote, each with what it is.
     """
     evaluation = Evaluation(spec.classes, scores)
@@ -67,12 +71,12 @@ def training_report(
         kind="Training",
         title=f"Training of {spec.title}",
         subtitle=f"{data} · {run.when}",
-        lead=(_REFIT if refit else _course(history), *score_sentences(evaluation)),
+        lead=(_REFIT if refit else _course(history, last=last), *score_sentences(evaluation)),
         sections=(
             Section("Epoch by epoch", (Charts(tuple(_charts(history, spec.classes))),)),
             *score_sections(evaluation),
             example_section(examples),
-            *closing_sections(run, spec, files, ("Best checkpoint", str(checkpoint)), ("Data", data)),
+            *closing_sections(run, spec, files, (_LAST if last else _BEST, str(checkpoint)), ("Data", data)),
         ),
     )
 
@@ -141,15 +145,20 @@ _REFIT = (
 )
 
 
-def _course(history: History) -> str:
+def _course(history: History, *, last: bool) -> str:
     best = _best(history)
     if best is None:
         return "No epoch was recorded."
     learnt = f", {decimal(best['train_iou'])} on the training chips" if "train_iou" in best else ""
+    shown = (
+        "The scores below are the last epoch’s on these chips: no other’s checkpoint was kept."
+        if last
+        else "The scores below are that epoch’s on these chips. They chose the epoch, so they flatter a little; scores "
+        "on test chips (eval.py) do not."
+    )
     return (
         f"Of {len(history)} epochs, number {best['epoch']:.0f} (counted from 0) is the best: its mean IoU on the "
-        f"validation chips is {decimal(best['val_iou'])}{learnt}. The scores below are that epoch’s on "
-        "these chips. They chose the epoch, so they flatter a little; scores on test chips (eval.py) do not."
+        f"validation chips is {decimal(best['val_iou'])}{learnt}. {shown}"
     )
 
 

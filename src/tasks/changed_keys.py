@@ -1,4 +1,4 @@
-"""What a resumed run is given otherwise than the run that wrote its checkpoint: refused, kept, or counted anew."""
+"""What a resumed run is given otherwise than the run that wrote its checkpoint: refused, kept, or announced."""
 
 from __future__ import annotations
 
@@ -19,6 +19,27 @@ COUNTED = {
     "trainer.num_nodes": "num_nodes",
 }
 """Keys that an epoch's number of steps follows from, by their place in the configuration."""
+
+
+def started_with(checkpoint: Path) -> dict[str, Any]:
+    """Return what a run began with, by keys of the configuration: ``init_from`` and ``freeze_encoder``.
+
+    Args:
+        checkpoint: Of that run.
+
+    Returns:
+        Whether its encoder was frozen is true or false; None where the checkpoint does not say.
+    """
+    parameters = read_checkpoint(checkpoint).get("hyper_parameters")
+    return _start(_at(parameters, "config"))
+
+
+def _start(config: Any) -> dict[str, Any]:
+    config = _at(config, "network") or config  # a notebook's run has them there
+    frozen, kind = _at(config, "freeze_encoder"), _at(config, "weights.kind")
+    if frozen is None and kind is not None:
+        frozen = kind != "none"
+    return {"init_from": _at(config, "init_from"), "freeze_encoder": frozen}
 
 
 def changed_keys(checkpoint: Path, config: Mapping[str, Any]) -> list[str]:
@@ -51,6 +72,12 @@ def changed_keys(checkpoint: Path, config: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"CAUTION: {given}: without effect in a resumed run, which keeps its checkpoint's "
             f"{', '.join(f'{_named(key)}={value}' for key, value in kept.items())}; init_from=… takes others"
+        )
+    frozen = [_start(each)["freeze_encoder"] for each in (before, config)]
+    if None not in frozen and frozen[0] != frozen[1]:
+        lines.append(
+            f"CAUTION: freeze_encoder={str(frozen[1]).lower()} (before: {str(frozen[0]).lower()}): the encoder "
+            f"{'stays as it is' if frozen[1] else 'learns'} from here on"
         )
     if counted := list(_counted(before, config)):
         lines.append(

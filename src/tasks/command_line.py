@@ -7,9 +7,9 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -29,9 +29,15 @@ OF_OTHER_PROCESSES = "hydra.run.dir=."
 PATHS = (
     *FILES,
     *("output", "output_dir", "resume", "init_from", "weights.path", "paths.logs", "hydra.run.dir", "hydra.sweep.dir"),
-    *("datamodule.image", "datamodule.label", "datamodule.root"),
+    *("datamodule.image", "datamodule.label", "datamodule.root", "split.raster", "hydra.sweep.subdir"),
+    *("label_field", "label_layer", "datamodule.label_field", "datamodule.label_layer", "hydra.sweeper.study_name"),
 )
-"""Keys that take paths, which may hold any character."""
+"""Keys that take paths or names, which may hold any character and look like a number."""
+ENTRY = re.compile(
+    r"""'(?:\\.|[^'\\])*' | "(?:\\.|[^"\\])*" | (?<=[=,\[(]) (\s*) ([^\s,\[\]()'"]+) (?=\s*(?:[,\])]|$))""",
+    re.VERBOSE | re.DOTALL,
+)
+"""What stands in quotes, or without them as second group: alone, in a list, or among the choices of a multirun."""
 
 
 def arrange(arguments: Sequence[str], environment: Mapping[str, str], task: str) -> list[str]:
@@ -39,7 +45,7 @@ def arrange(arguments: Sequence[str], environment: Mapping[str, str], task: str)
 
     In a multirun ``image=glob(scenes/*.tif)`` becomes one run per file. In all processes of a distributed training
     but the first (torchrun, srun) Hydra writes nothing; each process of another task is a run of its own. Paths that
-    Hydra's grammar does not know (``ü.tif``, ``scene (1).tif``) are quoted.
+    Hydra's grammar does not know (``ü.tif``, ``scene (1).tif``) or takes for numbers (``2021_06``) are quoted.
 
     Raises:
         UserError: A pattern matches no file.
@@ -56,18 +62,32 @@ def arrange(arguments: Sequence[str], environment: Mapping[str, str], task: str)
 
 def _understandable(argument: str) -> str:
     """Quote a path, or each of a list of paths, where Hydra would not take the argument as it is; expand ``~/``."""
-    found = re.fullmatch(rf"({'|'.join(map(re.escape, PATHS))})=(.+)", argument, re.DOTALL)
+    found = re.fullmatch(rf"\+{{0,2}}({'|'.join(map(re.escape, PATHS))})=(.+)", argument, re.DOTALL)
     if found is None:
         return argument
     argument = _at_home(argument)
+    key, value = argument.split("=", 1)
     try:
         OverridesParser.create().parse_override(argument)
     except HydraException:
-        key, value = argument.split("=", 1)
         if listed := re.fullmatch(r"\[(.*)\]", value, re.DOTALL):
             return f"{key}=[{','.join(quoted(path.strip()) for path in listed[1].split(','))}]"
         return f"{key}={quoted(value)}"
-    return argument
+    if re.match(r"(?!choice\()\w+\(", value):  # what Hydra's other functions take are no paths
+        return argument
+    named = ENTRY.sub(_as_name, argument)
+    try:
+        OverridesParser.create().parse_override(named)
+    except HydraException:  # an escaped comma, or a blank at the end
+        return argument
+    return named
+
+
+def _as_name(entry: re.Match[str]) -> str:
+    """Quote what Hydra would take for a number, or for true or false."""
+    if entry[2] is None or not isinstance(_parsed(entry[2]), int | float):
+        return entry[0]
+    return entry[1] + quoted(entry[2])
 
 
 def _at_home(argument: str) -> str:
@@ -88,9 +108,16 @@ def _expanded(argument: str) -> str:
 
 def quoted(path: str) -> str:
     """Write a path as a value that Hydra takes as it is, whatever stands in it."""
-    if re.fullmatch(r"[\w./-]+", path, re.ASCII):
+    if re.fullmatch(r"[\w./-]+", path, re.ASCII) and isinstance(_parsed(path), str):
         return path
     return "'" + path.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _parsed(value: str) -> Any:
+    """Return what Hydra takes a value for; None where it does not know."""
+    with suppress(HydraException):
+        return OverridesParser.create().parse_override(f"key={value}").value()
+    return None
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,11 +20,13 @@ from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
+from hydra.utils import execution_whitelist
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from src.cores import use_threads
 from src.errors import UserError
+from src.file_lock import only_run
 from src.foreign_text import ShownRecord
 from src.memory import use_large_pages
 from src.tasks import schema
@@ -35,6 +37,8 @@ from src.tasks.wording import GO_ON, explain, is_hydras, is_out_of_memory, is_un
 log = logging.getLogger(__name__)
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+MADE_BY_HYDRA = ["src.tasks.run_places.*", "hydra.experimental.callbacks.*", "logging.*"]
+"""Where the classes come from that Hydra itself makes of a configuration."""
 ASKING = {"--help", "-h", "--hydra-help", "--info", "-i", "--cfg", "-c"}
 """Options with which a command only answers."""
 
@@ -60,7 +64,8 @@ def start(task: str, main: Callable[[], Any]) -> None:
         Plugins.instance().register(sweeper)
     try:
         sys.argv[1:] = arrange(sys.argv[1:], os.environ, task)
-        main()
+        with execution_whitelist(MADE_BY_HYDRA):
+            main()
     except (UserError, HydraException, OmegaConfBaseException, OSError, MemoryError) as error:
         _leave(task, error)
     except yaml.MarkedYAMLError as error:
@@ -92,7 +97,8 @@ def run(task: str, config: DictConfig) -> float | None:
         use_threads(config.get("threads"))
         if task not in {"eval", "predict"}:  # they choose by their device
             use_large_pages()
-        result: float | None = importlib.import_module(f"src.tasks.{task}").run(config)
+        with _held(task, config):
+            result: float | None = importlib.import_module(f"src.tasks.{task}").run(config)
         return result
     except (UserError, OmegaConfBaseException, OSError, MemoryError) as error:
         if HydraConfig.get().mode is not RunMode.RUN:
@@ -101,6 +107,13 @@ def run(task: str, config: DictConfig) -> float | None:
             raise
         _forget(Path(HydraConfig.get().runtime.output_dir))
         _leave(task, error)
+
+
+def _held(task: str, config: DictConfig) -> AbstractContextManager[None]:
+    """Hold the folder of an evaluation; a training holds its own once it knows which run it goes on with."""
+    if task != "eval":
+        return nullcontext()
+    return only_run(Path(config.output_dir or HydraConfig.get().runtime.output_dir))
 
 
 def search_before(folder: Path) -> None:

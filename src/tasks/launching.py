@@ -23,6 +23,12 @@ from src.errors import UserError
 from src.input_files import GEOTIFFS, find_files
 from src.mapping.map_paths import maps_in
 
+_FOLDER_FOR_EACH = {
+    "output_dir": "Leave it out, and name the folder that holds theirs: hydra.sweep.dir={}",
+    "data_dir": "Number them: data_dir='{}/${{hydra:job.num}}'",
+}
+"""How the runs of a grid get folders of their own, by the key that names what they write into."""
+
 
 def check_launcher(launcher: Launcher) -> None:
     """See before anything is written that a launcher can work here; raises UserError where it cannot."""
@@ -37,49 +43,50 @@ def check_places(runs: Iterable[DictConfig]) -> None:
     """See that no two runs of a grid write into one folder, or over one map; raises UserError where they do.
 
     Args:
-        runs: What each is composed to. One whose ``output_dir`` or ``output`` follows from Hydra's own keys
-            (``${hydra:job.num}``) is taken to have a place of its own: they have their values only when it runs.
+        runs: What each is composed to. One whose ``output_dir``, ``output`` or, of ``prepare.py``, ``data_dir`` follows
+            from Hydra's own keys (``${hydra:job.num}``) is taken to have a place of its own: they have their values
+            only when it runs.
     """
-    files, folders = Counter[str](), Counter[str]()
+    files, folders = Counter[str](), Counter[tuple[str, str]]()
     for run in runs:
         files.update(_given_files(run))
-        if (folder := _given(run, "output_dir")) and "${hydra:" not in folder:
-            folders[folder] += 1
+        key = "data_dir" if run.hydra.job.config_name == "prepare" else "output_dir"
+        if (folder := given_path(run, key)) and "${hydra:" not in folder:
+            folders[key, folder] += 1
     for file, number in files.items():
         if number > 1:
             raise UserError(
                 f"output makes {number} runs write {file}, each over the one before; expected a file for each. Leave "
                 "it out, and name the folder that holds theirs: hydra.sweep.dir=…"
             )
-    for folder, number in folders.items():
+    for (key, folder), number in folders.items():
         if number > 1:
             raise UserError(
-                f"output_dir={folder} is given to {number} runs, of which each would put the one before aside or write "
-                "over it; expected a folder for each. Leave it out, and name the folder that holds theirs: "
-                f"hydra.sweep.dir={folder}"
+                f"{key}={folder} is given to {number} runs, of which each would put the one before aside or write over "
+                f"it; expected a folder for each. {_FOLDER_FOR_EACH[key].format(folder)}"
             )
 
 
 def check_no_folder(trial: DictConfig) -> None:
     """See that a trial of a study writes where the study looks for it; raises UserError where it does not."""
-    if folder := _given(trial, "output_dir"):
+    if folder := given_path(trial, "output_dir"):
         raise UserError(
             f"output_dir={folder} does not go with a study, whose trials report from folders of their own within the "
             "study's; expected none. Leave it out, and name the study's folder: hydra.sweep.dir=…"
         )
 
 
-def _given(run: DictConfig, key: str) -> str | None:
+def given_path(run: DictConfig, key: str) -> str | None:
     """Return a run's path under a key, as it is written if Hydra's keys are in it; None where none is given."""
     plain = OmegaConf.to_container(run, resolve=False)
     assert isinstance(plain, dict)
-    written = plain.get(key)
+    written = None if OmegaConf.is_missing(run, key) else plain.get(key)
     return written if written is None or "${hydra:" in written else os.path.normpath(run[key])
 
 
 def _given_files(run: DictConfig) -> set[str]:
     """Return the files that a run's ``output`` names; for a folder of maps one for each scene."""
-    output = _given(run, "output")
+    output = given_path(run, "output")
     if output is None or "${hydra:" in output:
         return set()
     if "image" not in run or Path(output).suffix.lower() in GEOTIFFS:

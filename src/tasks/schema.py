@@ -149,6 +149,8 @@ class TrainConfig:
         normalize: ``auto``: as the weights want it, else each band by the training chips' mean and standard
             deviation; true: always the latter; ``whiten``: then their principal components too, 64 at most, of about
             the same variance; false: only the scaler.
+        class_names: Names in place of the data folder's, as a list in the order of the values or as {value: name}.
+        class_colors: Colours as ``'#rrggbb'``, like ``class_names``.
         optimizer: Optimiser and course of the learning rate; a group.
         trainer: Device, precision and length; a group.
         callbacks: What watches a run; a group.
@@ -180,6 +182,8 @@ class TrainConfig:
     class_weights: Any = True
     deep_supervision: float = 1.0
     normalize: Any = "auto"
+    class_names: Any = None
+    class_colors: Any = None
     optimizer: Any = MISSING
     trainer: Any = MISSING
     callbacks: Any = MISSING
@@ -241,7 +245,7 @@ class PredictConfig:
         overlap: Percent of the training chip's side that neighbouring windows share on each side.
         window: Side of a window in pixels; null for the fastest of those that were tried.
         blend: What happens where windows share pixels: ``cosine`` fades, ``crop`` puts a border in the middle.
-        tta: Average over the eight flips and quarter turns: eight times the work.
+        tta: Average over the eight flips and 90° rotations: eight times the work.
         probabilities: Write the classes' probabilities and the uncertainty too: false, true (``uint8``),
             ``uint8`` or ``float16``.
         vector: Write polygons as GeoPackage too.

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,12 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
 from src import run_folder
-from src.callbacks.checkpoints import BestCheckpoints, WholeCheckpoints
+from src.callbacks.checkpoints import BestCheckpoints, checkpoint_plugins
+from src.callbacks.unfreeze import Unfreeze
 from src.cores import undivided
 from src.datamodules.base import SegmentationData
 from src.errors import UserError
+from src.file_lock import only_run
 from src.models.checkpoint import load_network
 from src.models.lr_finder import draw_range_test, find_learning_rate
 from src.models.precision import check_compiler, choose_device
@@ -37,7 +40,7 @@ from src.models.weights import WeightsChoice
 from src.report.page import Report
 from src.report.provenance import Run
 from src.run_folder import Trained
-from src.tasks.changed_keys import changed_keys
+from src.tasks.changed_keys import changed_keys, started_with
 from src.tasks.command_line import OF_OTHER_PROCESSES, as_single_run
 from src.tasks.kinds import check_kinds
 from src.tasks.other_processes import ending_together
@@ -59,8 +62,8 @@ from src.training import (
 
 log = logging.getLogger(__name__)
 
-HOUR = re.compile(r"\d{4}(-\d\d){2}_\d\d(-\d\d){2}")
-"""What ``configs/train.yaml`` calls a run whose folder nobody has named."""
+HOUR = re.compile(r"\d{4}(-\d\d){2}_\d\d(-\d\d){2}(_\d+)?")
+"""What ``configs/train.yaml`` calls a run whose folder nobody has named; the second of a second has a number."""
 
 TARGETS = ["src.*", "lightning.*", "optuna.pruners.*"]
 """Where the classes that a configuration names may come from."""
@@ -88,43 +91,74 @@ def run(config: DictConfig) -> float:
     quiet_lightning()
     check_run(config.seed, _plain(config.trainer), refit=config.refit)
     checkpoint = _resumed(config)
+    if checkpoint:
+        _keep_start(config, checkpoint)
     folder = Path(config.output_dir)
     L.seed_everything(config.seed, verbose=False)
     options = choose_options(config)
-    if config.refit and "refit" not in config.datamodule:
-        raise UserError("refit=true needs the chips of a data folder; leave it out, or choose datamodule=chips.")
+    for key in ("refit", "class_names", "class_colors"):
+        if config[key] and key not in config.datamodule:
+            given = "true" if config[key] is True else "…"
+            raise UserError(
+                f"{key}={given} needs the chips of a data folder; leave it out, or choose datamodule=chips."
+            )
     data: SegmentationData = make(config.datamodule, "datamodule")
-    segmenter = build_segmenter(config, data)
+    segmenter = build_segmenter(config, data, checkpoint)
     epochs, last = config.trainer.max_epochs, config.resume == "last"
     first = check_resumable(checkpoint, segmenter.spec, epochs, finished=last) if checkpoint else 0
     changed = changed_keys(checkpoint, _plain(config)) if checkpoint and first < epochs else []
     trainer = build_trainer(config, options, first)
     check_tasks(trainer)
-    data.setup(processes=trainer.num_devices)
-    data.check_processes(trainer.world_size)
-    if is_first_process():
-        if not checkpoint:
-            run_folder.set_aside(folder)
-        if first < epochs:
-            run_folder.describe(folder, _plain(config), HydraConfig.get().overrides.task, first)
-        else:
-            log.info("All %d epochs are trained; raise trainer.max_epochs to train on.", epochs)
-        for line in changed:
-            log.warning("%s", line)
+    if not checkpoint:  # before an earlier run is set aside
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Unfreeze):
+                callback.check_epoch(trainer.max_epochs, segmenter.optimization.epochs)
+    with only_run(folder) if is_first_process() else nullcontext():  # the others of a training write there with it
+        data.setup(processes=trainer.num_devices)
+        data.check_processes(trainer.world_size)
+        if is_first_process():
+            _open_folder(config, fresh=not checkpoint, first=first)
+            for line in changed:
+                log.warning("%s", line)
+        return _train(config, trainer, segmenter, data, checkpoint)
+
+
+def _open_folder(config: DictConfig, *, fresh: bool, first: int) -> None:
+    """Set aside what is there of another run, and write down what this one is.
+
+    Args:
+        config: The composed configuration.
+        fresh: Whether the run begins and does not go on.
+        first: Number of the first epoch that is to be trained.
+    """
+    folder = Path(config.output_dir)
+    if fresh:
+        run_folder.set_aside(folder)
+    if first < config.trainer.max_epochs:
+        run_folder.describe(folder, _plain(config), HydraConfig.get().overrides.task, first)
+    else:
+        log.info("All %d epochs are trained; raise trainer.max_epochs to train on.", config.trainer.max_epochs)
+
+
+def _train(
+    config: DictConfig, trainer: L.Trainer, segmenter: Segmenter, data: SegmentationData, checkpoint: Path | None
+) -> float:
+    """Train in a folder that is ours by now; returns the best validation IoU."""
+    precision = str(trainer.precision)
     decorrelate(segmenter.network, data)
     if config.lr_finder and not checkpoint and is_first_process():
-        _find_rate(config, segmenter, data, options["precision"])
+        _find_rate(config, segmenter, data, precision)
     log.info("%s", data.summary())
-    if (few := data.few_chips(trainer.world_size)) is not None:
+    if (few := data.few_chips(trainer.world_size, trainer.accumulate_grad_batches)) is not None:
         log.info("%s", few)
     if config.refit:
         log.info("refit: the validation chips are trained on too, their scores prove nothing; the last epoch is kept")
-    log.info("%s", segmenter.summary(choose_device(config.trainer.accelerator), options["precision"]))
+    log.info("%s", segmenter.summary(choose_device(config.trainer.accelerator), precision))
     with as_single_run(config.output_dir), undivided(), ending_together():
         _fit(trainer, segmenter, data, checkpoint)
     trained = _finish(config, trainer, segmenter)
     if is_first_process():
-        add_report(folder / "report.html", "train", config, partial(_report, config, data, trained))
+        add_report(Path(config.output_dir) / "report.html", "train", config, partial(_report, config, data, trained))
     return trained.scores.mean_iou
 
 
@@ -188,7 +222,7 @@ def _report(config: DictConfig, data: SegmentationData, trained: Trained, run: R
     network, spec = load_network(trained.best)
     device = choose_device(config.trainer.accelerator)
     known = [(trained.last, "last checkpoint, to go on from")]
-    if not config.refit:
+    if trained.best != trained.last:
         known.insert(0, (trained.best, "best checkpoint, by validation IoU"))
     known += [(folder / name, what) for name, what in FILES.items() if (folder / name).exists()]
     return training_report(
@@ -199,13 +233,14 @@ def _report(config: DictConfig, data: SegmentationData, trained: Trained, run: R
         checkpoint=trained.best,
         data=data.describe().origin,
         refit=config.refit,
+        last=trained.best == trained.last,
         examples=validation_examples(network, spec, data.val_dataloader(), device),
         files=known,
     )
 
 
-def build_segmenter(config: DictConfig, data: SegmentationData) -> Segmenter:
-    """Build the network and what trains it; see :func:`src.training.make_network`."""
+def build_segmenter(config: DictConfig, data: SegmentationData, resumed: Path | None = None) -> Segmenter:
+    """Build the network and what trains it, for a run that begins or goes on; see :func:`src.training.make_network`."""
     if config.compile:
         check_compiler(choose_device(config.trainer.accelerator))
     described = data.describe()
@@ -218,6 +253,7 @@ def build_segmenter(config: DictConfig, data: SegmentationData) -> Segmenter:
         normalize=config.normalize,
         freeze_encoder=config.freeze_encoder,
         init_from=config.init_from,
+        resume=resumed,
         compile=config.compile,
     )
     network, spec = make_network(described, choice)
@@ -263,7 +299,7 @@ def build_trainer(config: DictConfig, options: dict[str, Any], first_epoch: int 
         "trainer",
         **options,
         callbacks=[callback for callback in callbacks if callback is not None],
-        plugins=[WholeCheckpoints()],
+        plugins=checkpoint_plugins(),
         logger=loggers,
         default_root_dir=config.output_dir,
         **HOUSE_TRAINER,
@@ -336,8 +372,11 @@ def _resumed(config: DictConfig) -> Path | None:
     here = Path(HydraConfig.get().runtime.output_dir)
     checkpoint = None
     if config.resume is not None:
-        if config.init_from is not None:
-            raise UserError("resume= and init_from= contradict each other; resume goes on, init_from starts anew.")
+        if config.init_from is not None and config.resume != "last":
+            raise UserError(
+                "resume= and init_from= contradict each other; resume goes on, init_from starts anew. Give one of "
+                "them, or init_from with resume=last, for the run that has to begin."
+            )
         named = config.output_dir is not None or _is_named(here)
         own = Path(config.output_dir) if config.output_dir is not None else here
         checkpoint = find_resumable(config.resume, Path(config.paths.logs) / "train", own, named=named)
@@ -352,6 +391,16 @@ def _resumed(config: DictConfig) -> Path | None:
     return checkpoint
 
 
+def _keep_start(config: DictConfig, checkpoint: Path) -> None:
+    """Let a resumed run stay what it began as: what it started from, and whether its encoder is frozen."""
+    start = started_with(checkpoint)
+    if config.init_from not in (None, start["init_from"]):
+        log.info("init_from=%s: without effect, since the run has begun", config.init_from)
+    config.init_from = start["init_from"]
+    if config.freeze_encoder is None:
+        config.freeze_encoder = start["freeze_encoder"]
+
+
 def _find_rate(config: DictConfig, segmenter: Segmenter, data: SegmentationData, precision: str) -> None:
     device = choose_device(config.trainer.accelerator)
     with enough_memory(data.batch_size):
@@ -363,19 +412,20 @@ def _find_rate(config: DictConfig, segmenter: Segmenter, data: SegmentationData,
 
 def _finish(config: DictConfig, trainer: L.Trainer, segmenter: Segmenter) -> Trained:
     keeper = next(c for c in trainer.callbacks if isinstance(c, BestCheckpoints))  # type: ignore[attr-defined]
-    trained = run_folder.read_trained(
-        Path(keeper.best_model_path or keeper.last_model_path), Path(keeper.last_model_path)
-    )
+    last = Path(keeper.last_model_path)  # the best one too where none is kept (save_top_k=0)
+    best = Path(keeper.best_model_path) if keeper.best_model_path and not config.refit else last
+    trained = run_folder.read_trained(best, last)
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.log_hyperparams(_hyper_parameters(config), {"best_val_iou": trained.scores.mean_iou})
             logger.finalize("success")
-    which = "last epoch, which has learnt from them" if config.refit else "best epoch"
-    log.info("scores on the validation chips, %s:", which)
+    epoch = "last epoch, which has learnt from them" if config.refit else "last epoch" if best == last else "best epoch"
+    log.info("scores on the validation chips, %s:", epoch)
     for line in run_folder.class_table(trained.scores, segmenter.spec.classes):
         log.info("%s", line)
     log.info("last checkpoint: %s", trained.last)
-    log.info("%s checkpoint: %s", "refitted" if config.refit else "best", trained.best)
+    if config.refit or best != last:
+        log.info("%s checkpoint: %s", "refitted" if config.refit else "best", best)
     return trained
 
 

@@ -1,0 +1,130 @@
+"""Where runs write: folders of their own, whoever begins in the same second, and none that another run holds."""
+
+from __future__ import annotations
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from src.errors import UserError
+from src.file_lock import only_run
+from src.tasks import entry, schema
+from src.tasks.entry import CONFIGS
+from src.tasks.launching import check_places
+from src.tasks.run_places import OwnFolder, make_own
+
+
+def composed(task: str, *overrides: str) -> DictConfig:
+    """Compose a command's configuration, with Hydra's own keys."""
+    schema.register()
+    with initialize_config_dir(str(CONFIGS)):
+        config = compose(task, list(overrides), return_hydra_config=True)
+    GlobalHydra.instance().clear()
+    with open_dict(config):
+        config.hydra.job.config_name = task
+    return config
+
+
+def test_as_many_folders_are_made_as_there_are_who_want_one(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(make_own, [tmp_path / "logs/12-00-00"] * 8))
+    assert sorted(path.name for path in made) == ["12-00-00", *(f"12-00-00_{number}" for number in range(2, 9))]
+    assert all(path.is_dir() for path in made)
+    (tmp_path / "file").touch()
+    assert make_own(tmp_path / "file/12-00-00") == tmp_path / "file/12-00-00"
+    (tmp_path / "away").symlink_to(tmp_path / "unmounted")
+    assert make_own(tmp_path / "away/12-00-00") == tmp_path / "away/12-00-00"
+
+
+@pytest.mark.parametrize("task", ["prepare", "train", "eval", "predict", "export"])
+def test_runs_and_multiruns_that_begin_in_one_second_have_folders_of_their_own(task: str, tmp_path: Path) -> None:
+    """Their outputs were mixed, and both ended well."""
+    config = composed(task, f"paths.logs={tmp_path}")
+    for kind, key in (("run", "on_run_start"), ("sweep", "on_multirun_start")):
+        wanted = Path(config.hydra[kind].dir)
+        wanted.mkdir(parents=True)  # by the other one
+        getattr(OwnFolder(), key)(config)
+        own = config.hydra[kind].dir
+        assert own == f"{wanted}_2"
+        assert Path(own).is_dir()
+    assert list(config.hydra.overrides.hydra)[-1] == f"hydra.sweep.dir={own}"
+
+
+@pytest.mark.parametrize("rank", ["RANK", "SLURM_PROCID"])
+def test_other_processes_of_a_training_claim_no_folder(
+    rank: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(rank, "1")
+    config = composed("train", f"paths.logs={tmp_path}")
+    OwnFolder().on_run_start(config)
+    assert not list(tmp_path.iterdir())
+    OwnFolder().on_run_start(composed("eval", f"paths.logs={tmp_path}"))  # srun's tasks, of which each is a run
+    assert len(list((tmp_path / "eval").iterdir())) == 1
+
+
+def test_a_folder_that_somebody_named_is_taken_as_it_is(tmp_path: Path) -> None:
+    for given in (tmp_path / "mine", f"{tmp_path}/${{now:%Y}}"):
+        config = composed("predict", f"hydra.run.dir={given}", f"hydra.sweep.dir={given}")
+        wanted = Path(config.hydra.run.dir)
+        wanted.mkdir()
+        own = OwnFolder()
+        own.on_run_start(config)
+        own.on_multirun_start(config)
+        own.on_multirun_end(config)
+        assert Path(config.hydra.run.dir) == Path(config.hydra.sweep.dir) == wanted
+        assert wanted.is_dir()
+
+
+def test_a_refused_multirun_leaves_no_folder(tmp_path: Path) -> None:
+    own, config = OwnFolder(), composed("eval", f"paths.logs={tmp_path}")
+    own.on_multirun_start(config)
+    assert Path(config.hydra.sweep.dir).is_dir()
+    own.on_multirun_end(config)
+    assert not Path(config.hydra.sweep.dir).exists()
+
+
+@pytest.mark.parametrize("task", ["train", "eval"])
+def test_the_folder_of_a_run_is_refused_before_hydra_writes_there(
+    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "mine"
+    with only_run(run):
+        before = sorted(run.iterdir())
+        for given in (f"hydra.run.dir={run}", f"output_dir={run}"):
+            arguments = [f"{task}.py", "data_dir=x", given, f"paths.logs={tmp_path / 'logs'}"]
+            monkeypatch.setattr(sys, "argv", arguments + ["checkpoint=c"] * (task == "eval"))
+            with pytest.raises(SystemExit, match=f"{task}.py: error: .*mine is being written by another run"):
+                OwnFolder().on_run_start(composed(task, *arguments[1:3]))
+        assert sorted(run.iterdir()) == before
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        if task == "train":  # the others of a training share its folder
+            OwnFolder().on_run_start(composed(task, f"hydra.run.dir={run}"))
+
+
+def test_an_evaluation_holds_its_folder(tmp_path: Path) -> None:
+    config = OmegaConf.create({"output_dir": str(tmp_path / "mine")})
+    with (
+        entry._held("eval", config),
+        pytest.raises(UserError, match="written by another run"),
+        entry._held("eval", config),
+    ):
+        pass
+    with entry._held("predict", config), entry._held("predict", config):
+        pass
+
+
+def test_a_grid_of_prepare_needs_a_data_folder_for_each() -> None:
+    """The second one replaced that of the first."""
+    given = [composed("prepare", "image=a", "label=b", "data_dir=data/mine", f"chip.size={size}") for size in (64, 128)]
+    with pytest.raises(
+        UserError, match=r"data_dir=data/mine is given to 2 runs.*data_dir='data/mine/\$\{hydra:job.num\}'"
+    ):
+        check_places(given)
+    check_places(composed("eval", "checkpoint=c", "data_dir=data/mine", f"split={part}") for part in ("test", "train"))
+    check_places(composed("prepare", "image=a", "label=b", "data_dir='d/${hydra:job.num}'") for _ in range(2))
+    check_places(composed("prepare", "image=a", "label=b") for _ in range(2))
