@@ -556,7 +556,8 @@ def test_a_scene_in_another_unit_is_named(tmp_path: Path, caplog: pytest.LogCapt
         rasters.image(tmp_path / f"scene_{number}.tif", dtype="float32", seed=number, transform=grid)
         with rasterio.open(tmp_path / f"scene_{number}.tif", "r+") as scene:
             scene.write(scene.read() * np.float32(factor))
-    label = rasters.polygons(tmp_path / "l.gpkg", [(_box(rasters.UTM, 0, 0, 64, 256), 1)])
+    halves = [(_box(rasters.UTM, 0, 0, 64, 256), 1), (_box(rasters.UTM, 0, 0, 32, 256), 2)]
+    label = rasters.polygons(tmp_path / "l.gpkg", halves)
     made(tmp_path, settings(tmp_path / "scene_*.tif", label))
     (words,) = (message for message in caplog.messages if "CAUTION" in message)
     assert re.match(
