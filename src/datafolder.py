@@ -204,7 +204,7 @@ def sharing_ground(
     scenes = {scene.name for scene in spec.scenes} if spec else set()
     places: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for image in trained:
-        scene, x, y = _place(image.stem, scenes)
+        scene, x, y = place_in_name(image.stem, scenes)
         places[scene].append((x, y))
     near = {scene: np.array(found) for scene, found in places.items()}
     if not near or not samples:
@@ -212,7 +212,7 @@ def sharing_ground(
     size = spec.chip_size if spec else _chip_size(samples[0])
 
     def shares(sample: Sample) -> bool:
-        scene, *place = _place(sample.image.stem, scenes)
+        scene, *place = place_in_name(sample.image.stem, scenes)
         return scene in near and bool((np.abs(near[scene] - place) < size).all(1).any())
 
     return [sample for sample in samples if shares(sample)]
@@ -263,7 +263,10 @@ def _named_places(samples: Sequence[Sample], spec: DatasetSpec | None) -> list[t
     scenes = {scene.name for scene in spec.scenes} if spec else set()
     width, height = spec.chip_size if spec else (1, 1)
     parts: dict[tuple[Path, str], set[str]] = defaultdict(set)
-    chips = [(sample.image.parent, _place(sample.image.stem, scenes), _place(sample.image.stem)) for sample in samples]
+    chips = [
+        (sample.image.parent, place_in_name(sample.image.stem, scenes), place_in_name(sample.image.stem))
+        for sample in samples
+    ]
     for folder, (scene, *_), (whole, *_) in chips:
         if whole != scene:
             parts[folder, scene].add(whole)
@@ -396,7 +399,7 @@ def _scenes(chips: Sequence[RasterInfo]) -> tuple[SceneSpec, ...]:
     """Reconstruct the scenes from the chips' names and grids; their size is what the chips cover."""
     scenes: dict[str, SceneSpec] = {}
     for chip in chips:
-        name, x, y = _place(chip.name)
+        name, x, y = place_in_name(chip.name)
         seen = scenes.get(name)
         origin: Any = seen.transform if seen else shifted(chip.transform, Window(-y, -x, 0, 0))
         width, height = max(x + chip.width, seen.width if seen else 0), max(y + chip.height, seen.height if seen else 0)
@@ -404,7 +407,7 @@ def _scenes(chips: Sequence[RasterInfo]) -> tuple[SceneSpec, ...]:
     return tuple(scenes.values())
 
 
-def _place(chip: str, scenes: Collection[str] = ()) -> tuple[str, int, int]:
+def place_in_name(chip: str, scenes: Collection[str] = ()) -> tuple[str, int, int]:
     """Return scene, x and y of a chip by its name; a chip of another name is a scene of its own.
 
     The name of a chip whose window is a chip of other parts too ends in its part, which is no part of the scene's name
@@ -420,7 +423,7 @@ def _place(chip: str, scenes: Collection[str] = ()) -> tuple[str, int, int]:
 
 def _step(chips: Sequence[RasterInfo]) -> tuple[int, int]:
     """Return the smallest distance of chips in x and y; the size where there is only one row or column."""
-    places = [_place(chip.name) for chip in chips]
+    places = [place_in_name(chip.name) for chip in chips]
     steps = []
     for axis, size in ((1, chips[0].width), (2, chips[0].height)):
         distances = np.diff(np.unique([place[axis] for place in places]))

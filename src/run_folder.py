@@ -24,6 +24,8 @@ from src.spec import git_revision, software_versions
 
 log = logging.getLogger(__name__)
 
+DESCRIPTION = "run.json"
+"""What describes a training, in the folder of its run."""
 EARLIER = "earlier"
 """Folder within a run's that holds the run before it; those before later ones are numbered: ``earlier-2``."""
 _OF_A_RUN = (
@@ -32,7 +34,7 @@ _OF_A_RUN = (
     "metrics.csv",
     "lr_finder.png",
     "report.html",
-    "run.json",
+    DESCRIPTION,
     "run_from_*.json",  # of a run that was resumed
     "hpc_ckpt_*.ckpt",  # Lightning's, of a run under SLURM: it would go on from it
 )
@@ -69,6 +71,15 @@ def set_aside(folder: Path) -> None:
             _remove(path)
 
 
+def holds_training(folder: Path) -> bool:
+    """Tell whether a folder is that of a training: a ``run.json`` may be the record of a map ``run.tif``, too."""
+    try:
+        content = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and {"command", "config"} <= content.keys()
+
+
 def is_set_aside(folder: Path) -> bool:
     """Tell by its name whether a run's folder is one that :func:`set_aside` has made."""
     return re.fullmatch(rf"{EARLIER}(-\d+)?", folder.name) is not None
@@ -96,7 +107,7 @@ def describe(folder: Path, config: Mapping[str, Any], overrides: Sequence[str], 
         "versions": software_versions(),
         "config": config,
     }
-    name = f"run_from_{epoch:05d}.json" if epoch else "run.json"
+    name = f"run_from_{epoch:05d}.json" if epoch else DESCRIPTION
     write_text(folder / name, json.dumps(row, indent=2, ensure_ascii=False, default=str) + "\n")
 
 

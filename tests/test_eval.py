@@ -340,7 +340,7 @@ def test_scores_do_not_take_the_place_of_another_command_s_report(
 ) -> None:
     """output_dir=logs/train/mine replaced the training's report without a word."""
     given = EvalConfig(str(checkpoint), str(data), accelerator="cpu")
-    (tmp_path / there).write_text("{}")
+    (tmp_path / there).write_text('{"command": [], "config": {}}')
     with pytest.raises(
         UserError, match=r"(the folder of a training|another command's report).*Give another output_dir"
     ):

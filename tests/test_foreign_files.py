@@ -34,7 +34,7 @@ from src.mapping.styles import polygon_style, raster_style
 from src.models.checkpoint import load_network, read_checkpoint, save_network
 from src.models.network import build_network
 from src.models.onnx_file import SPEC
-from src.models.pretrained import read_tensors
+from src.models.pretrained import read_weights
 from src.models.restart import start_from
 from src.models.specdeepmap import read_foreign
 from src.quicklook import chip_picture
@@ -151,7 +151,7 @@ def test_no_code_in_a_checkpoint_runs(gadget: Callable[[Path, Path], None], tmp_
     readers: tuple[Callable[[], Any], ...] = (
         lambda: load_network(path),
         lambda: read_checkpoint(path),
-        lambda: read_tensors(path),
+        lambda: read_weights(path)[0],
         lambda: start_from(network, NETWORK, str(path)),
     )
     for read in readers:

@@ -15,7 +15,7 @@ from huggingface_hub import constants
 
 from src.errors import UserError
 from src.models import imagenet, pretrained
-from src.models.pretrained import aligned, hub_file, reachable, read_tensors, url_file
+from src.models.pretrained import aligned, hub_file, reachable, read_weights, url_file
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +41,7 @@ def test_files_are_read_whatever_wraps_the_tensors(tmp_path: Path) -> None:
     torch.save({"epoch": 3, "state_dict": STATE}, tmp_path / "c.ckpt")
     torch.save({"model": {"state_dict": STATE}}, tmp_path / "d.pt")
     for path in sorted(tmp_path.iterdir()):
-        assert {name: value.shape for name, value in read_tensors(path).items()} == {
+        assert {name: value.shape for name, value in read_weights(path)[0].items()} == {
             name: value.shape for name, value in STATE.items()
         }
 
@@ -50,7 +50,7 @@ def test_a_file_that_holds_itself_is_read_to_an_end(tmp_path: Path) -> None:
     content: dict[str, object] = {"conv1.weight": torch.ones(1)}
     content["state_dict"] = content
     torch.save(content, tmp_path / "a.pth")
-    assert set(read_tensors(tmp_path / "a.pth")) == {"conv1.weight"}
+    assert set(read_weights(tmp_path / "a.pth")[0]) == {"conv1.weight"}
 
 
 class Malicious:
@@ -68,7 +68,7 @@ def test_nothing_in_a_file_is_run(tmp_path: Path) -> None:
     with (tmp_path / "evil.pth").open("wb") as stream:
         pickle.dump({"conv1.weight": Malicious(tmp_path / "ran")}, stream)
     with pytest.raises(UserError, match="cannot be read as plain tensors"):
-        read_tensors(tmp_path / "evil.pth")
+        read_weights(tmp_path / "evil.pth")
     assert not (tmp_path / "ran").exists()
 
 
@@ -81,7 +81,7 @@ def test_files_that_are_none_are_one_line(tmp_path: Path) -> None:
         ("empty.pth", "no tensors"),
     ):
         with pytest.raises(UserError, match=words):
-            read_tensors(tmp_path / name)
+            read_weights(tmp_path / name)
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "encoder.", "module.encoder_q.", "network.architecture.encoder."])
@@ -157,7 +157,7 @@ def test_a_file_is_downloaded_once(server: str, monkeypatch: pytest.MonkeyPatch)
     assert reachable(server)
     monkeypatch.setattr(pretrained, "reachable", reachable)
     path = url_file(f"{server}/model.pth")
-    assert set(read_tensors(path)) == set(STATE)
+    assert set(read_weights(path)[0]) == set(STATE)
     monkeypatch.setattr(pretrained, "reachable", lambda _: False)
     assert url_file(f"{server}/model.pth") == path
     with pytest.raises(UserError, match="put "):

@@ -16,7 +16,7 @@ from mapping_scenes import CLASSES, make_trained, noise, write_raster
 from rasterio.transform import from_origin
 from rasterio.warp import calculate_default_transform, reproject
 
-from src.mapping.trained_ground import training_caution
+from src.mapping.trained_ground import TrainedGround
 from src.models.checkpoint import save_network
 from src.preparation.prepare import prepare
 from src.preparation.settings import Preparation
@@ -46,7 +46,7 @@ def write_checkpoint(folder: Path, **config: object) -> Path:
 
 
 def seen(trained: Path, image: Path, checkpoint: Path | None = None) -> str | None:
-    return training_caution(checkpoint or trained / "network.ckpt", describe(image))
+    return TrainedGround.of(checkpoint or trained / "network.ckpt").caution(describe(image))
 
 
 def share(trained: Path, *parts: str) -> str:

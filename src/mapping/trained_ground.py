@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import shapely
 
-from src.datafolder import DATASET, _place, read_dataset, trained_images
+from src.datafolder import DATASET, place_in_name, read_dataset, trained_images
 from src.errors import UserError
 from src.grid import Window
 from src.ground import has_place
@@ -22,50 +23,47 @@ from src.spec import DatasetSpec, SceneSpec
 Points = npt.NDArray[np.float64]
 
 
-def training_caution(checkpoint: Path, scene: RasterInfo) -> str | None:
-    """Say that a network was trained on chips of a scene, and what its scores there are not.
+@dataclass(frozen=True)
+class TrainedGround:
+    """The ground that a network was trained on, as far as anybody knows: read once, asked for each scene.
 
-    Args:
-        checkpoint: The network's file, which names the data folder that it was trained on.
-        scene: What is scored.
-
-    Returns:
-        One sentence; None where it was not, or where nobody knows: there is no such data folder any more, or it has no
-        ``dataset.json``.
+    Attributes:
+        scenes: The scenes of its data folder, each with the windows of the chips that it was trained on.
     """
-    share = 0.0
-    with suppress(UserError, OSError):  # what is wrong with another command's files is not ours to say
-        folder, refit = trained_on(checkpoint)
-        if folder is not None and (folder / DATASET).is_file():
-            share = trained_share(scene, folder, refit=refit)
-    if not share:
-        return None
-    seen = f"{100 * share:.0f} %" if share >= 0.01 else "less than 1 %"
-    return (
-        f"the network was trained on chips of this scene, which show {seen} of its ground; scores of pixels that it "
-        "has seen are not scores of a map of a new scene"
-    )
 
+    scenes: tuple[tuple[SceneSpec, list[Window]], ...] = ()
 
-def trained_share(scene: RasterInfo, folder: Path, *, refit: bool = False) -> float:
-    """Return the share of a scene's extent that the training chips of a data folder cover; 0 below one pixel.
+    @classmethod
+    def of(cls, checkpoint: Path) -> TrainedGround:
+        """Read what a checkpoint's data folder says; nothing where it is gone or has no ``dataset.json``."""
+        with suppress(UserError, OSError):  # what is wrong with another command's files is not ours to say
+            folder, refit = trained_on(checkpoint)
+            if folder is not None and (folder / DATASET).is_file():
+                spec = read_dataset(folder / DATASET)
+                windows = _windows(spec, folder, refit=refit)
+                return cls(tuple((scene, windows.get(scene.name, [])) for scene in spec.scenes))
+        return cls()
 
-    Args:
-        scene: The scene.
-        folder: The data folder.
-        refit: Whether the validation chips were trained on too.
+    def caution(self, scene: RasterInfo) -> str | None:
+        """Say in one sentence that the network was trained on chips of a scene; None if not, or if nobody knows."""
+        share = self.share(scene)
+        if not share:
+            return None
+        seen = f"{100 * share:.0f} %" if share >= 0.01 else "less than 1 %"
+        return (
+            f"the network was trained on chips of this scene, which show {seen} of its ground; scores of pixels that "
+            "it has seen are not scores of a map of a new scene"
+        )
 
-    Raises:
-        UserError: The data folder cannot be read.
-    """
-    extent, spec = shapely.box(0, 0, scene.width, scene.height), read_dataset(folder / DATASET)
-    windows, seen = _windows(spec, folder, refit=refit), []
-    for source in spec.scenes:
-        corners = _on(scene, source, _corners(source, windows.get(source.name, [])))
-        outlines = shapely.polygons(corners[np.isfinite(corners).all((1, 2))])
-        seen += outlines[shapely.is_valid(outlines) & shapely.intersects(outlines, extent)].tolist()
-    covered = float(shapely.intersection(shapely.union_all(seen), extent).area)
-    return min(1.0, covered / extent.area) if covered >= 1 else 0.0
+    def share(self, scene: RasterInfo) -> float:
+        """Return the share of a scene's extent that the chips cover; 0 below one pixel."""
+        extent, seen = shapely.box(0, 0, scene.width, scene.height), []
+        for source, windows in self.scenes:
+            corners = _on(scene, source, _corners(source, windows))
+            outlines = shapely.polygons(corners[np.isfinite(corners).all((1, 2))])
+            seen += outlines[shapely.is_valid(outlines) & shapely.intersects(outlines, extent)].tolist()
+        covered = float(shapely.intersection(shapely.union_all(seen), extent).area)
+        return min(1.0, covered / extent.area) if covered >= 1 else 0.0
 
 
 def _windows(spec: DatasetSpec, folder: Path, *, refit: bool) -> dict[str, list[Window]]:
@@ -73,7 +71,7 @@ def _windows(spec: DatasetSpec, folder: Path, *, refit: bool) -> dict[str, list[
     names, (width, height) = {scene.name for scene in spec.scenes}, spec.chip_size
     found: dict[str, list[Window]] = {}
     for image in trained_images(folder, refit=refit):
-        name, x, y = _place(image.stem, names)
+        name, x, y = place_in_name(image.stem, names)
         found.setdefault(name, []).append(Window(y, x, height, width))
     return found
 

@@ -53,11 +53,6 @@ _PATIENCE = 3.0
 """Seconds that a server may take to be reached before there is taken to be no network."""
 
 
-def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
-    """Return the tensors of a weights file; see :func:`read_weights`."""
-    return read_weights(path)[0]
-
-
 def read_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], NetworkSpec | None]:
     """Read a weights file, safetensors or a pickle of plain tensors; nothing in it is run.
 

@@ -32,6 +32,7 @@ from src.report.examples import Extremes
 from src.report.page import Report
 from src.report.provenance import Run
 from src.report.wording import THIN, counted
+from src.run_folder import holds_training
 from src.score_files import MEANINGS, check_same_kind, format_scores, read_scores, write_score_files
 from src.scores import Evaluation
 from src.spec import DatasetSpec, NetworkSpec, software_versions
@@ -234,7 +235,7 @@ def check_own(output: Path) -> None:
     Raises:
         UserError: The folder is that of a training, or has a report without the scores of an evaluation.
     """
-    training = (output / "run.json").exists()
+    training = holds_training(output)
     if training or ((output / REPORT).exists() and "checkpoint" not in read_scores(output / "scores.json")):
         whose = "the folder of a training" if training else f"a folder with another command's {REPORT}"
         raise UserError(

@@ -39,7 +39,7 @@ from src.mapping.processes import check_processes
 from src.mapping.scene_map import MapOptions, Mapper, SceneMap, map_files, map_scene
 from src.mapping.scene_reader import open_scene
 from src.mapping.strips import Probabilities
-from src.mapping.trained_ground import training_caution
+from src.mapping.trained_ground import TrainedGround
 from src.models.precision import arrange_memory, choose_device, precision_name
 from src.preparation.scene_files import pair
 from src.progress import stage
@@ -47,11 +47,11 @@ from src.radiometry import unlike_training
 from src.raster.georeference import crs_label
 from src.raster.read import RasterInfo, describe
 from src.report.prediction import MappedScene, prediction_report
+from src.run_folder import DESCRIPTION, holds_training
 from src.score_files import (
     MEANINGS,
     check_same_kind,
     format_scores,
-    read_scores,
     score_prefix,
     write_score_files,
 )
@@ -75,8 +75,6 @@ FILES = {
     "_areas.csv": "What each class covers: pixels, percent, hectares",
 }
 """What the files beside a map are, by the end of their names."""
-DESCRIPTION = "run.json"
-"""What describes a training, in the folder of its run."""
 OF_A_TRAINING = (DESCRIPTION, "report.html")
 """Files of a training by whose names those of a map can be called."""
 LAYERS = {"": "Map", "_probabilities": "Probabilities", "_uncertainty": "Uncertainty", "_polygons": "Polygons"}
@@ -118,7 +116,8 @@ def map_all(settings: PredictConfig, run_folder: Path) -> tuple[Mapper, list[Map
     files.append(report_path(outputs, settings.output))
     check_overwriting(files, {"scene": images, "label": scored, "checkpoint": [str(mapper.checkpoint)]})
     check_no_training(files)
-    checked = [_check(mapper, image, label, settings) for image, label in zip(images, labels, strict=True)]
+    trained = TrainedGround.of(mapper.checkpoint) if scored else TrainedGround()
+    checked = [_check(mapper, image, label, settings, trained) for image, label in zip(images, labels, strict=True)]
     with _saying_where(outputs, settings.output):
         return mapper, [
             _map_one(mapper, image, output, found, label, settings)
@@ -249,7 +248,7 @@ def check_no_training(outputs: Iterable[Path]) -> None:
         UserError: One of the files would be.
     """
     for path in outputs:
-        if path.name in OF_A_TRAINING and {"command", "config"} <= read_scores(path.with_name(DESCRIPTION)).keys():
+        if path.name in OF_A_TRAINING and holds_training(path.parent):
             raise UserError(
                 f"output would write {path}, but {path.parent} is the folder of a training, whose {path.name} that is; "
                 "expected a place of its own. Give another output."
@@ -304,7 +303,7 @@ class Checked(NamedTuple):
         return "; ".join(words for words in (self.unlike, self.seen) if words) or None
 
 
-def _check(mapper: Mapper, image: str, label: str | None, settings: PredictConfig) -> Checked:
+def _check(mapper: Mapper, image: str, label: str | None, settings: PredictConfig, trained: TrainedGround) -> Checked:
     """Open a scene and what it is scored against before hours are spent on mapping others."""
     with open_scene(image, mapper.spec) as reader:
         info = reader.info
@@ -312,7 +311,7 @@ def _check(mapper: Mapper, image: str, label: str | None, settings: PredictConfi
     if label is not None:
         truth = ground_truth(label, info, mapper.spec.classes, label_options(settings))
         check_ground_truth(truth, label, info, mapper.spec.classes)
-        checked = Checked(truth, checked.unlike, training_caution(mapper.checkpoint, info))
+        checked = Checked(truth, checked.unlike, trained.caution(info))
     for words in filter(None, (checked.unlike, checked.seen)):
         log.warning("CAUTION: %s: %s", image, words)
     return checked
