@@ -466,9 +466,9 @@ def test_chips_that_a_split_raster_cuts_from_one_window_share_ground_but_no_labe
 
 
 def test_a_scene_whose_name_ends_in_a_part_s_is_a_scene_of_its_own() -> None:
-    assert datafolder._place("north_test_tile_3_4", {"north", "north_test"}) == ("north_test", 3, 4)
-    assert datafolder._place("north_test_tile_3_4", {"north"}) == ("north", 3, 4)
-    assert datafolder._place("north_test_tile_3_4") == ("north_test", 3, 4)
+    assert datafolder.place_in_name("north_test_tile_3_4", {"north", "north_test"}) == ("north_test", 3, 4)
+    assert datafolder.place_in_name("north_test_tile_3_4", {"north"}) == ("north", 3, 4)
+    assert datafolder.place_in_name("north_test_tile_3_4") == ("north_test", 3, 4)
 
 
 def test_scenes_give_windows_of_training_blocks_and_cover_validation_blocks_once(scene: Any) -> None:
