@@ -76,7 +76,7 @@ lint: install ## Style, with ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: install ## Types, with mypy strict
+types: install ## Types, with mypy strict; of tests what they call
 	$(BIN)/mypy
 
 format: install ## Let ruff mend what it can

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mapping_scenes import CLASSES, write_raster
 from rasterio import Affine
 from rasterio.warp import transform_bounds
 
 from src.mapping.areas import AreaCounter, format_areas
 from src.pixel_size import ground_pixel, row_areas
 from src.raster.read import describe
+from tests.mapping_scenes import CLASSES, write_raster
 
 
 def counted(path: Path, values: np.ndarray) -> AreaCounter:

@@ -176,9 +176,9 @@ def test_moving_samples_one_by_one_is_what_a_gather_does(size: tuple[int, int], 
         torch.randint(0, 5, (6, *size), generator=draw),
         torch.rand((6, *size), generator=draw) > 0.1,
     )
-    turned, *mirrored = (torch.rand((3, 6), generator=draw) < 0.5).unbind()
+    turned, mirror_rows, mirror_columns = (torch.rand((3, 6), generator=draw) < 0.5).unbind()
     nowhere = torch.zeros(6, dtype=torch.long)
-    places = _Places(turned & (size[0] == size[1]), *mirrored, nowhere, nowhere, size)
+    places = _Places(turned & (size[0] == size[1]), mirror_rows, mirror_columns, nowhere, nowhere, size)
     for one, other in zip(_moved(given, places), _gathered(given, places), strict=True):
         assert torch.equal(one, other)
         assert one.stride() == other.stride()

@@ -91,8 +91,8 @@ def test_results_go_between_the_marks_with_their_spread(tmp_path: Path) -> None:
 
 
 def test_levers_are_held_against_their_base_on_the_same_folds_with_the_same_seeds(tmp_path: Path) -> None:
-    narrow = {"narrow-context": {42: (7, 5)}, "narrow-dice": {42: (4, 4)}}
-    hits = narrow | {
+    narrow: dict[str, dict[int, tuple[int, ...]]] = {"narrow-context": {42: (7, 5)}, "narrow-dice": {42: (4, 4)}}
+    hits: dict[str, dict[int, tuple[int, ...]]] = narrow | {
         "ours": {42: (8, 6), 43: (7, 7)},
         "no-cutmix": {42: (9, 7), 43: (8, 8), 44: (5,)},
         "logistic": {42: (4, 4)},

@@ -8,7 +8,6 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import rasterio
-from mapping_scenes import CLASSES, UTM, Argmax, make_mapper, noise, read, write_raster
 from rasterio import Affine
 from rio_cogeo import cog_validate
 
@@ -16,6 +15,7 @@ from src.labels import ClassTable
 from src.mapping.scene_map import SceneMap, map_scene
 from src.mapping.styles import polygon_style, raster_style, share_style
 from src.raster.read import category_names, open_raster
+from tests.mapping_scenes import CLASSES, UTM, Argmax, make_mapper, noise, read, write_raster
 
 
 @pytest.fixture(scope="module")

@@ -116,7 +116,7 @@ def cut(folder: Path, values: np.ndarray, size: int, step: int) -> list[Sample]:
     """Cut a scene's labels into chips; what the network says of a pixel is another thing in each of them."""
     rng = np.random.default_rng(4)
     samples = []
-    for window in chip_windows(*values.shape, (size, size), (step, step)):
+    for window in chip_windows(values.shape[0], values.shape[1], (size, size), (step, step)):
         label = np.zeros((size, size), np.uint8)
         inside = values[window.row : window.row_stop, window.column : window.column_stop]
         label[: inside.shape[0], : inside.shape[1]] = inside

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mapping_scenes import CLASSES, Argmax, Shown, make_mapper, noise, read, write_raster
 
 from src.errors import UserError
 from src.mapping.cog import Layer, write_cog
@@ -19,6 +18,7 @@ from src.mapping.polygons import map_polygons, write_polygons
 from src.mapping.scene_map import map_scene
 from src.raster.read import describe
 from src.vector import sieve
+from tests.mapping_scenes import CLASSES, Argmax, Shown, make_mapper, noise, read, write_raster
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="files have no size limit to set there")
 

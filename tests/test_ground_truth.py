@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pyogrio.raw
 import shapely
-from mapping_scenes import CLASSES, UTM, write_raster
 
 from src.grid import Window
 from src.labels import UNCLASSIFIED
 from src.mapping.ground_truth import LabelOptions, ground_truth
 from src.raster.read import describe
+from tests.mapping_scenes import CLASSES, UTM, write_raster
 
 
 def squares(path: Path, texts: list[str]) -> None:

@@ -57,10 +57,10 @@ def test_files_that_are_paired_against_their_names_are_refused(
     tmp_path: Path, images: str, labels: str, given: str, better: str
 ) -> None:
     pairs = touched(tmp_path / "images", images), touched(tmp_path / "labels", labels)
-    found = [find_files(given, key) for given, key in zip(pairs, ("image", "label"), strict=True)]
+    found_images, found_labels = (find_files(given, key) for given, key in zip(pairs, ("image", "label"), strict=True))
     with pytest.raises(UserError, match=rf"label would give .* the file .*{given}\.tif, .* expected .*{better}\.tif,"):
-        check_names(*found, "label")
-    check_names(list(found[0]), found[1], "label")  # whoever lists them says which is which
+        check_names(found_images, found_labels, "label")
+    check_names(list(found_images), found_labels, "label")  # whoever lists them says which is which
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ import numpy.typing as npt
 import pytest
 import rasterio
 import torch
-from mapping_scenes import make_mapper, write_raster
 from torch import nn
 
 from src.bands import Normalization
@@ -23,6 +22,7 @@ from src.mapping.scene_map import map_scene
 from src.models import architectures, lanes
 from src.models.lanes import Copies, Lanes, computing_with
 from src.models.network import Network
+from tests.mapping_scenes import make_mapper, write_raster
 
 BANDS, CHIP = 3, (64, 64)
 

@@ -23,20 +23,6 @@ import rasterio.shutil
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from mapping_scenes import (
-    CLASSES,
-    Argmax,
-    Blur,
-    Compass,
-    Constant,
-    Halving,
-    Shown,
-    make_mapper,
-    make_trained,
-    noise,
-    read,
-    write_raster,
-)
 
 from src.bands import Band
 from src.errors import UserError
@@ -50,6 +36,20 @@ from src.mapping.scene_map import MapOptions, Mapper, map_scene
 from src.mapping.strip_store import StripStore
 from src.models.network import Network
 from src.raster.write import write_geotiff
+from tests.mapping_scenes import (
+    CLASSES,
+    Argmax,
+    Blur,
+    Compass,
+    Constant,
+    Halving,
+    Shown,
+    make_mapper,
+    make_trained,
+    noise,
+    read,
+    write_raster,
+)
 
 VALUES = np.array(CLASSES.values, np.uint8)
 SIZES = [(1, 1), (1, 50), (37, 1), (31, 31), (32, 32), (33, 33), (97, 53), (20, 200)]

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mapping_scenes import make_trained, noise, write_raster
 from rasterio import Affine
 from rasterio.transform import from_origin
 
@@ -26,6 +25,7 @@ from src.tasks import predict
 from src.tasks.schema import PredictConfig
 from src.training import NetworkChoice, make_network
 from tests import rasters
+from tests.mapping_scenes import make_trained, noise, write_raster
 
 
 def grid(folder: Path, side: float, crs: str | None = "EPSG:32633") -> RasterInfo:

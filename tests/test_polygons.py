@@ -14,12 +14,12 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from mapping_scenes import CLASSES, Argmax, make_mapper, noise, read, write_raster
 
 from src.grid import chip_windows
 from src.mapping.polygons import map_polygons
 from src.mapping.scene_map import map_scene
 from src.vector import Burner, outline, sieve
+from tests.mapping_scenes import CLASSES, Argmax, make_mapper, noise, read, write_raster
 
 
 def described(geometries: npt.NDArray[Any], values: npt.NDArray[np.uint8]) -> list[tuple[Any, ...]]:

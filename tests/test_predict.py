@@ -22,7 +22,6 @@ import rasterio
 import rasterio.shutil
 import shapely
 from hydra import compose, initialize_config_dir
-from mapping_scenes import CLASSES, make_trained, noise, read, write_raster
 from omegaconf import OmegaConf
 
 from src.errors import UserError
@@ -30,6 +29,7 @@ from src.mapping import scene_map
 from src.score_files import MEANINGS
 from src.tasks import predict, schema
 from src.tasks.schema import ClassRuleConfig, PredictConfig
+from tests.mapping_scenes import CLASSES, make_trained, noise, read, write_raster
 
 ROOT = Path(__file__).parents[1]
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from mapping_scenes import CLASSES, make_trained, noise, write_raster
 
 from src.bands import Band, BandStatistics, Normalization
 from src.grid import Window, spread_windows
@@ -24,6 +23,7 @@ from src.report.provenance import Run
 from src.spec import NetworkSpec
 from src.tasks import predict
 from src.tasks.schema import PredictConfig
+from tests.mapping_scenes import CLASSES, make_trained, noise, write_raster
 
 MEAN, STD = np.array([1816.0, 1466, 1185, 1140]), np.array([175.0, 218, 247, 352])
 """Sentinel-2's first bands over the Havel lakes."""

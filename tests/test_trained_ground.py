@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
-from mapping_scenes import CLASSES, make_trained, noise, write_raster
 from rasterio.transform import from_origin
 from rasterio.warp import calculate_default_transform, reproject
 
@@ -23,6 +22,7 @@ from src.preparation.settings import Preparation
 from src.raster.read import describe
 from src.tasks import predict
 from src.tasks.schema import PredictConfig
+from tests.mapping_scenes import CLASSES, make_trained, noise, write_raster
 
 SIDE, CHIP = 128, 32
 

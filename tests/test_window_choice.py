@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mapping_scenes import Argmax, Blur, MeanOfWindow, make_mapper, write_raster
 from torch import nn
 
 from src.errors import UserError
@@ -21,6 +20,7 @@ from src.mapping.scene_reader import open_scene
 from src.mapping.window_choice import Choice, WindowRequest, choose_plan
 from src.models import architectures
 from src.models.locality import LOCAL, far_influence
+from tests.mapping_scenes import Argmax, Blur, MeanOfWindow, make_mapper, write_raster
 
 
 def influence(architecture: str, encoder: str, chip: int = 32, **options: Any) -> float | None:
