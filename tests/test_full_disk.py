@@ -16,6 +16,7 @@ from src.errors import UserError
 from src.mapping.cog import Layer, write_cog
 from src.mapping.polygons import map_polygons, write_polygons
 from src.mapping.scene_map import map_scene
+from src.positioned import PositionedFile
 from src.raster.read import describe
 from src.vector import sieve
 from tests.mapping_scenes import CLASSES, Argmax, Shown, make_mapper, noise, read, write_raster
@@ -67,17 +68,17 @@ def test_sieving_is_whole_or_an_error(tmp_path: Path, grid: Path) -> None:
 def test_strips_that_were_written_are_kept_for_another_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_raster(tmp_path / "scene.tif", noise(200, 60))
     mapper = make_mapper(tmp_path, Argmax(), window=32)
-    real, written = os.pwrite, 0
+    real, written = PositionedFile.write_at, 0
 
-    def pwrite(descriptor: int, data: bytes, offset: int) -> int:
+    def write_at(file: PositionedFile, offset: int, content: bytes | memoryview) -> None:
         nonlocal written
-        written += len(data)
+        written += memoryview(content).nbytes
         if written > 4000:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return real(descriptor, data, offset)
+        real(file, offset, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "pwrite", pwrite)
+        patch.setattr(PositionedFile, "write_at", write_at)
         with pytest.raises(UserError, match=r"No space left on device.* goes on from the last whole strip"):
             map_scene(mapper, str(path), tmp_path / "out" / "map.tif")
     assert [p.name for p in (tmp_path / "out").iterdir()] == [".map.tif.partial"]

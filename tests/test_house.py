@@ -92,6 +92,46 @@ for command in {[Path(name).stem for name in ENTRY_POINTS]}:
     assert run.returncode == 0, run.stderr
 
 
+UNIX_ONLY = {
+    "os": {
+        *(
+            "chown",
+            "fork",
+            "getegid",
+            "geteuid",
+            "getgid",
+            "getloadavg",
+            "getpgid",
+            "getuid",
+            "killpg",
+            "mkfifo",
+            "nice",
+        ),
+        *("posix_fadvise", "posix_fallocate", "pread", "preadv", "pwrite", "pwritev", "sched_getaffinity"),
+        *("sched_setaffinity", "setsid", "statvfs", "sysconf", "uname"),
+        "open",  # translates line ends in what is written, unless told not to
+    },
+    "signal": {
+        *("SIGALRM", "SIGHUP", "SIGKILL", "SIGPIPE", "SIGSTOP", "SIGUSR1", "SIGUSR2", "alarm", "pthread_kill"),
+        *("pthread_sigmask", "setitimer", "sigwait"),
+    },
+}
+
+
+def test_what_only_unix_has_is_asked_for_first() -> None:
+    """Mapping used os.pwrite, and a map could not be made on Windows."""
+    asked = re.compile(r"(?:hasattr|getattr)\((\w+), \"\w+\"")  # a system that has one of them has all
+    found = []
+    for path in (path for path in CODE if path.is_relative_to(ROOT / "src")):
+        text = path.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                library, name = node.value.id, node.attr
+                if name in UNIX_ONLY.get(library, ()) and library not in asked.findall(text):
+                    found.append(f"{path.relative_to(ROOT)}:{node.lineno} {library}.{name}")
+    assert not found
+
+
 def test_nothing_is_named_utils() -> None:
     vague = re.compile(r"utils?|helpers?|common|misc")
     names = {path: path.relative_to(ROOT).with_suffix("").parts for path in CODE}

@@ -25,7 +25,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from src.errors import UserError
-from src.mapping import scene_map
+from src.mapping import outputs, scene_map
 from src.score_files import MEANINGS
 from src.tasks import predict, schema
 from src.tasks.schema import ClassRuleConfig, PredictConfig
@@ -85,7 +85,7 @@ def test_killed_and_started_again_the_command_ends_with_the_same_bytes(tmp_path:
     broken = tmp_path / "broken" / "map.tif"
     process = start(tmp_path, checkpoint, *arguments, f"output={broken}")
     strips = broken.parent / ".map.tif.partial" / "strips"
-    while process.poll() is None and not (strips.is_file() and strips.read_text().count("\n") >= 3):
+    while process.poll() is None and not (strips.is_file() and strips.read_text().count("whole") >= 3):
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     said = process.communicate()
@@ -355,8 +355,8 @@ def test_a_run_that_is_broken_off_says_where_it_can_be_gone_on_with(
 
 def test_scenes_of_one_name_do_not_overwrite_each_other(tmp_path: Path) -> None:
     images = ["north/s.tif", "south/s.tif", "t.tif"]
-    outputs = predict.choose_outputs(images, None, tmp_path)
-    assert [path.name for path in outputs] == ["s_map.tif", "s_map_2.tif", "t_map.tif"]
+    maps = outputs.choose_outputs(images, None, tmp_path)
+    assert [path.name for path in maps] == ["s_map.tif", "s_map_2.tif", "t_map.tif"]
 
 
 def test_a_raster_without_crs_works_and_says_so(
@@ -473,8 +473,8 @@ def test_what_will_be_written_is_known_before(tmp_path: Path, checkpoint: Path) 
     keys: dict[str, Any] = {"probabilities": True, "vector": True, "label": label}
     (found,) = run(tmp_path, checkpoint=str(checkpoint), image=scene(tmp_path), **keys)
     options = predict.map_options(PredictConfig(checkpoint=str(checkpoint), image="", **keys))
-    assert {path for path, _ in found.files} <= set(predict.written(found.output, options, scored=True))
-    assert set(scene_map.map_files(found.output, options)) <= {path for path, _ in found.files}
+    assert {path for path, _ in found.files} <= set(outputs.written(found.output, options, scored=True))
+    assert set(outputs.map_files(found.output, options)) <= {path for path, _ in found.files}
 
 
 def test_an_output_that_cannot_be_is_one_line(tmp_path: Path, checkpoint: Path) -> None:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from src.errors import UserError
 from src.grid import Window
+from src.positioned import PositionedFile
 
 MEMORY_BYTES = 64_000_000
 """Rows that are kept in memory; more of them go into a file, which costs little where the system caches it."""
@@ -70,7 +71,8 @@ class KeptRows:
         self._memory: dict[int, Patch] = {}
         self._numbers: set[int] = set()
         in_memory = blocks * rows * width * (bands * dtype.itemsize + 2) <= MEMORY_BYTES
-        self._file = None if in_memory else tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115  kept
+        file = None if in_memory else tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115  kept
+        self._file = None if file is None else PositionedFile(file)
 
     def __contains__(self, number: int) -> bool:
         """Tell whether a block is kept."""
@@ -93,7 +95,7 @@ class KeptRows:
             part = block.part(slice(None), slice(column, column + TILE))
             content = b"".join(array.tobytes() for array in part)
             try:
-                os.pwrite(self._file.fileno(), content, self._offset(number, tile))
+                self._file.write_at(self._offset(number, tile), content)
             except OSError as error:
                 raise UserError(
                     f"{self._folder} cannot be written ({os.strerror(error.errno or 0)}); expected room for the rows "
@@ -130,7 +132,7 @@ class KeptRows:
         width = min(TILE, self._width - tile * TILE)
         pixels = self.rows * width
         size = pixels * (self._bands * self._dtype.itemsize + 2)
-        content = os.pread(self._file.fileno(), size, self._offset(number, tile))
+        content = self._file.read_at(self._offset(number, tile), size)
         image = np.frombuffer(content, self._dtype, pixels * self._bands)
         valid, fed = np.frombuffer(content, bool, 2 * pixels, image.nbytes).reshape(2, self.rows, width)
         return Patch(image.reshape(self._bands, self.rows, width), valid, fed)

@@ -19,9 +19,12 @@ import numpy.typing as npt
 from src.atomic import write_text
 from src.errors import UserError
 from src.mapping.cog import Layer
+from src.positioned import PositionedFile
 
 _PLAN = "plan.json"
 _DONE = "strips"
+_WHOLE = "whole"
+"""What ends a strip's line there: one that a failing machine has cut off, 1 of 12, would name another strip."""
 
 
 class StripStore:
@@ -33,9 +36,10 @@ class StripStore:
         self._layers = {layer.name: layer for layer in layers}
         self._files = {}
         for layer in layers:
-            descriptor = os.open(self.raw(layer.name), os.O_RDWR | os.O_CREAT, 0o644)
-            os.truncate(descriptor, height * width * layer.pixel_bytes)
-            self._files[layer.name] = descriptor
+            path = self.raw(layer.name)
+            path.touch()
+            file = self._files[layer.name] = PositionedFile(path.open("r+b", buffering=0))
+            file.resize(height * width * layer.pixel_bytes)
 
     def raw(self, layer: str) -> Path:
         """Path of a layer's numbers, rows × columns × bands."""
@@ -51,15 +55,11 @@ class StripStore:
         block = np.ascontiguousarray(block)
         lines = [block] if block.shape[1] == self.width else block
         for number, line in enumerate(lines):
-            self._write_at(
-                self._files[layer], memoryview(line).cast("B"), ((row + number) * self.width + column) * size
-            )
+            self._write_at(layer, ((row + number) * self.width + column) * size, memoryview(line))
 
-    def _write_at(self, descriptor: int, data: memoryview, offset: int) -> None:
+    def _write_at(self, layer: str, offset: int, content: memoryview) -> None:
         try:
-            while data:
-                written = os.pwrite(descriptor, data, offset)
-                data, offset = data[written:], offset + written
+            self._files[layer].write_at(offset, content)
         except OSError as error:
             raise UserError(
                 f"{self.folder} cannot be written ({os.strerror(error.errno or 0)}); expected room for the map. Free "
@@ -68,17 +68,12 @@ class StripStore:
 
     def finish(self, strip: int) -> None:
         """Note that a strip is whole, once its numbers are on the disk."""
-        for descriptor in self._files.values():
-            os.fsync(descriptor)
-        line = os.open(self.folder / _DONE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            self._write_at_end(line, f"{strip}\n".encode())
-        finally:
-            os.close(line)
-
-    def _write_at_end(self, descriptor: int, data: bytes) -> None:
-        os.write(descriptor, data)  # a few bytes in one call: processes that append do not mix
-        os.fsync(descriptor)
+        for file in self._files.values():
+            file.to_disk()
+        with (self.folder / _DONE).open("ab", buffering=0) as done:
+            # A few bytes in one call: processes that append do not mix. A line of its own, whatever was cut off before.
+            done.write(f"\n{strip} {_WHOLE}\n".encode())
+            os.fsync(done.fileno())
 
     def __enter__(self) -> StripStore:
         """Give itself; leaving closes the files."""
@@ -89,16 +84,16 @@ class StripStore:
 
     def close(self) -> None:
         """Close the files; they stay."""
-        for descriptor in self._files.values():
-            os.close(descriptor)
+        for file in self._files.values():
+            file.close()
         self._files = {}
 
 
 def finished_strips(folder: Path) -> set[int]:
     """Return the strips that are whole in a store's folder."""
     path = folder / _DONE
-    lines = path.read_text(encoding="ascii").splitlines(keepends=True) if path.is_file() else []
-    return {int(line) for line in lines if line.endswith("\n") and line.strip().isdigit()}
+    lines = path.read_text(encoding="ascii", errors="replace").splitlines() if path.is_file() else []
+    return {int(words[0]) for words in map(str.split, lines) if words[1:] == [_WHOLE] and words[0].isdecimal()}
 
 
 def read_plan(folder: Path, fingerprint: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -124,7 +119,8 @@ def differing(folder: Path, fingerprint: Mapping[str, Any]) -> list[str]:
 def strips_bytes(folder: Path) -> int:
     """Return how much room on the disk a store takes that another run has left, 0 without one."""
     try:
-        return sum(file.stat().st_blocks * 512 for file in folder.iterdir() if file.is_file())
+        files = [file.stat() for file in folder.iterdir() if file.is_file()]
+        return sum(file.st_blocks * 512 if hasattr(file, "st_blocks") else file.st_size for file in files)
     except OSError:
         return 0
 
