@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
-from src.tasks import entry
+from src.tasks import entry, schema, wording
 
 ROOT = Path(__file__).parents[1]
 
@@ -55,6 +56,16 @@ def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         ),
         (["export.py", "-m", "checkpoint=a,b", "output=m.onnx"], ["output makes 2 runs write m.onnx"]),
         (["prepare.py", "chip.sise=3"], ["chip.sise is not a key", "size"]),
+        (["prepare.py", "chip_size=64"], ["chip_size is not a key", "did you mean chip.size?"]),
+        (["train.py", "epochs=64"], ["epochs is not a key", "did you mean trainer.max_epochs?"]),
+        (["train.py", "model.encoder=resnet18"], ["model.encoder is not a key", "did you mean encoder?"]),
+        (["prepare.py", "chip=64"], ["chip=64 does not fit", "keys of its own (chip.size, chip.step,"]),
+        (["prepare.py", "split=[8,1,1]"], ["split=[8,1,1] does not fit", "split.train, split.validation, split.test,"]),
+        (["predict.py", "output.polygons=true"], ["output.polygons is not a key of predict.py", "Give output=…"]),
+        (["predict.py", "class_map=3"], ["class_map=3 does not fit; expected a list"]),
+        (["train.py", "init_from={}"], ["init_from={} does not fit; expected a text"]),
+        (["train.py", "trainer=3"], ["A group is given as a number", "train.py --help"]),
+        (["train.py", "augmentation=[flip]"], ["augmentation has no choice flip", "configs/augmentation"]),
     ],
 )
 def test_a_mistake_on_the_command_line_is_one_line_and_leaves_nothing(
@@ -67,6 +78,20 @@ def test_a_mistake_on_the_command_line_is_one_line_and_leaves_nothing(
     for word in words:
         assert word in lines[0]
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_keys_of_other_programs_lead_to_keys_that_there_are() -> None:
+    def has(config: DictConfig, key: str) -> bool:
+        group, _, name = key.rpartition(".")
+        within = OmegaConf.select(config, group) if group else config
+        return isinstance(within, DictConfig) and name in within.keys()  # noqa: SIM118  needed ones count too
+
+    schema.register()
+    with initialize_config_dir(str(ROOT / "configs")):
+        everything = [compose(task) for task in ("prepare", "train", "eval", "predict")]
+    for given, ours in wording.ELSEWHERE.items():
+        assert any(has(config, ours) for config in everything), ours
+        assert not any(has(config, given) for config in everything), given
 
 
 @pytest.mark.parametrize("task", ["prepare", "train", "eval", "predict", "export"])

@@ -6,13 +6,14 @@ import difflib
 import errno
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from typing import TypeGuard
 
 from hydra.errors import HydraException
 
 from src.errors import UserError
 from src.foreign_text import shown
+from src.tasks import schema
 from src.tasks.schema import SCHEMAS
 
 Match = re.Match[str]
@@ -52,8 +53,32 @@ _KINDS = {
     "Boolean": "true or false",
     "valid bool": "true or false",
     "not Optional": "a value",
+    "ListConfig": "a list",
 }
 """OmegaConf's words for types, and ours."""
+
+ELSEWHERE = {
+    "architecture": "model",
+    "chip_size": "chip.size",
+    "ckpt": "checkpoint",
+    "encoder_name": "encoder",
+    "encoder_weights": "weights",
+    "epochs": "trainer.max_epochs",
+    "gpus": "devices",
+    "learning_rate": "lr",
+    "max_epochs": "trainer.max_epochs",
+    "model.encoder": "encoder",
+    "model.encoder_name": "encoder",
+    "model.encoder_weights": "weights",
+    "num_workers": "datamodule.workers",
+    "patch_size": "chip.size",
+    "patience": "callbacks.early_stopping.patience",
+    "stride": "chip.step",
+    "tile_size": "chip.size",
+    "trainer.gpus": "devices",
+    "workers": "datamodule.workers",
+}
+"""What keys are called in other programs, or where they lie there, and their names here."""
 
 
 def explain(task: str, error: Exception) -> str:
@@ -113,8 +138,10 @@ def _no_key(task: str, found: Match) -> str:
         near = re.search(r"Did you mean: '(.*?)'\?", found.string)
         hint = f"did you mean {near[1]}?" if near else f"python {task}.py --help lists the keys."
         return f"{found[1]} has an entry with the key {inner[1]}, which there is not; {hint}"
+    keys = [entry.name for entry in fields(SCHEMAS[task])]
+    known = ELSEWHERE.get(found[1], "")
     near = re.search(r"Did you mean: (.*?)\?", found.string)
-    guess = near[1] if near else _nearest(found[1], (entry.name for entry in fields(SCHEMAS[task])))
+    guess = known if known.partition(".")[0] in keys else near[1] if near else _nearest(found[1], keys)
     hint = f"did you mean {guess}?" if guess else f"python {task}.py --help lists the keys."
     return f"{found[1]} is not a key of {task}.py, nor of the choices made; {hint}"
 
@@ -127,6 +154,20 @@ def _nearest(name: str, names: Iterable[str]) -> str | None:
 def _wrong_kind(_: str, found: Match) -> str:
     kind = _KINDS.get(found[3], found[3])
     return f"{found[1]}={found[2]} does not fit; expected {kind}. Give {found[1]} such a value."
+
+
+def _no_text(task: str, found: Match) -> str:
+    key = found[3]
+    if key != found[1]:  # OmegaConf looks for a key below one that holds a text
+        return f"{found[1]} is not a key of {task}.py: {key} is one, and takes a text. Give {key}=…"
+    return f"{key}={found[2]} does not fit; expected a text. Give {key} such a value."
+
+
+def _keys_of_its_own(_: str, found: Match) -> str:
+    kind = getattr(schema, found[3], None)
+    names = [f"{found[1]}.{entry.name}" for entry in fields(kind)] if is_dataclass(kind) else []
+    has = f" ({', '.join(names)})" if names else ""
+    return f"{found[1]}={found[2]} does not fit; {found[1]} has keys of its own{has}. Give the one that is meant."
 
 
 def _no_choice(_: str, found: Match) -> str:
@@ -145,11 +186,18 @@ def _unclear(_: str, found: Match) -> str:
     return f"{found[1]} cannot be understood; expected key=value. Put the value in quotes: \"{key}='{value}'\"."
 
 
-def _null_choice(task: str, _: Match) -> str:
+def _null_choice(task: str, found: Match) -> str:
+    given = {"NoneType": "null", "int": "a number", "float": "a number", "bool": "true or false"}.get(
+        found[1], found[1]
+    )
     return (
-        f"A group is given as null; expected the name of one of its choices, which python {task}.py --help lists (null "
+        f"A group is given as {given}; expected the name of one of its choices, which python {task}.py --help lists (null "
         "may be a key of a group, as in logger.tensorboard=null). Choose one, or leave the group out."
     )
+
+
+def _no_listed_config(_: str, found: Match) -> str:
+    return f"{found[1]} has no choice {found[2]}; expected one of the files in configs/{found[1]}. Give {found[1]}=…"
 
 
 _WORDINGS: tuple[tuple[str, Callable[[str, Match], str]], ...] = (
@@ -158,6 +206,11 @@ _WORDINGS: tuple[tuple[str, Callable[[str, Match], str]], ...] = (
     (r"Error merging override (\S+?)=(\S*).*?expected one of \[(.*?)\]", _no_choice),
     (r"Error merging override (\S+?)=(\S*).*?(valid bool|not Optional)", _wrong_kind),
     (r"Error when parsing index: \d+, string: (.*?) out of \[", _unclear),
-    (r"^Config group override must be a string", _null_choice),
+    (r"Error merging override (\S+?)=(\S*).*?is not a (ListConfig)", _wrong_kind),
+    (r"Error merging override (\S+?)=(\S*).*?is not a subclass of (\w+)", _keys_of_its_own),
+    (r"Error merging override (\S+?)=(\S*).*?incompatible container types.*?object_type=(\w+)", _keys_of_its_own),
+    (r"Error merging override (\S+?)=(\S*).*?Cannot convert '\w+' to string.*?full_key: (\S+)", _no_text),
+    (r"^Config group override must be a string.*?Got (\w+)", _null_choice),
     (r"Could not find '([^']+)/([^'/]+)'.*?Available options in '[^']+':(.*)", _no_config),
+    (r"Could not load '([^']+)/([^'/]+)'", _no_listed_config),
 )
