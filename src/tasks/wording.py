@@ -187,12 +187,10 @@ def _unclear(_: str, found: Match) -> str:
 
 
 def _null_choice(task: str, found: Match) -> str:
-    given = {"NoneType": "null", "int": "a number", "float": "a number", "bool": "true or false"}.get(
-        found[1], found[1]
-    )
+    given = {"NoneType": "null", "bool": "true or false"}.get(found[1], "a number")
     return (
-        f"A group is given as {given}; expected the name of one of its choices, which python {task}.py --help lists (null "
-        "may be a key of a group, as in logger.tensorboard=null). Choose one, or leave the group out."
+        f"A group is given as {given}; expected the name of one of its choices, which python {task}.py --help lists "
+        "(null may be a key of a group, as in logger.tensorboard=null). Choose one, or leave the group out."
     )
 
 
