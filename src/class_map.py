@@ -160,15 +160,20 @@ class ClassMap:
 
 
 def class_values(
-    raw: npt.NDArray[Any], nodata: float | None, class_map: ClassMap | None, origin: str
+    raw: npt.NDArray[Any],
+    nodata: float | None,
+    class_map: ClassMap | None,
+    origin: str,
+    instead: str = "or declare it as the file's nodata value",
 ) -> npt.NDArray[np.uint8]:
-    """Turn a label raster's numbers into class values.
+    """Turn the numbers of labels into class values.
 
     Args:
         raw: Any shape and dtype.
-        nodata: The raster's nodata value; what has it, and NaN, becomes 0, whatever the class map says of it and of 0.
+        nodata: A raster's nodata value; what has it, and NaN, becomes 0, whatever the class map says of it and of 0.
         class_map: What to merge; None to keep the values.
-        origin: What to call the raster in an error.
+        origin: What to call the labels in an error.
+        instead: What to do about a number that is no class value, in place of renumbering it.
 
     Raises:
         UserError: A value is fractional, or negative or over 255 and not named in the class map.
@@ -186,7 +191,7 @@ def class_values(
     if (wrong := values[(values < 0) | (values > 255)]).size:
         raise UserError(
             f"{origin} has the value {wrong[0]:g}; labels are whole numbers of 0–255 (0 = unclassified). Renumber it "
-            "with class_map, or declare it as the file's nodata value."
+            f"with class_map, {instead}."
         )
     return values.astype(np.uint8)
 
@@ -219,6 +224,13 @@ def rare_values(counts: npt.NDArray[np.int64], min_share: float) -> tuple[int, .
     """
     labelled = counts[1:].sum()
     return tuple(int(v) for v in np.flatnonzero(counts) if v != UNCLASSIFIED and 100 * counts[v] < min_share * labelled)
+
+
+def with_zero(values: Sequence[int]) -> str:
+    """Write the class map that keeps class values as they are and makes a class of 0 too."""
+    entries = [f"{{value: {value}, merge: [{value}]}}" for value in values if value != UNCLASSIFIED]
+    shown = entries if len(entries) <= 5 else [*entries[:2], "…"]
+    return f"[{', '.join([*shown, f'{{value: {free_value(values, 255)}, merge: [0]}}'])}]"
 
 
 def free_value(taken: Iterable[int], fallback: int) -> int:

@@ -7,9 +7,8 @@ from every chip. The first chip alone says neither which classes there are nor w
 from __future__ import annotations
 
 import json
-import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +20,7 @@ import numpy.typing as npt
 
 from src.ahead import ahead
 from src.bands import Normalization, measured
+from src.chip_names import named_places, place_in_name
 from src.errors import UserError
 from src.grid import Window
 from src.labels import ClassTable
@@ -53,7 +53,6 @@ _DRAWN = (
 )
 _LOOKERS = 4
 """Threads that look where chips lie: they wait for the disk."""
-_CHIP_NAME = re.compile(r"(?P<scene>.+)_tile_(?P<x>\d+)_(?P<y>\d+)")
 
 
 @dataclass(frozen=True)
@@ -235,7 +234,9 @@ def chip_places(samples: Sequence[Sample], spec: DatasetSpec | None = None) -> l
     Raises:
         UserError: A chip cannot be read.
     """
-    named = _named_places(samples, spec)
+    scenes = {scene.name for scene in spec.scenes} if spec else set()
+    # Where nothing describes the chips their size is not known: a single pixel of each, then.
+    named = named_places([sample.image for sample in samples], scenes, spec.chip_size if spec else (1, 1))
     by_name = Ownership(named)
     if spec is not None and spec.config:  # prepare.py named them
         return [place if by_name.overlapping(chip) else None for chip, place in enumerate(named)]
@@ -251,31 +252,6 @@ def chip_places(samples: Sequence[Sample], spec: DatasetSpec | None = None) -> l
                 row, column = window.row - origin.row, window.column - origin.column
                 number = numbers.setdefault((scene, offset[0] - row, offset[1] - column), len(numbers))
                 places[chip] = number, Window(window.row, window.column, info.height, info.width)
-    return places
-
-
-def _named_places(samples: Sequence[Sample], spec: DatasetSpec | None) -> list[tuple[int, Window] | None]:
-    """Tell by their names where chips lie; where nothing describes them they have a single pixel.
-
-    A list that mixes parts of a split raster has several chips of one window, each with labels of its own: these are
-    chips of several scenes.
-    """
-    scenes = {scene.name for scene in spec.scenes} if spec else set()
-    width, height = spec.chip_size if spec else (1, 1)
-    parts: dict[tuple[Path, str], set[str]] = defaultdict(set)
-    chips = [
-        (sample.image.parent, place_in_name(sample.image.stem, scenes), place_in_name(sample.image.stem))
-        for sample in samples
-    ]
-    for folder, (scene, *_), (whole, *_) in chips:
-        if whole != scene:
-            parts[folder, scene].add(whole)
-    numbers: dict[tuple[Path, str], int] = {}
-    places: list[tuple[int, Window] | None] = []
-    for sample, (folder, (scene, x, y), (whole, *_)) in zip(samples, chips, strict=True):
-        name = whole if len(parts[folder, scene]) > 1 else scene
-        number = numbers.setdefault((folder, name), len(numbers))
-        places.append((number, Window(y, x, height, width)) if _CHIP_NAME.fullmatch(sample.image.stem) else None)
     return places
 
 
@@ -405,20 +381,6 @@ def _scenes(chips: Sequence[RasterInfo]) -> tuple[SceneSpec, ...]:
         width, height = max(x + chip.width, seen.width if seen else 0), max(y + chip.height, seen.height if seen else 0)
         scenes[name] = SceneSpec(name, name, width, height, chip.crs, origin)
     return tuple(scenes.values())
-
-
-def place_in_name(chip: str, scenes: Collection[str] = ()) -> tuple[str, int, int]:
-    """Return scene, x and y of a chip by its name; a chip of another name is a scene of its own.
-
-    The name of a chip whose window is a chip of other parts too ends in its part, which is no part of the scene's name
-    where only the rest is one of ``scenes``.
-    """
-    match = _CHIP_NAME.fullmatch(chip)
-    if not match:
-        return chip, 0, 0
-    scene, _, part = match["scene"].rpartition("_")
-    named = part in PARTS and scene in scenes and match["scene"] not in scenes
-    return scene if named else match["scene"], int(match["x"]), int(match["y"])
 
 
 def _step(chips: Sequence[RasterInfo]) -> tuple[int, int]:

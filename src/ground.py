@@ -11,9 +11,8 @@ import numpy.typing as npt
 import shapely
 
 from src.grid import Window
-from src.raster.georeference import NoWayError, apply_transform, same_crs, transform_points
+from src.raster.georeference import NoWayError, apply_transform, has_place, same_crs, transform_points
 from src.raster.read import RasterInfo
-from src.spec import SceneSpec
 
 Ints = npt.NDArray[np.int64]
 
@@ -110,8 +109,8 @@ def across_scenes(chips: Sequence[tuple[int, Window]], scenes: Sequence[RasterIn
     """Find chips of different scenes that share ground or lie nearer to each other than a buffer.
 
     Scenes without a CRS that have coordinates are taken to have them in one system, and are compared with each other
-    only. Scenes without either are taken to lie apart from all others, and so are two between whose CRSs there is no
-    way.
+    only. Scenes without a place (:func:`~src.raster.georeference.has_place`) are taken to lie apart from all others,
+    and so are two between whose CRSs there is no way.
 
     Args:
         chips: Scene index and window of each chip.
@@ -141,16 +140,10 @@ def no_place_caution(scenes: Sequence[RasterInfo]) -> str | None:
         return None
     more = f" (and {len(lost) - 2} more)" if len(lost) > 2 else ""
     return (
-        f"{lost[0]} and {lost[1]}{more} have neither a CRS nor coordinates, so ground that they share cannot be seen: "
-        "trained on in one and scored in the other, it makes scores too good. Declare where they lie (gdal_edit.py "
-        "-a_srs -a_ullr) unless they are different places"
+        f"{lost[0]} and {lost[1]}{more} do not say where they lie, so ground that they share cannot be seen: trained "
+        "on in one and scored in the other, it makes scores too good. Declare their place (gdal_edit.py -a_srs "
+        "-a_ullr) unless they are different places"
     )
-
-
-def has_place(scene: RasterInfo | SceneSpec) -> bool:
-    """Tell whether a scene says where it lies: programs give those that do not a corner at 0, 0, and no CRS."""
-    _, _, left, _, down, top = scene.transform
-    return scene.crs is not None or left != 0 or (top != 0 and top + down * scene.height != 0)
 
 
 def _meeting(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -12,11 +14,11 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from src.class_map import ClassMap, class_values, code
+from src.class_map import ClassMap, class_values, code, with_zero
 from src.errors import UserError
 from src.grid import Window
 from src.labels import UNCLASSIFIED
-from src.raster.georeference import NoWayError, bounds_in, crs_label, offset_on, warped
+from src.raster.georeference import NoWayError, bounds_in, crs_label, has_place, offset_on, warped
 from src.raster.read import (
     RasterInfo,
     category_names,
@@ -34,6 +36,20 @@ log = logging.getLogger(__name__)
 Values = npt.NDArray[np.uint8]
 Bounds = tuple[float, float, float, float]
 
+_NO_CLASS = {
+    *("background", "fill", "ignore", "ignored", "masked", "missing", "na", "nan", "nil", "noclass", "nodata"),
+    *("nolabel", "none", "notclassified", "null", "outside", "unclassed", "unclassified", "undefined", "unknown"),
+    *("unlabeled", "unlabelled", "unspecified", "void"),
+}
+"""What files call a 0 that is no class, without case and all that is no letter."""
+_MANY = 0.01
+"""Share of 0 above which it may well be a class, where a file declares another value as nodata."""
+_COUNTING = threading.Lock()
+
+
+class NoLabelError(UserError):
+    """Labels have no class on a scene."""
+
 
 class LabelReader(Protocol):
     """Reads windows of a scene's labels; for one thread."""
@@ -48,6 +64,10 @@ class LabelSource(Protocol):
     @property
     def note(self) -> str | None:
         """What is done to bring the labels onto the image's grid, in one line; None for nothing."""
+
+    @property
+    def doubt(self) -> str | None:
+        """Why 0 looks like a class in what was read of the labels so far, in one clause; None where it does not."""
 
     def open(self) -> Any:
         """Open for one thread: a context manager that yields a :class:`LabelReader`."""
@@ -89,11 +109,35 @@ class RasterLabels:
         info: The label raster.
         image: The image.
         class_map: What to merge.
+        zero: What the raster calls 0; None for nothing.
+        counted: Pixels that were read, ``zero`` and of a ``class``, where 0 may be a class too.
     """
 
     info: RasterInfo
     image: RasterInfo
     class_map: ClassMap | None
+    zero: str | None = None
+    counted: Counter[str] = field(default_factory=Counter, compare=False, repr=False)
+
+    @property
+    def doubt(self) -> str | None:
+        """Say by what name, or beside which nodata value, the raster has a 0 that looks like a class."""
+        zeros = self.counted["zero"]
+        if zeros and self._names_zero:
+            return f"{self.info.path} calls 0 {self.zero!r}"
+        if zeros > _MANY * self.counted.total():
+            return f"{self.info.path} declares {self.info.nodata[0]:g} as nodata and has pixels of 0 beside it"
+        return None
+
+    @property
+    def _names_zero(self) -> bool:
+        letters = "".join(filter(str.isalpha, self.zero or "")).casefold()
+        return bool(letters) and letters not in _NO_CLASS
+
+    @property
+    def _may_have_zero(self) -> bool:
+        """Tell whether the raster says that 0 is a class, or that something else is none; a class map settles it."""
+        return self.class_map is None and (self._names_zero or self.info.nodata[0] not in (None, UNCLASSIFIED))
 
     @property
     def note(self) -> str | None:
@@ -102,7 +146,7 @@ class RasterLabels:
         if offset is None:
             grid = f"{crs_label(self.info.crs)}, pixels of {abs(self.info.transform[0]):g}"
             return f"{self.info.path} ({grid}) is warped onto the grid of {self.image.path} by nearest neighbour."
-        if _georeferenced(self.image) and not _georeferenced(self.info):
+        if has_place(self.image) and not has_place(self.info):
             return f"{self.info.path} has no georeference; its pixels are taken to be those of {self.image.path}."
         same_extent = (self.info.width, self.info.height) == (self.image.width, self.image.height)
         if offset != (0, 0) or not same_extent:
@@ -112,20 +156,22 @@ class RasterLabels:
     @property
     def _offset(self) -> tuple[int, int] | None:
         """Row and column of the image's upper left pixel in the label raster; None if it has to be warped."""
-        if _georeferenced(self.image) and not _georeferenced(self.info):
+        if not has_place(self.info):  # then it has the image's size
             return (0, 0)
         return offset_on(self.info, self.image)
 
     @contextmanager
     def open(self) -> Iterator[LabelReader]:
         """Open the label raster for one thread."""
-        offset = self._offset
+        offset, counted = self._offset, Counter[str]() if self._may_have_zero else None
         with open_raster(self.info.path) as dataset:
             if offset is not None:
-                yield _RasterReader(dataset, offset, self.info, self.class_map)
+                yield _RasterReader(dataset, offset, self.info, self.class_map, counted)
             else:
                 with warped(dataset, self.image) as laid_over:
-                    yield _RasterReader(laid_over, (0, 0), self.info, self.class_map)
+                    yield _RasterReader(laid_over, (0, 0), self.info, self.class_map, counted)
+        with _COUNTING:
+            self.counted.update(counted or {})
 
 
 @dataclass(frozen=True)
@@ -134,6 +180,7 @@ class _RasterReader:
     offset: tuple[int, int]
     info: RasterInfo
     class_map: ClassMap | None
+    counted: Counter[str] | None
 
     def read(self, window: Window) -> Values:
         moved = window._replace(row=window.row + self.offset[0], column=window.column + self.offset[1])
@@ -141,7 +188,11 @@ class _RasterReader:
             raw = read_window(self.dataset, moved, fill=0, bands=[0])
             valid = read_valid(self.dataset, moved, raw, None)
         values = class_values(raw[0], self.info.nodata[0], self.class_map, self.info.path)
-        return np.where(valid, values, np.uint8(UNCLASSIFIED))  # a class map may name the 0 that fills the outside
+        values = np.where(valid, values, np.uint8(UNCLASSIFIED))  # a class map may name the 0 that fills the outside
+        if self.counted is not None:
+            zeros = np.count_nonzero(valid & (raw[0] == UNCLASSIFIED))
+            self.counted.update({"zero": int(zeros), "class": int(np.count_nonzero(values))})
+        return values
 
 
 @dataclass(frozen=True)
@@ -150,11 +201,42 @@ class VectorLabels:
 
     burner: Burner
     note: str | None = None
+    doubt: str | None = None
 
     @contextmanager
     def open(self) -> Iterator[LabelReader]:
         """Yield the polygons, which threads share."""
         yield self.burner
+
+
+@dataclass(frozen=True)
+class NoLabels:
+    """What a scene has that lies beside the labels of several scenes.
+
+    Attributes:
+        label: These labels.
+        image: The scene.
+        error: What is wrong if they lie on no other scene either.
+    """
+
+    label: str
+    image: str
+    error: NoLabelError
+    doubt: str | None = None
+
+    @property
+    def note(self) -> str:
+        """Say so."""
+        return f"{self.label} has nothing on {self.image}."
+
+    @contextmanager
+    def open(self) -> Iterator[LabelReader]:
+        """Yield a reader of 0 only."""
+        yield self
+
+    def read(self, window: Window) -> Values:
+        """Return zeros."""
+        return np.full((window.height, window.width), UNCLASSIFIED, np.uint8)
 
 
 def label_sources(
@@ -174,11 +256,12 @@ def label_sources(
         label_layer: Their layer.
 
     Returns:
-        One source per image, and the class names and colours that the files bring.
+        One source per image, and the class names and colours that the files bring. An image beside a file that is for
+        several has :class:`NoLabels`, if another image has labels; see :func:`scenes_with_labels`.
 
     Raises:
-        UserError: A file cannot be read, does not overlap its image, has several bands or no CRS to place it by;
-            the class map names a text class that no file has.
+        UserError: A file cannot be read, does not overlap its image, or any of them, has several bands or no CRS to
+            place it by; the class map names a text class that no file has.
     """
     vectors = [path for path in dict.fromkeys(labels) if is_vector(path)]
     listed = {path: read_classes(path, label_field, label_layer).tolist() for path in vectors}
@@ -195,18 +278,64 @@ def label_sources(
     )
     called: list[tuple[int | str, str]] = [] if are_values(texts) else [(text, text) for text in texts]
     for path, image in zip(labels, images, strict=True):
-        if path in vectors:
-            sources.append(_vector_source(path, image, class_map, texts, label_field, label_layer))
-        else:
+        try:
+            if path in vectors:
+                sources.append(_vector_source(path, image, class_map, texts, label_field, label_layer))
+                continue
             source, found = _raster_source(path, image, class_map)
-            called += found.names.items()
-            if numbered and not found.names:
-                raise _unnamed(path)
-            sources.append(source)
-            hints = hints.merged(found)
+        except NoLabelError as error:
+            if labels.count(path) == 1:
+                raise
+            sources.append(NoLabels(path, image.path, error))
+            continue
+        called += found.names.items()
+        names = {value: name for value, name in found.names.items() if value != UNCLASSIFIED}
+        if numbered and not names:
+            raise _unnamed(path)
+        sources.append(source)
+        hints = hints.merged(ClassHints(names, found.colors))
+    beside = [source.error for source in sources if isinstance(source, NoLabels)]
+    if beside and len(beside) == len(sources):
+        raise beside[0]
     if class_map is not None:
         hints = ClassHints(class_map.names(called), class_map.colors(hints.colors))
     return sources, hints
+
+
+def scenes_with_labels(sources: Sequence[LabelSource]) -> list[int]:
+    """Return the numbers of the scenes that have labels; say which others there are, as they are left out."""
+    beside = [source.image for source in sources if isinstance(source, NoLabels)]
+    if beside:
+        log.warning("CAUTION: %s; they are left out.", without_label(beside, len(sources)))
+    return [number for number, source in enumerate(sources) if not isinstance(source, NoLabels)]
+
+
+def without_label(images: Sequence[str], total: int) -> str:
+    """Say of how many scenes, and of which first ones, there is no label."""
+    more = " …" if len(images) > 3 else ""
+    return f"{len(images)} of {total} scenes have no label ({', '.join(images[:3])}{more})"
+
+
+def zero_doubt(sources: Iterable[LabelSource]) -> str | None:
+    """Say in a clause why 0 looks like a class in labels that were read; None where it does not."""
+    said = list(dict.fromkeys(source.doubt for source in sources if source.doubt))
+    more = f" (and {len(said) - 1} more like it)" if len(said) > 1 else ""
+    return f"{said[0]}{more}" if said else None
+
+
+def zero_hint(sources: Iterable[LabelSource], values: Sequence[int], key: str = "class_map") -> str | None:
+    """Say what to do where 0 looks like a class, without a full stop; None where it does not.
+
+    Args:
+        sources: Labels that were read.
+        values: Their class values.
+        key: What the configuration calls the class map.
+    """
+    doubt = zero_doubt(sources)
+    return doubt and (
+        f"{doubt}, but 0 is unclassified and never learnt. If it is a class, give it a value of its own: "
+        f"{key}='{with_zero(values)}'"
+    )
 
 
 def _unnamed(path: str) -> UserError:
@@ -228,9 +357,26 @@ def _text_classes(found: Mapping[str, Sequence[float | str]], class_map: ClassMa
         return {text: target.get(code(text), 0) for text in texts}
     if are_values(texts):
         return {text: int(text) for text in texts}
+    _say_same_but_for_case(texts)
     if len(texts) > 255:
         raise UserError(f"{', '.join(found)}: {len(texts)} text classes; 255 fit. Merge some with class_map.")
     return {text: value for value, text in enumerate(texts, start=1)}
+
+
+def _say_same_but_for_case(texts: Iterable[str]) -> None:
+    """Say which text classes may be meant as one."""
+    alike: dict[str, list[str]] = {}
+    for text in texts:
+        alike.setdefault(text.casefold(), []).append(text)
+    if several := [group for group in alike.values() if len(group) > 1]:
+        first, more = several[0], f" (and {len(several) - 1} more such groups)" if len(several) > 1 else ""
+        log.warning(
+            "CAUTION: the text classes %s%s differ in case only and are classes of their own; if they are one, correct "
+            "the labels, or merge them: class_map='[{value: 1, merge: [%s]}, …]'.",
+            " and ".join(first),
+            more,
+            ", ".join(first),
+        )
 
 
 def are_values(texts: Iterable[str]) -> bool:
@@ -285,14 +431,14 @@ def _raster_source(path: str, image: RasterInfo, class_map: ClassMap | None) -> 
             "out: gdal_translate -b."
         )
     _check_overlap(info, image)
-    return RasterLabels(info, image, class_map), hints
+    return RasterLabels(info, image, class_map, hints.names.get(UNCLASSIFIED)), hints
 
 
 def _check_overlap(label: RasterInfo, image: RasterInfo) -> None:
-    if not _georeferenced(label) and (label.width, label.height) == (image.width, image.height):
-        return
     sizes = [f"{i.width} × {i.height}" for i in (label, image)]
-    if not _georeferenced(label) and image.crs is None:
+    if not has_place(label):
+        if sizes[0] == sizes[1]:
+            return
         raise UserError(
             f"{label.path} ({sizes[0]} px) has no georeference that says where it lies in {image.path} ({sizes[1]} "
             "px); expected labels of the image's size, pixel by pixel. Give those, or declare where both lie "
@@ -312,7 +458,7 @@ def _check_overlap(label: RasterInfo, image: RasterInfo) -> None:
     if any(_share(*extents) for extents in found.values()):
         return
     for crs, (ours, its) in found.items():
-        raise UserError(
+        raise NoLabelError(
             f"{label.path} and {image.path} do not overlap ({_extent(ours)} against {_extent(its)} in "
             f"{crs_label(crs)}); give the labels of this image."
         )
@@ -334,13 +480,13 @@ def _vector_source(
     features = read_features(path, image, label_field, label_layer)
     if not len(features.geometries):
         extent = _extent(bounds_in(image, image.crs))
-        raise UserError(
+        raise NoLabelError(
             f"{path} and {image.path} do not overlap: no geometry with a class lies within {extent} in "
             f"{crs_label(image.crs)}; give the labels of this image."
         )
     order = np.arange(len(features.classes))
     if features.classes.dtype.kind in "iuf":
-        values = class_values(features.classes, None, class_map, path)
+        values = class_values(features.classes, None, class_map, path, "or choose another field with label_field=…")
     else:
         values = np.array([texts[text] for text in features.classes], np.uint8)
     if class_map is not None:
@@ -349,10 +495,6 @@ def _vector_source(
         order = np.argsort(rank, kind="stable")
         order = order[rank[order] >= 0]
     return VectorLabels(Burner(features.geometries[order], values[order], image.transform))
-
-
-def _georeferenced(info: RasterInfo) -> bool:
-    return info.crs is not None or info.transform != (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 
 def _extent(bounds: Bounds) -> str:

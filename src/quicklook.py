@@ -12,6 +12,7 @@ from src.chips import LabelledChip
 from src.grid import Window
 from src.labels import ClassTable
 from src.raster.read import DatasetReader, info_of, open_raster, read_decimated, valid_decimated
+from src.spec import NetworkSpec
 
 
 def rgb_bands(bands: Sequence[Band]) -> tuple[int, int, int]:
@@ -59,7 +60,9 @@ def limits(values: npt.NDArray[np.generic], valid: npt.NDArray[np.bool_], percen
     return float(low), float(high)
 
 
-def quicklook(path: str, max_side: int = 1000, window: Window | None = None) -> npt.NDArray[np.uint8]:
+def quicklook(
+    path: str, max_side: int = 1000, window: Window | None = None, spec: NetworkSpec | None = None
+) -> npt.NDArray[np.uint8]:
     """Read a small colour picture of a raster of any size: H × W × 4, nodata transparent.
 
     A band without a measurement, which would leave nothing to see, is shown as its neighbour among the three.
@@ -68,14 +71,15 @@ def quicklook(path: str, max_side: int = 1000, window: Window | None = None) -> 
         path: Raster to look at.
         max_side: Pixels of the picture's longer side at most.
         window: Part of the raster; None for all of it.
+        spec: A network that knows a nodata value too; None for the raster's own only.
     """
     with open_raster(path) as dataset:
-        _, image, valid = shown_bands(dataset, max_side, window)
+        _, image, valid = shown_bands(dataset, max_side, window, spec)
         return stretch(image, valid)
 
 
 def shown_bands(
-    dataset: DatasetReader, max_side: int, window: Window | None = None
+    dataset: DatasetReader, max_side: int, window: Window | None = None, spec: NetworkSpec | None = None
 ) -> tuple[tuple[int, int, int], npt.NDArray[np.generic], npt.NDArray[np.bool_]]:
     """Read the three bands that a picture shows, small; see :func:`quicklook`.
 
@@ -84,10 +88,14 @@ def shown_bands(
     """
     bands = rgb_bands(info_of(dataset).bands)
     image = read_decimated(dataset, bands, max_side, window)
-    valid = valid_decimated(dataset, image, bands, max_side, window)
+    nodata, given = (spec.nodata, spec.nodata_given) if spec else (None, False)
+
+    def there(values: npt.NDArray[np.generic], shown: Sequence[int]) -> npt.NDArray[np.bool_]:
+        return valid_decimated(dataset, values, shown, max_side, window, nodata, given=given)
+
+    valid = there(image, bands)
     if not valid.any():
-        single = ((image[i : i + 1], [band]) for i, band in enumerate(bands))
-        masks = np.stack([valid_decimated(dataset, values, one, max_side, window) for values, one in single])
+        masks = np.stack([there(image[i : i + 1], [band]) for i, band in enumerate(bands)])
         measured = np.flatnonzero(masks.any((1, 2)))
         if len(measured):
             nearest = measured[np.abs(np.subtract.outer(np.arange(len(bands)), measured)).argmin(1)]

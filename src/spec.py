@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import math
 import platform
@@ -249,14 +250,20 @@ def check_format(row: Any, origin: str) -> None:
 
 def software_versions() -> dict[str, str]:
     """Versions of Python and of the packages that results depend on."""
-    versions = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        versions[name] = importlib.metadata.version(name)
-    return versions
+    return dict(_versions())
 
 
+@functools.cache
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in _PACKAGES}
+
+
+@functools.cache
 def git_revision() -> str | None:
-    """Revision of this checkout, with ``-dirty`` when files differ; None outside a git checkout."""
+    """Revision of this checkout, with ``-dirty`` when files differ; None outside a git checkout.
+
+    It stays that of the first call: what is edited later is not what runs.
+    """
     try:
         result = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12"],

@@ -177,7 +177,7 @@ def read_summary(path: Path) -> Summary:
 def write_summary(path: Path, summary: Summary) -> None:
     """Write ``Summary_train_val.csv``; percentages are shares of a part's labelled pixels, to 2 decimals."""
     totals = [sum(row.counts[part] for row in summary.rows) for part in range(len(PARTS))]
-    scaler = "None" if summary.scaler is None else f"{summary.scaler:g}"
+    scaler = "None" if summary.scaler is None else _exactly(summary.scaler)
     lines = []
     for row in summary.rows:
         line: list[object] = [row.value]
@@ -215,7 +215,12 @@ def write_statistics(path: Path, statistics: BandTable, scaler: float | None) ->
     if scaler is None:
         _write(path, _STATISTICS_COLUMNS, lines)
     else:
-        _write(path, (*_STATISTICS_COLUMNS, _SCALED), [[*line, f"{scaler:g}"] for line in lines])
+        _write(path, (*_STATISTICS_COLUMNS, _SCALED), [[*line, _exactly(scaler)] for line in lines])
+
+
+def _exactly(number: float) -> str:
+    """Write a number so that it reads back the same, a whole one as SpecDeepMap does: 10000, not 10000.0 or 1e+04."""
+    return str(int(number)) if float(number).is_integer() and abs(number) < 1e15 else repr(float(number))
 
 
 def _read(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:

@@ -15,6 +15,8 @@ from rasterio.transform import Affine
 
 UTM = "EPSG:32633"
 NORTH_UP = Affine(10, 0, 330_000, 0, -10, 5_822_000)
+TURNED = Affine.translation(3e5, 5.8e6) @ Affine.rotation(30) @ Affine.scale(10, -20)
+"""Pixels of 10 × 20 m: which of its numbers is which can be seen."""
 
 
 def write(

@@ -227,8 +227,23 @@ def test_any_names_survive_a_chip_list(names: list[str], excel: bool) -> None:
         assert [(sample.image.name, sample.label.name) for sample in read_samples(path)] == rows
 
 
-@given(st.lists(st.tuples(NUMBERS, st.floats(0, 1e300)), max_size=9), st.one_of(st.none(), st.integers(1, 10**6)))
-def test_any_statistics_survive_their_csv(bands: list[tuple[float, float]], scaler: int | None) -> None:
+SCALERS = st.one_of(st.none(), st.integers(1, 10**14), st.floats(0, 1e300, exclude_min=True))
+
+
+@pytest.mark.parametrize(
+    ("scaler", "text"),
+    [(10_000.0, "10000"), (1_234_567.0, "1234567"), (1e6, "1000000"), (0.1 + 0.2, "0.30000000000000004")],
+)
+def test_a_scaler_stands_in_both_tables_as_it_is(scaler: float, text: str, tmp_path: Path) -> None:
+    """Six digits of it did: 1234567 was read as 1234570."""
+    write_summary(tmp_path / "s.csv", Summary((ClassRow(1, (1, 1, 1), 1.0),), scaler, background=True))
+    write_statistics(tmp_path / "n.csv", BandTable((1.0,), (1.0,)), scaler)
+    assert (tmp_path / "s.csv").read_text().splitlines()[1].split(",")[-2] == text
+    assert (tmp_path / "n.csv").read_text().splitlines()[1].split(",")[-1] == text
+
+
+@given(st.lists(st.tuples(NUMBERS, st.floats(0, 1e300)), max_size=9), SCALERS)
+def test_any_statistics_survive_their_csv(bands: list[tuple[float, float]], scaler: float | None) -> None:
     table = BandTable(tuple(mean for mean, _ in bands), tuple(std for _, std in bands))
     with TemporaryDirectory() as folder:
         write_statistics(Path(folder) / "s.csv", table, scaler)
@@ -238,11 +253,11 @@ def test_any_statistics_survive_their_csv(bands: list[tuple[float, float]], scal
 @given(
     st.dictionaries(st.integers(1, 255), st.tuples(*[st.integers(0, 10**12)] * 3), min_size=1, max_size=9),
     st.floats(0.0001, 1),
-    st.one_of(st.none(), st.integers(1, 99_999)),
+    SCALERS,
     st.booleans(),
 )
 def test_any_summary_survives_its_csv(
-    counts: dict[int, tuple[int, int, int]], weight: float, scaler: int | None, background: bool
+    counts: dict[int, tuple[int, int, int]], weight: float, scaler: float | None, background: bool
 ) -> None:
     rows = tuple(ClassRow(value, counts[value], weight) for value in sorted(counts))
     summary = Summary(rows, scaler, background)

@@ -373,6 +373,27 @@ def test_cores_are_divided_among_processes_only_where_nobody_has_done_so(
     assert processes_that_share(4, environment and environment.__new__(environment)) == expected
 
 
+@pytest.mark.parametrize(
+    ("told", "processes", "cores", "expected"),
+    [("", 1, 8, 8), ("", 4, 8, 2), ("", 9, 8, 1), ("8", 4, 8, 8), ("8", 4, 64, 16)],
+)
+def test_processes_read_their_chips_with_their_share_of_the_cores(
+    told: str, processes: int, cores: int, expected: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of several read with a thread per core of the machine."""
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", told)
+    monkeypatch.setattr(base, "cores", lambda: cores)
+    threads = []
+
+    def noting(source: Any, _: str, number: int) -> Any:
+        threads.append(number)
+        return map(source.__getitem__, range(len(source)))
+
+    monkeypatch.setattr(base, "read_all", noting)
+    ChipData(folder).setup(processes=processes)
+    assert threads == [expected, expected]
+
+
 @pytest.mark.parametrize("cache", [True, False])
 @pytest.mark.parametrize(
     ("damage", "message"),
@@ -465,10 +486,22 @@ def test_chips_that_a_split_raster_cuts_from_one_window_share_ground_but_no_labe
     assert "are too good" not in caplog.text
 
 
-def test_a_scene_whose_name_ends_in_a_part_s_is_a_scene_of_its_own() -> None:
-    assert datafolder.place_in_name("north_test_tile_3_4", {"north", "north_test"}) == ("north_test", 3, 4)
-    assert datafolder.place_in_name("north_test_tile_3_4", {"north"}) == ("north", 3, 4)
-    assert datafolder.place_in_name("north_test_tile_3_4") == ("north_test", 3, 4)
+def test_scenes_say_what_their_labels_leave_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As prepare.py does: a 0 beside another nodata value, and a scene beside the label of all."""
+    away = rasters.NORTH_UP @ Affine.translation(500, 0)
+    images = [
+        str(rasters.image(tmp_path / "s1.tif", transform=away)),
+        str(rasters.image(tmp_path / "s2.tif")),
+    ]
+    label = str(rasters.label(tmp_path / "l.tif", values=(0, 1, 2), nodata=255))
+    data = SceneData(images, label, size=16, block=16)
+    assert [scene.info.path for scene in data.survey.scenes] == images[1:]
+    assert caplog.messages == [
+        f"CAUTION: 1 of 2 scenes have no label ({images[0]}); they are left out.",
+        f"CAUTION: {label} declares 255 as nodata and has pixels of 0 beside it, but 0 is unclassified and never "
+        "learnt. If it is a class, give it a value of its own: datamodule.class_map='[{value: 1, merge: [1]}, "
+        "{value: 2, merge: [2]}, {value: 3, merge: [0]}]'.",
+    ]
 
 
 def test_scenes_give_windows_of_training_blocks_and_cover_validation_blocks_once(scene: Any) -> None:

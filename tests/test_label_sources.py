@@ -23,7 +23,7 @@ from rasterio.transform import Affine
 from src.class_map import ClassMap, ClassRule, class_values, free_value, rare_values
 from src.errors import UserError
 from src.grid import Window, chip_windows
-from src.label_sources import ClassHints, label_sources
+from src.label_sources import ClassHints, label_sources, scenes_with_labels
 from src.preparation.class_choice import known_values, merge_rare
 from src.raster.georeference import apply_transform, transform_points
 from src.raster.read import RasterInfo, describe
@@ -204,6 +204,76 @@ def test_what_a_class_map_names_in_vain_is_said(tmp_path: Path, caplog: pytest.L
         label_sources([str(label)], [image], ClassMap((ClassRule(1, (3,)), ClassRule(2, (2,)))), None, None)
 
 
+def test_text_classes_that_differ_in_case_only_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    image = describe(rasters.image(tmp_path / "s.tif"))
+    label = rasters.polygons(tmp_path / "l.gpkg", [*_halves("wood", "Wood"), *_halves("lake", "lake")])
+    _, hints = label_sources([str(label)], [image], None, None, None)
+    assert hints.names == {1: "Wood", 2: "lake", 3: "wood"}
+    assert caplog.messages == [
+        "CAUTION: the text classes Wood and wood differ in case only and are classes of their own; if they are one, "
+        "correct the labels, or merge them: class_map='[{value: 1, merge: [Wood, wood]}, …]'."
+    ]
+    caplog.clear()
+    rules = ClassMap((ClassRule(1, ("wood",)), ClassRule(2, ("Wood", "lake"))))
+    label_sources([str(label)], [image], rules, None, None)
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("kind", ["raster", "polygons"])
+def test_labels_for_several_scenes_may_miss_some(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One scene without a label was an error, though the labels were for all of them."""
+    places = [_moved(0), *(_moved(1000 * n) for n in range(1, 6))]
+    images = [describe(rasters.image(tmp_path / f"s{n}.tif", transform=place)) for n, place in enumerate(places)]
+    label = rasters.label(tmp_path / "l.tif") if kind == "raster" else None
+    label = str(label or rasters.polygons(tmp_path / "l.gpkg", _halves(1, 2)))
+    sources, _ = label_sources([label] * 6, images, None, None, None)
+    assert scenes_with_labels(sources) == [0]
+    (words,) = caplog.messages
+    assert words.startswith("CAUTION: 5 of 6 scenes have no label (")
+    assert words.endswith("s1.tif, " + f"{tmp_path}/s2.tif, {tmp_path}/s3.tif …); they are left out.")
+    with sources[1].open() as reader:
+        assert not reader.read(Window(0, 0, 4, 5)).any()
+    for labels in ([label], [label, label]):  # its own, and one for all that has something on none
+        with pytest.raises(UserError, match="do not overlap"):
+            label_sources(labels, images[1:][: len(labels)], None, None, None)
+
+
+ARBITRARY = CRS.from_wkt('LOCAL_CS["Arbitrary",UNIT["metre",1],AXIS["Easting",EAST],AXIS["Northing",NORTH]]')
+
+
+@pytest.mark.parametrize("crs", [None, ARBITRARY])
+@pytest.mark.parametrize("grid", [Affine.identity(), Affine(1, 0, 0, 0, -1, 0), Affine(10, 0, 0, 0, -10, 640)])
+@pytest.mark.parametrize("of_image", [None, "arbitrary", "earth"])
+def test_labels_without_a_place_are_taken_pixel_by_pixel(
+    of_image: str | None, grid: Affine, crs: CRS | None, tmp_path: Path
+) -> None:
+    """ENVI's Arbitrary was a CRS, which an image without map info lacked; y downwards a georeference."""
+    places: dict[str | None, tuple[Any, Affine]] = {
+        None: (None, Affine.identity()),
+        "arbitrary": (ARBITRARY, Affine(1, 0, 0, 0, -1, 0)),
+        "earth": (rasters.UTM, rasters.NORTH_UP),
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        image_crs, image_grid = places[of_image]
+        image = describe(rasters.image(tmp_path / "s.tif", crs=image_crs, transform=image_grid))
+        label = rasters.label(tmp_path / "l.tif", crs=crs, transform=grid)
+        larger = str(rasters.label(tmp_path / "larger.tif", 70, 64, crs=crs, transform=grid @ Affine.scale(1, 64 / 70)))
+    (source,), _ = label_sources([str(label)], [image], None, None, None)
+    assert bool(source.note) == (of_image == "earth")
+    with source.open() as reader:
+        np.testing.assert_array_equal(reader.read(image.window), rasters.read(label)[0])
+    with pytest.raises(UserError, match=r"larger\.tif \(64 × 70 px\) has no georeference"):
+        label_sources([larger], [image], None, None, None)
+
+
+def test_a_number_of_polygons_that_is_no_class_gets_advice_for_polygons(tmp_path: Path) -> None:
+    image = describe(rasters.image(tmp_path / "s.tif"))
+    label = rasters.polygons(tmp_path / "l.gpkg", _halves(300, 1))
+    with pytest.raises(UserError, match=r"the value 300; .* with class_map, or choose another field with label_field"):
+        label_sources([str(label)], [image], None, None, None)
+
+
 def test_nodata_and_nan_are_unclassified() -> None:
     np.testing.assert_array_equal(class_values(np.array([3, 255], np.uint8), 255, None, ""), [3, 0])
     np.testing.assert_array_equal(class_values(np.array([3, -9999], np.int16), -9999, None, ""), [3, 0])
@@ -284,6 +354,8 @@ def test_names_from_envi_and_from_gdal(tmp_path: Path) -> None:
     header.write_text(header.read_text() + "classes = 4\nclass names = {none, wood, lake, town}\n")
     _, hints = label_sources([str(envi)], [image], None, None, None)
     assert hints.names == {1: "wood", 2: "lake", 3: "town"}
+    _, hints = label_sources([str(envi)], [image], ClassMap((ClassRule(9, (0,)), ClassRule(1, (1,)))), None, None)
+    assert hints.names == {1: "wood", 9: "none"}
     tiff = rasters.label(tmp_path / "named.tif", colors={1: (1, 2, 3)})
     (tmp_path / "named.tif.aux.xml").write_text(
         "<PAMDataset><PAMRasterBand band='1'><CategoryNames><Category/><Category>oak</Category></CategoryNames>"

@@ -33,12 +33,16 @@ from src.class_map import ClassRule
 from src.datafolder import DataFolder, read_data_folder
 from src.datamodules.chips import ChipData
 from src.errors import UserError
+from src.mapping.options import MapOptions
+from src.mapping.scene_map import Mapper, map_scene
+from src.models.checkpoint import save_network
 from src.preparation import assembly
 from src.preparation import prepare as preparation
 from src.preparation.overview import Overview
 from src.preparation.prepare import prepare
 from src.preparation.settings import Preparation
 from src.preparation.staging import publish, staged
+from src.quicklook import quicklook
 from src.raster.read import RasterInfo, describe
 from src.tables import PARTS
 from src.training import NetworkChoice, make_network
@@ -171,9 +175,10 @@ def test_a_vrt_and_a_path_in_a_zip(tmp_path: Path) -> None:
         ("EPSG:4326", Affine(0.001, 0, 12.5, 0, -0.001, 52.5)),
         ("EPSG:32633", Affine(10, 0, 330_000, 0, 10, 5_822_000)),
         ("EPSG:32633", Affine(10, 0, 330_000, 0, -10, 5_822_000) @ Affine.rotation(30)),
+        ("EPSG:32633", rasters.TURNED),
         (None, Affine(1, 0, 0, 0, -1, 64)),
     ],
-    ids=["utm", "geographic", "south-up", "rotated", "no crs"],
+    ids=["utm", "geographic", "south-up", "rotated", "oblong and rotated", "no crs"],
 )
 def test_any_grid_and_chips_lie_where_they_were(crs: str | None, transform: Affine, tmp_path: Path) -> None:
     image = rasters.image(tmp_path / "scene.tif", crs=crs, transform=transform)
@@ -185,6 +190,24 @@ def test_any_grid_and_chips_lie_where_they_were(crs: str | None, transform: Affi
         with rasterio.open(sample.image) as chip:
             assert (chip.crs.to_string() if chip.crs else None) == crs
             np.testing.assert_allclose(tuple(chip.transform), tuple(transform @ Affine.translation(x, y)))
+
+
+@pytest.mark.parametrize(
+    "grid", [rasters.NORTH_UP, Affine(10, 0, 330_000, 0, 10, 5_822_000)], ids=["north", "south-up"]
+)
+def test_a_scene_of_one_band_is_prepared_and_mapped(grid: Affine, tmp_path: Path) -> None:
+    image = rasters.image(tmp_path / "scene.tif", 70, 64, bands=1, transform=grid)
+    label = rasters.label(tmp_path / "label.tif", 70, 64, transform=grid)
+    folder = made(tmp_path, settings(image, label))
+    check_slices(folder, rasters.read(image), rasters.read(label)[0])
+    network, spec = make_network(ChipData(tmp_path / "data").describe(), NetworkChoice("compact_unet", "none"))
+    save_network(tmp_path / "network.ckpt", network, spec, {})
+    mapper = Mapper.load(tmp_path / "network.ckpt", MapOptions(probabilities="uint8", vector=True), "cpu")
+    found = map_scene(mapper, str(image), tmp_path / "map.tif")
+    with rasterio.open(found.path) as dataset:
+        assert dataset.transform == grid
+        assert set(np.unique(dataset.read(1))) <= {1, 2, 3}
+    assert quicklook(str(image), spec=spec)[..., 3].all()
 
 
 def test_labels_of_another_extent_are_unclassified_elsewhere(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -331,6 +354,79 @@ def test_labels_of_one_class_have_nothing_to_tell_apart(tmp_path: Path, caplog: 
     rules = ClassRule(1, (1,)), ClassRule(2, (0,))
     made(tmp_path / "two", settings(image, label, min_coverage=10.0, class_map=rules))
     assert "one class" not in caplog.text
+
+
+def _with_0(path: Path, kind: str) -> tuple[Path, str | None]:
+    """Write labels of 0, 1 and 2 with a cell of nodata, and return why 0 looks like a class in them."""
+    values = rasters.read(rasters.label(path, values=(0, 1, 2)))[0]
+    values[:4, :4] = 255
+    if kind == "255":
+        return rasters.write(path, values, nodata=255), "declares 255 as nodata and has pixels of 0 beside it"
+    if kind == "rare":
+        values[values == 0] = 1
+        values[0, :4] = 0
+        return rasters.write(path, values, nodata=255), None
+    if kind == "nodata 0":
+        values[values == 255] = 0
+        return rasters.write(path, values, nodata=0), None
+    envi = rasters.write(path.with_suffix(".bsq"), values, driver="ENVI", nodata=255)
+    header = envi.with_suffix(".hdr")
+    text = header.read_text().replace("ENVI Standard", "ENVI Classification")
+    header.write_text(text + f"classes = 3\nclass names = {{{kind}, Forest, Town}}\n")
+    return envi, f"calls 0 '{kind}'"
+
+
+@pytest.mark.parametrize("kind", ["Water", "255", "rare", "nodata 0"])
+def test_labels_whose_0_looks_like_a_class_are_said(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Water of 0, Forest of 1, Town of 2: prepare listed Forest and Town, and had no word for Water."""
+    image = rasters.image(tmp_path / "scene.tif")
+    label, doubt = _with_0(tmp_path / "label.tif", kind)
+    folder = made(tmp_path, settings(image, label, min_coverage=0.0))
+    assert folder.spec.classes.values == (1, 2)
+    cautions = [message for message in caplog.messages if "CAUTION" in message]
+    caution = (
+        f"CAUTION: {label} {doubt}, but 0 is unclassified and never learnt. If it is a class, give it a value of its "
+        "own: class_map='[{value: 1, merge: [1]}, {value: 2, merge: [2]}, {value: 3, merge: [0]}]'."
+    )
+    assert cautions == [caution] * (doubt is not None)
+    caplog.clear()
+    rules = tuple(ClassRule(value, (source,)) for value, source in ((1, 1), (2, 2), (3, 0)))
+    mapped = settings(image, label, min_coverage=0.0, class_map=rules)
+    prepare(mapped, tmp_path / "mapped")
+    names = read_data_folder(tmp_path / "mapped").spec.classes.names
+    expected = ("Forest", "Town", "Water") if kind == "Water" else ("class_1", "class_2", "class_3")
+    assert names == expected[: 2 if kind == "nodata 0" else 3]
+    assert "CAUTION" not in caplog.text
+
+
+@pytest.mark.parametrize(("coverage", "words"), [(90.0, r"left for 3 parts .*; "), (0.0, r"every pixel is 0 .* ")])
+def test_chips_that_lack_a_class_of_0_are_not_said_to_lack_labels(coverage: float, words: str, tmp_path: Path) -> None:
+    """Where most of a scene was Water of 0, the advice was to label more."""
+    image, values = rasters.image(tmp_path / "scene.tif"), np.zeros((64, 64), np.uint8)
+    values[0, 0] = 255
+    label = rasters.write(tmp_path / "label.tif", values, nodata=255)
+    words += r".*label\.tif declares 255 as nodata and has pixels of 0 beside it, but"
+    with pytest.raises(UserError, match=words):
+        prepare(settings(image, label, min_coverage=coverage), tmp_path / "data")
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_scenes_without_a_label_are_left_out(split: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A scene beside the one label file of all scenes was an error."""
+    away = rasters.NORTH_UP @ Affine.translation(500, 0)
+    images = tuple(
+        rasters.image(tmp_path / f"{name}.tif", transform=grid, seed=number)
+        for number, (name, grid) in enumerate((("away", away), ("there", rasters.NORTH_UP)))
+    )
+    label = rasters.label(tmp_path / "label.tif")
+    drawn = str(rasters.label(tmp_path / "parts.tif", values=(1, 2, 3), cell=16)) if split else None
+    folder = made(tmp_path, settings(images, label, split_raster=drawn))
+    assert [scene.name for scene in folder.spec.scenes] == ["there"]
+    assert f"CAUTION: 1 of 2 scenes have no label ({images[0]}); they are left out." in caplog.messages
+    with pytest.raises(UserError, match="do not overlap"):
+        prepare(settings(images, (label, rasters.label(tmp_path / "other.tif"))), tmp_path / "own")
 
 
 def test_values_with_gaps_names_and_colours_of_the_label_raster(tmp_path: Path) -> None:

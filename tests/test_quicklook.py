@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.bands import Band
+from src.bands import Band, Normalization
 from src.labels import ClassTable
-from src.quicklook import colorize, limits, quicklook, rgb_bands, stretch
+from src.quicklook import colorize, limits, quicklook, rgb_bands, shown_bands, stretch
+from src.raster.read import open_raster
 from src.raster.write import write_geotiff
+from src.spec import NetworkSpec
 
 
 @pytest.mark.parametrize(
@@ -52,6 +54,31 @@ def test_quicklook_is_small_and_masks_nodata(tmp_path: Path) -> None:
     assert picture.shape == (60, 40, 4)
     assert (picture[:19, :, 3] == 0).all()
     assert (picture[21:, :, 3] == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("declared", "given", "transparent"), [(None, False, "ours"), (7, False, "declared"), (7, True, "both")]
+)
+def test_what_a_network_takes_for_nodata_stretches_no_picture(
+    declared: float | None, given: bool, transparent: str, tmp_path: Path
+) -> None:
+    """With nodata=-9999 for files that declare none, the scene was painted from -9999 on: one white area."""
+    image = np.random.default_rng(0).integers(100, 200, (3, 30, 20), dtype=np.int16)
+    image[:, :5], image[:, 25:] = -9999, 7
+    path = tmp_path / "scene.tif"
+    write_geotiff(path, image, crs=None, transform=(1, 0, 0, 0, -1, 30), nodata=declared)
+    bands, classes = tuple(Band(name) for name in "abc"), ClassTable.build([1, 2])
+    spec = NetworkSpec(
+        "test", "none", {}, bands, Normalization.identity(3), -9999, classes, (32, 32), nodata_given=given
+    )
+    alpha = quicklook(str(path), spec=spec)[..., 3]
+    assert (alpha[:5] == 0).all() == (transparent != "declared")
+    assert (alpha[25:] == 0).all() == (transparent != "ours")
+    assert (alpha[5:25] == 255).all()
+    with open_raster(path) as dataset:
+        _, shown, valid = shown_bands(dataset, 1000, spec=spec)
+    assert valid.tolist() == (alpha == 255).tolist()
+    assert limits(shown[0], valid) == limits(image[0], alpha == 255)
 
 
 def test_a_band_without_a_measurement_does_not_empty_the_picture(tmp_path: Path) -> None:

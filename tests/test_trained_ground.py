@@ -12,17 +12,22 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+import torch
 from rasterio.transform import from_origin
 from rasterio.warp import calculate_default_transform, reproject
 
+from src.grid import Window
+from src.mapping.scene_map import Mapper
 from src.mapping.trained_ground import TrainedGround
 from src.models.checkpoint import save_network
 from src.preparation.prepare import prepare
 from src.preparation.settings import Preparation
 from src.raster.read import describe
+from src.spec import SceneSpec
 from src.tasks import predict
 from src.tasks.schema import PredictConfig
 from tests.mapping_scenes import CLASSES, make_trained, noise, write_raster
+from tests.rasters import NORTH_UP, TURNED
 
 SIDE, CHIP = 128, 32
 
@@ -46,7 +51,8 @@ def write_checkpoint(folder: Path, **config: object) -> Path:
 
 
 def seen(trained: Path, image: Path, checkpoint: Path | None = None) -> str | None:
-    return TrainedGround.of(checkpoint or trained / "network.ckpt").caution(describe(image))
+    folder, refit = Mapper.load(checkpoint or trained / "network.ckpt", accelerator="cpu").trained_on
+    return TrainedGround.of(folder, refit=refit).caution(describe(image))
 
 
 def share(trained: Path, *parts: str) -> str:
@@ -74,6 +80,15 @@ def test_the_same_ground_in_another_projection_is_named(trained: Path, tmp_path:
     assert 25 < int(said[1]) < 75
 
 
+@pytest.mark.parametrize("grid", [NORTH_UP, TURNED], ids=["north-up", "turned"])
+def test_a_part_of_a_scene_was_seen_as_far_as_chips_reach_into_it(grid: rasterio.Affine, tmp_path: Path) -> None:
+    part = grid @ rasterio.Affine.translation(16, 8)
+    there = describe(write_raster(tmp_path / "part.tif", noise(32, 64), transform=part))
+    source = SceneSpec("scene", "scene.tif", 128, 64, there.crs, tuple(grid)[:6])
+    ground = TrainedGround(((source, [Window(0, 0, 16, 32)]),))
+    assert ground.share(there) == pytest.approx(8 * 16 / (32 * 64))
+
+
 @pytest.mark.parametrize("column", [SIDE, -SIDE])
 def test_another_part_of_the_scene_is_new_ground(trained: Path, tmp_path: Path, column: int) -> None:
     """As the demo's, which touches the part that was trained on."""
@@ -85,7 +100,6 @@ def test_nobody_knows_without_a_place_or_a_data_folder(trained: Path, tmp_path: 
     assert seen(trained, write_raster(tmp_path / "lost.tif", noise(SIDE, SIDE), crs=None)) is None
     for config in ({}, {"data_dir": str(tmp_path / "gone")}, {"data_dir": None}):
         assert seen(trained, trained / "scene.tif", write_checkpoint(tmp_path, **config)) is None
-    assert seen(trained, trained / "scene.tif", tmp_path / "network.onnx") is None
 
 
 def test_a_scene_without_a_place_is_known_by_its_file(tmp_path: Path) -> None:
@@ -96,16 +110,31 @@ def test_a_scene_without_a_place_is_known_by_its_file(tmp_path: Path) -> None:
     assert share(tmp_path, "train") in str(seen(tmp_path, image, checkpoint))
 
 
-@pytest.mark.parametrize("top", [0, SIDE])
-def test_another_scene_without_a_place_is_another_scene(top: int, tmp_path: Path) -> None:
-    """QGIS and R give what has no place the corner 0, 0, up or down."""
-    given: dict[str, Any] = {"crs": None, "transform": from_origin(0, top, 1, 1)}
+ARBITRARY = 'LOCAL_CS["Arbitrary",UNIT["metre",1],AXIS["Easting",EAST],AXIS["Northing",NORTH]]'
+
+
+@pytest.mark.parametrize(("top", "crs"), [(0, None), (SIDE, None), (0, ARBITRARY)])
+def test_another_scene_without_a_place_is_another_scene(top: int, crs: str | None, tmp_path: Path) -> None:
+    """QGIS and R give what has no place the corner 0, 0, up or down, and ENVI a CRS besides."""
+    given: dict[str, Any] = {"crs": crs, "transform": from_origin(0, top, 1, 1)}
     image = write_raster(tmp_path / "scene.tif", noise(SIDE, SIDE), **given)
     label = write_raster(tmp_path / "label.tif", np.ones((1, SIDE, SIDE), np.uint8), **given)
     prepare(Preparation(str(image), str(label), (CHIP, CHIP), (CHIP, CHIP)), tmp_path / "chips")
     checkpoint = write_checkpoint(tmp_path, data_dir=str(tmp_path / "chips"))
     assert seen(tmp_path, write_raster(tmp_path / "other.tif", noise(SIDE, SIDE), **given), checkpoint) is None
     assert seen(tmp_path, image, checkpoint) is not None
+
+
+def test_the_checkpoint_is_read_once(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was read again for what it was trained on, and might have been another one by then."""
+    reads: list[Path] = []
+    real = torch.load
+
+    monkeypatch.setattr(torch, "load", lambda path, **keys: (reads.append(path), real(path, **keys))[1])
+    given = {"checkpoint": str(trained / "network.ckpt"), "accelerator": "cpu", "output": str(tmp_path / "map.tif")}
+    settings = PredictConfig(image=str(trained / "scene.tif"), label=str(trained / "label.tif"), **given)
+    assert predict.map_all(settings, tmp_path)[1][0].seen is not None
+    assert reads == [trained / "network.ckpt"]
 
 
 def test_the_command_says_so_where_it_scores(trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -140,6 +140,7 @@ class SegmentationData(L.LightningDataModule, ABC):
         self.min_steps = min_steps
         self._sources: dict[Stage, ChipSource] = {}
         self._counts: list[npt.NDArray[np.int64]] = []
+        self._threads = 1
 
     @abstractmethod
     def describe(self) -> DataDescription:
@@ -161,7 +162,9 @@ class SegmentationData(L.LightningDataModule, ABC):
         if self._sources:
             return
         sources = {stage: self.source(stage) for stage in STAGES}
-        if self.cache and self._fits(list(sources.values()), processes or self._processes_here()):
+        here = processes or self._processes_here()
+        self._threads = reading_threads(here)
+        if self.cache and self._fits(list(sources.values()), here):
             self._sources = {stage: Cached(self._checked(source, stage)) for stage, source in sources.items()}
             return
         sources = {stage: self.reread(source) for stage, source in sources.items()}
@@ -177,7 +180,7 @@ class SegmentationData(L.LightningDataModule, ABC):
     def _checked(self, source: ChipSource, stage: Stage) -> Iterator[Chip]:
         """Read every chip of a stage; raises UserError at the end if none has a labelled pixel."""
         labelled = False
-        for chip in read_all(source, stage):
+        for chip in read_all(source, stage, self._threads):
             labelled = labelled or bool((chip.target != IGNORE).any())
             if stage == "train" and self.oversample:
                 self._counts.append(np.bincount(chip.target.ravel(), minlength=256)[: len(self.describe().classes)])
@@ -327,11 +330,16 @@ def processes_that_share(processes: int, environment: ClusterEnvironment | None)
         processes: Training processes on this machine.
         environment: Lightning's name for who started them.
     """
-    told = os.environ.get("SLURM_CPUS_PER_TASK", "")
-    bound = told.isdecimal() and cores() < processes * int(told)
-    if isinstance(environment, TorchElasticEnvironment) or (isinstance(environment, SLURMEnvironment) and bound):
+    slurm = isinstance(environment, SLURMEnvironment)
+    if isinstance(environment, TorchElasticEnvironment) or (slurm and _bound_by_slurm(processes)):
         return 1
     return processes
+
+
+def _bound_by_slurm(processes: int) -> bool:
+    """Tell whether this process is bound to fewer cores than SLURM promises all of them together."""
+    told = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    return told.isdecimal() and cores() < processes * int(told)
 
 
 def choose_workers(wanted: int | Literal["auto"], processes: int, on_gpu: bool) -> int:
@@ -361,6 +369,15 @@ def computing_threads(processes: int) -> int:
         processes: Training processes that share the cores.
     """
     return max(1, cores() // max(1, processes))
+
+
+def reading_threads(processes: int) -> int:
+    """Choose with how many threads each of the processes on this machine reads chips into memory.
+
+    Args:
+        processes: Training processes on this machine.
+    """
+    return cores() if _bound_by_slurm(processes) else computing_threads(processes)
 
 
 def worker_context(source_module: str) -> Any:

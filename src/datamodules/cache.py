@@ -11,7 +11,6 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
-from src.cores import cores
 from src.datamodules.batches import Batch, Chip, native, torch_type
 from src.labels import IGNORE
 from src.progress import progress
@@ -78,10 +77,10 @@ def _opaque(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return image.view(f"i{image.dtype.itemsize}") if image.dtype.kind == "u" and image.dtype.itemsize > 1 else image
 
 
-def read_all(source: ChipSource, stage: str) -> Iterator[Chip]:
-    """Read every chip, with as many threads as there are cores and a progress bar; in order."""
+def read_all(source: ChipSource, stage: str, threads: int) -> Iterator[Chip]:
+    """Read every chip, with a number of threads and a progress bar; in order."""
     count = len(source)
-    with ThreadPoolExecutor(cores()) as pool, progress(f"Reading {stage} chips", count, "chips") as advance:
+    with ThreadPoolExecutor(threads) as pool, progress(f"Reading {stage} chips", count, "chips") as advance:
         for chip in pool.map(source.__getitem__, range(count)):
             advance(1)
             yield chip

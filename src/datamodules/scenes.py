@@ -26,7 +26,7 @@ from src.errors import UserError
 from src.grid import Window, chip_windows
 from src.ground import Ints, across_scenes, components, no_place_caution
 from src.input_files import find_files
-from src.label_sources import ClassHints, label_sources
+from src.label_sources import ClassHints, label_sources, scenes_with_labels, zero_hint
 from src.labels import IGNORE, UNCLASSIFIED, ClassTable
 from src.pixel_size import sides_on_ground
 from src.preparation.class_choice import check_one_name
@@ -239,8 +239,11 @@ class SceneData(SegmentationData):
         labels = pair(self.image, self.label, "datamodule.label")
         sources, hints = label_sources(labels, infos, rules, self.label_field, self.label_layer)
         check_one_name(hints, None)
+        kept = scenes_with_labels(sources)
+        infos = [infos[number] for number in kept]
         scenes = tuple(
-            Scene(info, source, scene_nodata(info, self.nodata)) for info, source in zip(infos, sources, strict=True)
+            Scene(infos[place], sources[number], scene_nodata(infos[place], self.nodata))
+            for place, number in enumerate(kept)
         )
         bad = bad_bands(infos)
         used = tuple((measured_bands(scenes, (self.size, self.size)).all(axis=0) & ~bad).tolist())
@@ -250,10 +253,11 @@ class SceneData(SegmentationData):
                 f"{', '.join(self.image)}: {len(blocks)} of the blocks of {self.block} × {self.block} px have labels; "
                 "expected at least one for training and one for validation. Lower datamodule.block and size."
             )
-        if (caution := no_place_caution(infos)) is not None:
+        counts = np.array([block.counts for block in blocks])
+        hint = zero_hint(sources, np.flatnonzero(counts.sum(0)).tolist(), "datamodule.class_map")
+        for caution in filter(None, (no_place_caution(infos), hint)):
             log.warning("CAUTION: %s.", caution)
         meeting = across_scenes([(block.scene, block.window) for block in blocks], infos)
-        counts = np.array([block.counts for block in blocks])
         parts = divide(counts, meeting, self.share, self.seed)
         train, validation = (tuple(b for b, p in zip(blocks, parts, strict=True) if p == part) for part in (0, 1))
         if not train:

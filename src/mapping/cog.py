@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
+from src.cores import cores
 from src.labels import UNCLASSIFIED, ClassTable
 from src.raster.read import RasterInfo
 from src.raster.write import color_table, copy_raster
@@ -64,7 +65,7 @@ def write_cog(raw: Path, path: Path, layer: Layer, grid: RasterInfo) -> None:
         "BLOCKSIZE": 512,
         "BIGTIFF": "IF_SAFER",
         "OVERVIEW_RESAMPLING": "MODE" if layer.classes else "AVERAGE",
-        "NUM_THREADS": "ALL_CPUS",
+        "NUM_THREADS": str(cores()),
         "STATISTICS": "NO",
     }
     if layer.half:

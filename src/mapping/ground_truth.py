@@ -10,7 +10,7 @@ from typing import Any
 from src.class_map import ClassMap, ClassRule, spellings
 from src.errors import UserError
 from src.grid import Window
-from src.label_sources import LabelSource, are_values, label_sources
+from src.label_sources import LabelSource, NoLabelError, are_values, label_sources, zero_doubt
 from src.labels import IGNORE, ClassTable
 from src.mapping.styles import polygon_style, raster_style
 from src.raster.read import RasterInfo
@@ -76,6 +76,11 @@ class GroundTruth:
         """What is done to bring the labels onto the image's grid, in one line; None for nothing."""
         return self.source.note
 
+    @property
+    def doubt(self) -> str | None:
+        """Why 0 looks like a class in what was read of the labels so far; None where it does not."""
+        return self.source.doubt
+
     def open(self) -> Any:
         """Open for one thread: a context manager that yields a :class:`~src.label_sources.LabelReader`."""
         return self.source.open()
@@ -126,15 +131,22 @@ def check_ground_truth(source: GroundTruth, path: str, image: RasterInfo, classe
     """Read all labels of a scene once, in far less time than mapping it takes: what is wrong is known before.
 
     Raises:
-        UserError: They cannot be read, hold what is no class, or none of the network's classes.
+        NoLabelError: They have none of the network's classes.
+        UserError: They cannot be read, or hold what is no class.
     """
     rows, found = max(1, BLOCK_PIXELS // image.width), False
     with source.open() as labels:
         for first in range(0, image.height, rows):
             window = Window(first, 0, min(rows, image.height - first), image.width)
             found |= bool((classes.encode(labels.read(window)) != IGNORE).any())
+    if (doubt := zero_doubt([source])) is not None:
+        log.warning(
+            "CAUTION: %s, but 0 is unclassified and never scored. If it is a class, say with class_map which value "
+            "becomes which, as for prepare.py.",
+            doubt,
+        )
     if not found:
-        raise UserError(
+        raise NoLabelError(
             f"No pixel of {path} within {image.path} has a class of the checkpoint; expected the values "
             f"{', '.join(map(str, classes.values))}. Give the labels of this image, or say with class_map which value "
             "becomes which."
@@ -149,10 +161,11 @@ def _by_name(path: str, classes: ClassTable, options: LabelOptions) -> tuple[Cla
     texts = [str(entry) for entry in read_classes(path, options.field, options.layer) if isinstance(entry, str)]
     if not texts:
         return None, []
+    values = {text: _value_called(text, classes) for text in texts}
     rules = [
         ClassRule(entry.value, same)
         for entry in classes.classes
-        if (same := tuple(text for text in texts if text.strip().casefold() == entry.name.strip().casefold()))
+        if (same := tuple(text for text in texts if values[text] == entry.value))
     ]
     if not rules and are_values(texts):
         return None, []
@@ -163,6 +176,15 @@ def _by_name(path: str, classes: ClassTable, options: LabelOptions) -> tuple[Cla
         )
     class_map = ClassMap(tuple(rules))
     return class_map, [text for text in texts if text not in class_map.target()]
+
+
+def _value_called(text: str, classes: ClassTable) -> int | None:
+    """Return the value of the class with a name, else of the only one that differs from it in case only; or None."""
+    names = {entry.value: entry.name.strip() for entry in classes.classes}
+    exact = [value for value, name in names.items() if name == text.strip()]
+    alike = [value for value, name in names.items() if name.casefold() == text.strip().casefold()]
+    found = exact or alike
+    return found[0] if len(found) == 1 else None
 
 
 def _unknown_rules(others: list[str], class_map: ClassMap, classes: ClassTable) -> list[ClassRule]:

@@ -13,6 +13,7 @@ from src.mapping.styles import composite_style
 from src.quicklook import limits, shown_bands
 from src.raster.georeference import crs_label
 from src.raster.read import info_of, open_raster
+from src.spec import NetworkSpec
 
 _SAMPLE = 1000
 """Pixels of the longer side of the reading that a scene's brightness is measured on."""
@@ -66,11 +67,17 @@ def write_layer_file(path: str | Path, group: str, layers: Sequence[ShownLayer])
     write_text(path, f"<!DOCTYPE qgis-layer-definition>\n{text}\n")
 
 
-def scene_layer(path: str, name: str = "Scene") -> ShownLayer:
-    """Show a scene in the bands nearest to red, green and blue, stretched by the percentiles of a small reading."""
+def scene_layer(path: str, name: str = "Scene", spec: NetworkSpec | None = None) -> ShownLayer:
+    """Show a scene in the bands nearest to red, green and blue, stretched by the percentiles of a small reading.
+
+    Args:
+        path: The scene.
+        name: What the legend calls it.
+        spec: A network that knows a nodata value too; None for the scene's own only.
+    """
     with open_raster(path) as dataset:
         info = info_of(dataset)
-        bands, image, valid = shown_bands(dataset, _SAMPLE)
+        bands, image, valid = shown_bands(dataset, _SAMPLE, spec=spec)
     style = composite_style(bands, [limits(band, valid) for band in image])
     return ShownLayer(name, path, style, crs=info.crs)
 

@@ -11,12 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 
-from src.datafolder import DATASET, place_in_name, read_dataset, trained_images
+from src.chip_names import place_in_name
+from src.datafolder import DATASET, read_dataset, trained_images
 from src.errors import UserError
 from src.grid import Window
-from src.ground import has_place
-from src.models.checkpoint import trained_on
-from src.raster.georeference import NoWayError, apply_transform, same_crs, transform_points
+from src.raster.georeference import NoWayError, apply_transform, has_place, same_crs, transform_points
 from src.raster.read import RasterInfo
 from src.spec import DatasetSpec, SceneSpec
 
@@ -34,10 +33,14 @@ class TrainedGround:
     scenes: tuple[tuple[SceneSpec, list[Window]], ...] = ()
 
     @classmethod
-    def of(cls, checkpoint: Path) -> TrainedGround:
-        """Read what a checkpoint's data folder says; nothing where it is gone or has no ``dataset.json``."""
+    def of(cls, folder: Path | None, *, refit: bool) -> TrainedGround:
+        """Read what a checkpoint's data folder says; nothing where it is gone or has no ``dataset.json``.
+
+        Args:
+            folder: The data folder; None where the checkpoint names none.
+            refit: Whether it was trained on the validation chips too.
+        """
         with suppress(UserError, OSError):  # what is wrong with another command's files is not ours to say
-            folder, refit = trained_on(checkpoint)
             if folder is not None and (folder / DATASET).is_file():
                 spec = read_dataset(folder / DATASET)
                 windows = _windows(spec, folder, refit=refit)

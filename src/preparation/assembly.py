@@ -14,11 +14,12 @@ import numpy.typing as npt
 
 from src.balance import Counts
 from src.bands import BandStatistics
+from src.class_map import with_zero
 from src.datafolder import DATASET, write_dataset
 from src.errors import UserError
 from src.grid import Window, chip_windows
 from src.ground import Places, no_place_caution
-from src.label_sources import ClassHints
+from src.label_sources import ClassHints, zero_hint
 from src.labels import UNCLASSIFIED, ClassTable
 from src.pixel_size import other_size, sides_on_ground
 from src.preparation.class_choice import class_table, known_values, left_out, merge_rare
@@ -103,7 +104,7 @@ def fill(
     looked = _cut(scenes, chip_format, folder, thumbnails)
     chips = looked.chips
     if len(chips) < (1 if settings.split_raster is not None else sum(share > 0 for share in settings.shares)):
-        raise UserError(_too_few(looked, settings))
+        raise UserError(_too_few(looked, settings, _zero(scenes, looked)))
     hints, lookup, values, counts = _classify(settings, hints, looked, folder)
     _compare_scenes(scenes, chips, chip_format.used)
     split = (_split if settings.split_raster is None else _split_as_drawn)(settings, scenes, chips, counts[:, 1:])
@@ -112,14 +113,8 @@ def fill(
     there = counts.any(0)
     values, counts = values[1:][there], counts[:, there]
     classes = class_table(values.tolist(), hints, settings.class_names, settings.class_colors)
-    if len(classes) == 1:
-        log.warning(
-            "CAUTION: the labels have one class (%s); 0 is unclassified and never learnt, so train.py has nothing to "
-            "tell apart. Give the background a value of its own: class_map='[{value: 1, merge: [%d]}, {value: 2, "
-            "merge: [0]}]'.",
-            classes.names[0],
-            classes.values[0],
-        )
+    if caution := _one_class(classes) or _zero(scenes, looked):
+        log.warning("CAUTION: %s.", caution)
     spec = _describe(settings, scenes, chip_format, classes, split, config)
     _write_tables(folder, chips, counts, spec, split, background=background)
     at, more = [(chip.scene, chip.window) for chip in chips], len(scenes) - len(thumbnails)
@@ -129,6 +124,21 @@ def fill(
     dropped = f"Most windows are dropped: {words}." if (words := _lacking(looked)) else None
     lines = [*summary_lines(spec, looked.fates, split, counts), *filter(None, [dropped])]
     return spec, [*lines, *left_out(looked.total, classes, hints, lookup, wanted)]
+
+
+def _one_class(classes: ClassTable) -> str | None:
+    """Say that there is one class only; None where there are several."""
+    if len(classes) > 1:
+        return None
+    return (
+        f"the labels have one class ({classes.names[0]}); 0 is unclassified and never learnt, so train.py has nothing "
+        f"to tell apart. Give the background a value of its own: class_map='{with_zero(classes.values)}'"
+    )
+
+
+def _zero(scenes: Sequence[Scene], looked: _Looked) -> str | None:
+    """Say what to do where 0 looks like a class; None where it does not."""
+    return zero_hint((scene.labels for scene in scenes), np.flatnonzero(looked.total).tolist())
 
 
 def _compare_scenes(scenes: Sequence[Scene], chips: Sequence[Chip], used: Sequence[bool]) -> None:
@@ -166,7 +176,11 @@ def _other_scaling(scenes: Sequence[Scene], used: Sequence[bool]) -> dict[str, s
 def _split(settings: Preparation, scenes: Sequence[Scene], chips: Sequence[Chip], counts: Counts) -> Split:
     counts = counts[:, counts.any(0)]
     if not counts.size:
-        raise UserError("The labels have no class within the scenes: every pixel is 0 (unclassified). Check label=….")
+        hint = zero_hint((scene.labels for scene in scenes), [])
+        raise UserError(
+            "The labels have no class within the scenes: every pixel is 0 (unclassified). Check label=…."
+            f"{f' {hint}.' if hint else ''}"
+        )
     infos = [scene.info for scene in scenes]
     if (caution := no_place_caution(infos)) is not None:
         log.warning("CAUTION: %s.", caution)
@@ -295,13 +309,14 @@ def _in_order(looked: _Looked) -> _Looked:
     return replace(looked, chips=[looked.chips[n] for n in order], counts=[looked.counts[n] for n in order])
 
 
-def _too_few(looked: _Looked, settings: Preparation) -> str:
+def _too_few(looked: _Looked, settings: Preparation, zero: str | None) -> str:
     kept, fates = len(looked.chips), looked.fates
     dropped = ", ".join(f"{count} {fate}" for fate, count in fates.items() if fate != "kept" and count)
     parts = sum(share > 0 for share in settings.shares)
     remedy = _lacking(looked) or (
-        f"lower chip.min_coverage ({settings.min_coverage:g}), chip.size ({settings.chip_size[0]} × "
-        f"{settings.chip_size[1]}) or chip.step ({settings.chip_step[0]} × {settings.chip_step[1]}), or label more"
+        f"{f'{zero}; else ' if zero else ''}lower chip.min_coverage ({settings.min_coverage:g}), chip.size "
+        f"({settings.chip_size[0]} × {settings.chip_size[1]}) or chip.step ({settings.chip_step[0]} × "
+        f"{settings.chip_step[1]}), or label more"
     )
     return (
         f"{kept or 'No'} chip{'s are' if kept != 1 else ' is'} left for {parts} parts (dropped: {dropped or 'none'}, "

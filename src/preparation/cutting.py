@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from src.bands import BandStatistics, all_measured, measured
+from src.chip_names import chip_name
 from src.cores import cores
 from src.grid import Window, WindowGroup, grouped_windows
 from src.label_sources import LabelReader, LabelSource
@@ -128,22 +129,16 @@ class _Reader:
     parts: LabelReader | None
 
 
-def chip_name(scene: str, window: Window, part: str | None = None) -> str:
-    """Return a chip's file name: ``<scene>_tile_<x>_<y>.tif``, with a part ``<scene>_<part>_tile_<x>_<y>.tif``."""
-    return f"{scene}{'_' + part if part else ''}_tile_{window.column}_{window.row}.tif"
-
-
 def cut_scene(
     index: int,
     scene: Scene,
     chip_format: ChipFormat,
     folder: Path,
     seen: Seen | None = None,
-    workers: int | None = None,
 ) -> Iterator[Look]:
     """Cut a scene into chips, written to ``images/`` and ``labels/`` of a folder that has both.
 
-    Memory does not depend on the scene's size: each thread holds one group of neighbouring chips.
+    A thread for each core; memory does not depend on the scene's size: each holds one group of neighbouring chips.
 
     Args:
         index: The scene's number, for :attr:`Chip.scene`.
@@ -151,7 +146,6 @@ def cut_scene(
         chip_format: What chips look like.
         folder: Where to write.
         seen: Is given everything that is read; called from several threads.
-        workers: Threads; None for one per core.
 
     Yields:
         Every window of the chip grid, written or not, in an order that depends on the number of threads; where the
@@ -161,7 +155,7 @@ def cut_scene(
         UserError: The image or its labels cannot be read, or the labels hold what is no class.
         OSError: A chip cannot be written.
     """
-    workers = workers or cores()
+    workers = cores()
     cutter = _Cutter(index, scene, chip_format, folder, seen)
     with block_cache(_BLOCK_CACHE), _readers(scene, workers) as idle, ThreadPoolExecutor(workers) as pool:
 

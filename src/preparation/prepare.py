@@ -16,7 +16,7 @@ from src.datafolder import DATASET, read_dataset
 from src.errors import UserError
 from src.fingerprints import fingerprints
 from src.input_files import find_files
-from src.label_sources import label_sources
+from src.label_sources import label_sources, scenes_with_labels
 from src.preparation.assembly import FILES, OVERVIEW, REVISION, fill
 from src.preparation.class_choice import check_one_name
 from src.preparation.cutting import Scene
@@ -74,6 +74,8 @@ def prepare(settings: Preparation, data_dir: str | Path, *, overwrite: bool = Fa
     if drawn:
         check_part_names(infos)
     sources, hints = label_sources(labels, infos, class_map, settings.label_field, settings.label_layer)
+    kept = scenes_with_labels(sources)
+    infos, sources, drawn = [infos[n] for n in kept], [sources[n] for n in kept], [drawn[n] for n in kept if drawn]
     check_one_name(hints, settings.class_names)
     parts = label_sources(drawn, infos, _part_map(settings), None, None)[0] if drawn else [None] * len(infos)
     words = [f"split.raster: {part.note} What it leaves out is in no part." for part in parts if part and part.note]

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from src.bands import Band, as_dtype, match_bands
+from src.chip_names import with_part
 from src.errors import UserError
 from src.input_files import check_names
 from src.raster.read import RasterInfo, describe
@@ -64,7 +65,7 @@ def check_part_names(infos: Sequence[RasterInfo]) -> None:
     paths = {info.name: info.path for info in infos}
     for info in infos:
         for part in PARTS:
-            if (other := paths.get(f"{info.name}_{part}")) is not None:
+            if (other := paths.get(with_part(info.name, part))) is not None:
                 raise UserError(
                     f"{other} is called as {info.path} and its part {part}, and with split.raster their chips would be "
                     "too; rename one of them."

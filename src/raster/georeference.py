@@ -22,6 +22,10 @@ from rasterio.warp import transform_bounds
 from src.errors import UserError
 from src.grid import Window
 from src.raster.read import RasterInfo, info_of
+from src.spec import SceneSpec
+
+_LOCAL = ("LOCAL_CS", "ENGCRS", "ENGINEERINGCRS")
+"""How the WKT of a CRS begins that is no place on earth: ENVI's ``Arbitrary``."""
 
 
 def apply_transform(transform: Sequence[float], points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -51,6 +55,16 @@ def offset_on(source: RasterInfo, target: RasterInfo) -> tuple[int, int] | None:
         if abs(found_x - x - column) > 1e-3 or abs(found_y - y - row) > 1e-3:
             return None
     return row, column
+
+
+def has_place(raster: RasterInfo | SceneSpec) -> bool:
+    """Tell whether a raster says where it lies: programs give those that do not a corner at 0, 0, and no CRS of earth.
+
+    Coordinates without such a CRS are a place among others of that kind.
+    """
+    _, _, left, _, down, top = raster.transform
+    on_earth = raster.crs is not None and not raster.crs.lstrip().upper().startswith(_LOCAL)
+    return on_earth or left != 0 or (top != 0 and top + down * raster.height != 0)
 
 
 def same_crs(first: str | None, second: str | None) -> bool:

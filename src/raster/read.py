@@ -23,7 +23,7 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterioWindow
 
-from src.bands import Band, all_measured, measured
+from src.bands import Band, all_measured, measured, nodata_of_bands
 from src.errors import UserError
 from src.grid import Window
 from src.spec import SceneSpec
@@ -367,11 +367,21 @@ def valid_decimated(
     bands: Sequence[int],
     max_side: int,
     window: Window | None = None,
+    nodata: float | None = None,
+    *,
+    given: bool = False,
 ) -> npt.NDArray[np.bool_]:
-    """Tell which pixels of :func:`read_decimated`'s picture are measurements in all of its bands: H × W."""
+    """Tell which pixels of :func:`read_decimated`'s picture are measurements in all of its bands: H × W.
+
+    What the file declares counts, and ``nodata`` where it declares nothing, or if it was ``given`` by the user; see
+    :func:`~src.bands.nodata_of_bands`.
+    """
     part, shape = _decimation(dataset, max_side, window)
     measurements = measurement_indexes(dataset)
-    valid = measured(image, [dataset.nodatavals[measurements[b] - 1] for b in bands]).all(0)
+    declared = [dataset.nodatavals[measurements[b] - 1] for b in bands]
+    valid = np.ones(image.shape[1:], bool)
+    for values in nodata_of_bands(declared, nodata, str(image.dtype), given=given):
+        valid &= measured(image, values).all(0)
     mask: npt.NDArray[np.bool_] = dataset.dataset_mask(window=part, out_shape=shape) > 0
     return valid & mask
 
@@ -386,11 +396,11 @@ def _decimation(
 
 
 def category_names(dataset: rasterio.DatasetReader) -> dict[int, str]:
-    """Return the names of the values in band 1 (ENVI class names, GDAL category names); empty where there are none."""
+    """Return the names of the values in band 1, 0 too (ENVI class names, GDAL category names); empty without any."""
     # rasterio has no call for them; the raster's description as a VRT holds them for every format.
     nodes = _as_vrt(dataset).findall("VRTRasterBand[@band='1']/CategoryNames/Category")
     names = [(node.text or "").strip() for node in nodes]
-    return {value: name for value, name in enumerate(names) if name and value > 0}
+    return {value: name for value, name in enumerate(names) if name}
 
 
 def _as_vrt(dataset: rasterio.DatasetReader) -> ElementTree.Element:
