@@ -33,29 +33,35 @@ def fingerprints(paths: Iterable[str]) -> list[dict[str, Any]]:
     return list(entries.values())
 
 
-def companions(path: str) -> list[str]:
-    """List the files and folders that belong to a file and are read with it, through all VRTs that it is made of."""
+def companions(path: str, *, rewritable: bool = False) -> list[str]:
+    """List the files and folders that belong to a file and are read with it, through all VRTs that it is made of.
+
+    Args:
+        path: The file.
+        rewritable: Also those that programs write beside a raster when somebody only looks at it: statistics and
+            overviews.
+    """
     found = [path]
     for file in found:  # it grows
         if file == path or file.lower().endswith(".vrt"):
             known = set(found)
-            found += [other for other in _listed(file) if other not in known]
+            found += [other for other in _listed(file, () if rewritable else _OTHERS) if other not in known]
     return found[1:]
 
 
-def _listed(path: str) -> list[str]:
+def _listed(path: str, without: tuple[str, ...]) -> list[str]:
     if Path(path).suffix.lower() == ".shp":
         return [str(file) for file in map(Path(path).with_suffix, _SHAPEFILE) if file.exists()]
     if Path(path).is_dir():
         return [str(entry) for entry in sorted(Path(path).iterdir())]
     try:
         with open_raster(path) as dataset:
-            return [file for file in dataset.files if file != path and not file.endswith(_OTHERS)]
+            return [file for file in dataset.files if file != path and not file.endswith(without)]
     except UserError:  # a vector file, or one that whoever reads it will complain about
         return []
 
 
-def _archive(path: str) -> Path:
+def archive_of(path: str) -> Path:
     """Return the archive that a path leads into, as ``/vsizip/scenes.zip/a.tif`` does; else the path itself."""
     inside = _INSIDE.fullmatch(path)
     within = Path(inside[1] or inside[2]) if inside else None
@@ -65,7 +71,7 @@ def _archive(path: str) -> Path:
 
 def _fingerprint(path: str) -> dict[str, Any]:
     try:
-        status = _archive(path).stat()
+        status = archive_of(path).stat()
     except OSError:
         return {"path": path}
     return {"path": path, "bytes": status.st_size, "modified": status.st_mtime_ns}

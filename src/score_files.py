@@ -1,4 +1,4 @@
-"""Scores as files and as a table for the terminal, each number labelled as what it is."""
+"""Scores as files, each number labelled as what it is."""
 
 from __future__ import annotations
 
@@ -17,15 +17,11 @@ from src.atomic import whole_file, write_text
 from src.errors import UserError
 from src.foreign_text import cell
 from src.labels import ClassTable
+from src.score_lines import MEAN_OVER_CHIPS, TITLES, overall_scores
 from src.scores import METRICS, ChipMeans, Evaluation, Scores
 
 ALL_PIXELS = "all pixels"
 """Pooled: one confusion matrix of all labelled pixels."""
-MEAN_OVER_CHIPS = "mean over chips"
-"""Each chip scored by itself, then averaged, as SpecDeepMap's tester does."""
-
-_TITLES = {"iou": "IoU", "f1": "F1", "precision": "Precision", "recall": "Recall"}
-
 MEANINGS = {
     "iou.csv": "IoU per class and mean over all pixels, in SpecDeepMap’s two columns",
     "iou_mean_over_chips.csv": "the same as the mean over chips, SpecDeepMap’s way of counting",
@@ -62,7 +58,7 @@ def score_table(evaluation: Evaluation) -> pd.DataFrame:
         parts.append(_rows(MEAN_OVER_CHIPS, evaluation, chips))
     table = pd.concat(parts, ignore_index=True)
     mean = (table["Aggregation"] == ALL_PIXELS) & (table["Class"] == "Mean")
-    for title, value in _overall(evaluation).items():
+    for title, value in overall_scores(evaluation).items():
         table[title] = np.where(mean, value, np.nan)
     return table
 
@@ -107,44 +103,9 @@ def write_scores_json(path: str | Path, evaluation: Evaluation, context: Mapping
 
 def write_confusion_csv(path: str | Path, classes: ClassTable, matrix: npt.NDArray[Any]) -> None:
     """Write a confusion matrix with named rows (truth) and columns (prediction), counts or shares."""
-    titles = class_titles(classes)
+    titles = list(classes.titles)
     table = pd.DataFrame(matrix, index=pd.Index(titles, name="truth \\ prediction"), columns=titles)
     _write_csv(path, table.reset_index())
-
-
-def class_titles(classes: ClassTable) -> list[str]:
-    """Value and name of every class, ``3 forest``; the value alone where the name says no more."""
-    return [
-        str(value) if name in {"", str(value), f"class_{value}"} else f"{value} {name}"
-        for value, name in zip(classes.values, classes.names, strict=True)
-    ]
-
-
-def format_scores(evaluation: Evaluation) -> list[str]:
-    """Lay the scores out as lines for a terminal: a row per class, the means, the overall figures."""
-    pooled, chips = evaluation.pooled, evaluation.chip_means
-    titles = [*class_titles(evaluation.classes), "mean"]
-    columns = [_column(_TITLES[metric], pooled, metric) for metric in METRICS]
-    columns.append(_right(["pixels", *(f"{count:,}" for count in [*pooled.support, pooled.support.sum()])]))
-    heading = "over all pixels".center(sum(map(len, next(zip(*columns, strict=True)))) + 2 * len(columns) - 2, "─")
-    if chips is not None:
-        columns.append(_right([MEAN_OVER_CHIPS, *_column(_TITLES["iou"], chips, "iou")])[1:])
-        heading += f"  {MEAN_OVER_CHIPS}"
-    width = max(len("class"), *map(len, titles))
-    rows = ["  ".join([title.ljust(width), *cells]) for title, *cells in zip(["class", *titles], *columns, strict=True)]
-    rule = "─" * len(rows[0])
-    overall = ", ".join(f"{title} {_number(value)}" for title, value in _overall(evaluation).items())
-    lines = [" " * (width + 2) + heading, rows[0], rule, *rows[1:-1], rule, rows[-1], f"Over all pixels: {overall}"]
-    return lines if chips is None else [*lines, *_three_means(pooled, chips, evaluation.batch_mean_iou)]
-
-
-def _three_means(pooled: Scores, chips: ChipMeans, batches: float | None) -> list[str]:
-    """Say which mean IoU is to be compared with which of SpecDeepMap's."""
-    return [
-        f"Mean IoU over all pixels, as maps are scored: {_number(pooled.mean_iou)}",
-        f"         as the mean over chips, as SpecDeepMap's tester scores: {_number(chips.mean_iou)}",
-        f"         as the mean over batches, as its trainer scores: {_number(np.nan if batches is None else batches)}",
-    ]
 
 
 def write_score_files(
@@ -170,7 +131,7 @@ def write_score_files(
     paths["shares"] = folder / f"{prefix}confusion_normalized.csv"
     write_confusion_csv(paths["shares"], classes, pooled.row_shares)
     paths["picture"] = folder / f"{prefix}confusion.png"
-    figures.draw_confusion(paths["picture"], class_titles(classes), pooled.matrix, pooled.row_shares)
+    figures.draw_confusion(paths["picture"], list(classes.titles), pooled.matrix, pooled.row_shares)
     if evaluation.calibration is not None:
         paths["reliability"] = folder / f"{prefix}reliability.png"
         figures.draw_reliability(paths["reliability"], evaluation.calibration)
@@ -240,21 +201,11 @@ def _rows(aggregation: str, evaluation: Evaluation, scores: Scores | ChipMeans) 
     }
     for metric in METRICS:
         per_class = getattr(scores, metric)
-        rows[_TITLES[metric]] = [*per_class, scores.mean(per_class)]
+        rows[TITLES[metric]] = [*per_class, scores.mean(per_class)]
     rows["Support"] = [*support, support.sum()]
     if chips is not None:
         rows["Chips"] = [*chips.chips.astype(object), ""]
     return pd.DataFrame(rows)
-
-
-def _overall(evaluation: Evaluation) -> dict[str, float]:
-    overall = {
-        "Overall accuracy": evaluation.pooled.overall_accuracy,
-        "Cohen's kappa": evaluation.pooled.kappa,
-    }
-    if evaluation.calibration is not None:
-        overall["Expected calibration error"] = evaluation.calibration.expected_error
-    return overall
 
 
 def _score_dict(scores: Scores | ChipMeans) -> dict[str, Any]:
@@ -276,17 +227,3 @@ def _plain(value: Any) -> Any:
 def _write_csv(path: str | Path, table: pd.DataFrame) -> None:
     with whole_file(path) as partial:
         table.to_csv(partial, index=False, float_format="%.6f", lineterminator="\n", encoding="utf-8")
-
-
-def _number(value: float) -> str:
-    return f"{value:.4f}" if math.isfinite(value) else "–"
-
-
-def _column(title: str, scores: Scores | ChipMeans, metric: str) -> list[str]:
-    per_class = getattr(scores, metric)
-    return _right([title, *map(_number, per_class), _number(scores.mean(per_class))])
-
-
-def _right(cells: list[str]) -> list[str]:
-    width = max(map(len, cells))
-    return [cell.rjust(width) for cell in cells]

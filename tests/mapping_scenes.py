@@ -58,6 +58,14 @@ class Blur(nn.Module):
         return nn.functional.avg_pool2d(image.float(), 5, stride=1, padding=2)
 
 
+class Levels(nn.Module):
+    """Says for each pixel whether the mean of its bands is nearest to 0.4, 0.5 or 0.6."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        levels = torch.tensor([0.4, 0.5, 0.6])[:, None, None]
+        return -(image.float().mean(1, keepdim=True) - levels).abs()
+
+
 class Constant(nn.Module):
     """Always the second class."""
 
@@ -90,23 +98,34 @@ class Compass(nn.Module):
         return torch.cat([first.roll(1, -1), first.roll(1, -2), first * 0 + 0.2], 1)
 
 
+def bands_of(count: int) -> tuple[Band, ...]:
+    return tuple(Band(f"band {i + 1}") for i in range(count))
+
+
 def make_mapper(
-    folder: Path, architecture: nn.Module, *, chip: int = 32, nodata: float | None = None, **options: Any
+    folder: Path,
+    architecture: nn.Module,
+    *,
+    chip: int = 32,
+    nodata: float | None = None,
+    bands: int = 3,
+    **options: Any,
 ) -> Mapper:
-    """A mapper around a network of three bands and three classes; ``options`` are those of MapOptions."""
-    bands = tuple(Band(f"band {i + 1}") for i in range(3))
-    spec = NetworkSpec("test", "none", {}, bands, Normalization.identity(3), nodata, CLASSES, (chip, chip))
+    """A mapper around a network of three classes; ``options`` are those of MapOptions."""
+    normalization = Normalization.identity(bands)
+    spec = NetworkSpec("test", "none", {}, bands_of(bands), normalization, nodata, CLASSES, (chip, chip))
     checkpoint = folder / "network.ckpt"
     checkpoint.write_bytes(type(architecture).__name__.encode())
     network = Network(architecture, spec.normalization, full_precision=True).eval()
     return Mapper(checkpoint, network, spec, torch.device("cpu"), MapOptions(**options))
 
 
-def make_trained(folder: Path, architecture: str = "compact_unet", chip: int = 32, **options: Any) -> Mapper:
+def make_trained(
+    folder: Path, architecture: str = "compact_unet", chip: int = 32, bands: int = 3, **options: Any
+) -> Mapper:
     """A mapper around a real network with random weights, saved as a checkpoint."""
-    bands = tuple(Band(f"band {i + 1}") for i in range(3))
-    normalization = Normalization((True,) * 3, 1.0, (0.5,) * 3, (0.3,) * 3)
-    spec = NetworkSpec(architecture, "none", {}, bands, normalization, None, CLASSES, (chip, chip))
+    normalization = Normalization((True,) * bands, 1.0, (0.5,) * bands, (0.3,) * bands)
+    spec = NetworkSpec(architecture, "none", {}, bands_of(bands), normalization, None, CLASSES, (chip, chip))
     torch.manual_seed(0)
     network = build_network(spec).eval()
     checkpoint = folder / "network.ckpt"
@@ -114,9 +133,9 @@ def make_trained(folder: Path, architecture: str = "compact_unet", chip: int = 3
     return Mapper(checkpoint, network, spec, torch.device("cpu"), MapOptions(**options))
 
 
-def noise(height: int, width: int, seed: int = 0) -> npt.NDArray[np.float32]:
-    """Three bands of noise in 0–1, smooth over a few pixels so that classes form regions."""
-    field = torch.rand(1, 3, height + 8, width + 8, generator=torch.Generator().manual_seed(seed))
+def noise(height: int, width: int, seed: int = 0, bands: int = 3) -> npt.NDArray[np.float32]:
+    """Bands of noise in 0–1, smooth over a few pixels so that classes form regions."""
+    field = torch.rand(1, bands, height + 8, width + 8, generator=torch.Generator().manual_seed(seed))
     smooth = nn.functional.avg_pool2d(field, 9, stride=1)[0].numpy()
     return (smooth - smooth.min()) / np.ptp(smooth)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import pytest
@@ -9,9 +10,13 @@ import torch
 from torch import nn
 
 from src.bands import Normalization
+from src.mapping.inference import Predictor
 from src.models import architectures
+from src.models.detail import DETAIL
 from src.models.folding import fold_batch_norms
+from src.models.lanes import computing_with
 from src.models.network import Network
+from src.training import NetworkChoice
 
 BANDS, CLASSES, CHIP = 4, 3, (64, 64)
 
@@ -64,6 +69,23 @@ def test_a_network_answers_the_same_without_its_batch_norms(architecture: str, e
     assert norms(network) == had
     assert torch.equal(answer(network), before)
     assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
+
+
+def test_the_network_that_is_taken_without_further_keys_is_folded_and_copied() -> None:
+    """With its branch at full resolution. Where either fails a map takes longer, and nobody is told."""
+    choice = NetworkChoice()
+    options = choice.chosen_options
+    network = wrapped(architectures.build(choice.architecture, choice.encoder, BANDS, CLASSES, CHIP, **options))
+    branch = network.architecture.get_submodule(DETAIL)
+    before, had = answer(network), norms(branch)
+    assert had > 0
+    predictor = Predictor(network, torch.device("cpu"), chip_size=CHIP)
+    assert norms(predictor.network) == 0
+    torch.testing.assert_close(answer(predictor.network), before, rtol=1e-4, atol=1e-4 * float(before.std()))
+    with computing_with(3):
+        lanes = predictor.lanes(1)
+    assert (lanes.count, lanes.threads) == (3, 1)
+    assert len({id(other.architecture.get_submodule(DETAIL)) for other in lanes.networks}) == 3
 
 
 def test_weights_that_do_not_change_are_not_held_twice() -> None:
@@ -143,3 +165,12 @@ def test_a_network_that_takes_one_size_is_folded_at_that() -> None:
             return made
 
     assert norms(fold_batch_norms(wrapped(OneSize()), (48, 40))) == 0
+
+
+def test_what_kept_a_network_from_being_folded_can_be_looked_up(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    fold_batch_norms(wrapped(Hooked()), CHIP)
+    assert "folding them failed\nTraceback" in caplog.text
+    caplog.clear()
+    fold_batch_norms(wrapped(nn.Sequential(nn.BatchNorm2d(BANDS), nn.Flatten(), nn.Linear(7, 2))), CHIP)
+    assert caplog.text.count("takes no image of (1, 4, 64, 64) to find its batch norms with\nTraceback") == 2

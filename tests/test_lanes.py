@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 import threading
@@ -88,6 +89,20 @@ class ByHeart(Noting):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
         return nn.Conv2d(BANDS, 2, 1)
+
+
+class Single(Noting):
+    """Cannot be copied: it says so."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
+        raise TypeError("there is one of it")
+
+
+class OneSize(Noting):
+    """Takes no image that anybody would try."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return super().forward(image) + torch.zeros(5, 5)
 
 
 def bands(path: Path) -> npt.NDArray[Any]:
@@ -180,6 +195,23 @@ def test_memory_is_told_from_what_is_held_at_a_time(architecture: str) -> None:
 def test_what_cannot_be_copied_gets_one_lane_with_all_threads(architecture: nn.Module) -> None:
     found = Copies(wrapped(architecture), CHIP).lanes(1)
     assert (found.count, found.threads) == (1, 3)
+
+
+@pytest.mark.usefixtures("three_threads")
+@pytest.mark.parametrize(
+    ("architecture", "words"),
+    [
+        (Single(), "copying it failed\nTraceback"),
+        (ByHeart(), "its copy answers otherwise"),
+        (OneSize(), "takes no image of (1, 3, 64, 64) to compare copies by\nTraceback"),
+    ],
+)
+def test_what_kept_a_network_from_being_copied_can_be_looked_up(
+    architecture: nn.Module, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    assert Copies(wrapped(architecture), CHIP).lanes(1).count == 1
+    assert words in caplog.text
 
 
 @pytest.mark.usefixtures("three_threads")

@@ -16,7 +16,7 @@ from rasterio.transform import from_origin
 from src.datamodules.chips import ChipData
 from src.errors import UserError
 from src.models.checkpoint import load_network, save_network
-from src.pixel_size import other_size, sides_on_ground
+from src.pixel_size import other_size, pixel_metres, row_areas, sides_on_ground
 from src.preparation.prepare import prepare
 from src.preparation.settings import Preparation
 from src.raster.read import RasterInfo, describe
@@ -40,6 +40,12 @@ def test_sides_are_those_of_the_smallest_and_the_largest_pixels(tmp_path: Path) 
     assert sides_on_ground([]) is None
     degrees = sides_on_ground([grid(tmp_path, 0.0001, "EPSG:4326")])
     assert degrees == pytest.approx((11.1 * 0.785,) * 2, rel=0.01)  # narrower than high at 52° N
+
+
+def test_pixels_keep_their_sides_and_area_where_the_grid_is_turned(tmp_path: Path) -> None:
+    info = describe(write_raster(tmp_path / "turned.tif", np.ones((1, 4, 4), np.uint8), transform=rasters.TURNED))
+    assert pixel_metres(info) == pytest.approx((10, 20))
+    assert row_areas(info) == pytest.approx([200] * 4)
 
 
 @pytest.mark.parametrize("corner", [(52, 120), (0, 0)])

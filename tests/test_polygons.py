@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyogrio
+import pytest
 import rasterio
 import rasterio.features
 import shapely
@@ -16,10 +17,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from src.grid import chip_windows
-from src.mapping.polygons import map_polygons
+from src.mapping.polygons import map_polygons, write_polygons
 from src.mapping.scene_map import map_scene
+from src.raster.read import describe
 from src.vector import Burner, outline, sieve
 from tests.mapping_scenes import CLASSES, Argmax, make_mapper, noise, read, write_raster
+from tests.rasters import NORTH_UP, TURNED
 
 
 def described(geometries: npt.NDArray[Any], values: npt.NDArray[np.uint8]) -> list[tuple[Any, ...]]:
@@ -66,11 +69,12 @@ def test_sieving_a_file_is_sieving_an_array(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read(tmp_path / "sieved.tif"), expected)
 
 
-def test_polygons_carry_value_and_name_and_lie_where_the_pixels_are(tmp_path: Path) -> None:
+@pytest.mark.parametrize("grid", [NORTH_UP, TURNED], ids=["north-up", "turned"])
+def test_polygons_carry_value_and_name_and_lie_where_the_pixels_are(grid: rasterio.Affine, tmp_path: Path) -> None:
     image = noise(130, 70)
     image[:, :9] = np.nan
-    path = write_raster(tmp_path / "scene.tif", image)
-    mapper = make_mapper(tmp_path, Argmax(), polygons=True, min_pixels=12)
+    path = write_raster(tmp_path / "scene.tif", image, transform=grid)
+    mapper = make_mapper(tmp_path, Argmax(), vector=True, sieve=12)
     found = map_scene(mapper, str(path), tmp_path / "map.tif")
     info = pyogrio.read_info(tmp_path / "map_polygons.gpkg")
     assert (info["crs"], info["geometry_type"]) == ("EPSG:32633", "Polygon")
@@ -79,7 +83,7 @@ def test_polygons_carry_value_and_name_and_lie_where_the_pixels_are(tmp_path: Pa
     assert dict(zip(values.tolist(), names.tolist(), strict=True)) == dict(
         zip(CLASSES.values, CLASSES.names, strict=True)
     )
-    assert shapely.area(geometries).min() >= 12 * 100
+    assert shapely.area(geometries).min() > 11.99 * abs(grid.determinant)
     with rasterio.open(found.path) as dataset:
         classes, transform = dataset.read(1), dataset.transform
     burnt = rasterio.features.rasterize(
@@ -89,9 +93,17 @@ def test_polygons_carry_value_and_name_and_lie_where_the_pixels_are(tmp_path: Pa
     assert (burnt != classes).any(), "nothing was sieved"
 
 
+def test_batches_of_polygons_are_all_in_one_file(tmp_path: Path) -> None:
+    grid = describe(write_raster(tmp_path / "map.tif", np.ones((1, 4, 4), np.uint8)))
+    batches = [(np.array([shapely.box(0, 0, 1, 1)]), np.array([value], np.uint8)) for value in (1, 4)]
+    assert write_polygons(tmp_path / "polygons.gpkg", batches, grid, CLASSES, "2024-05-06T07:08:09Z") == 2
+    _, _, _, (values, _) = pyogrio.raw.read(tmp_path / "polygons.gpkg")
+    assert values.tolist() == [1, 4]
+
+
 def test_a_map_without_a_class_has_a_geopackage_without_polygons(tmp_path: Path) -> None:
     path = write_raster(tmp_path / "scene.tif", np.zeros((3, 40, 40), np.uint8), nodata=0)
-    map_scene(make_mapper(tmp_path, Argmax(), polygons=True), str(path), tmp_path / "map.tif")
+    map_scene(make_mapper(tmp_path, Argmax(), vector=True), str(path), tmp_path / "map.tif")
     assert pyogrio.read_info(tmp_path / "map_polygons.gpkg")["features"] == 0
 
 

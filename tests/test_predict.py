@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import io
 import json
 import logging
 import os
@@ -11,8 +13,11 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as Xml
 
 import numpy as np
 import pandas as pd
@@ -21,11 +26,17 @@ import pytest
 import rasterio
 import rasterio.shutil
 import shapely
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from PIL import Image
 
 from src.errors import UserError
 from src.mapping import outputs, scene_map
+from src.models.checkpoint import save_network
+from src.report.blocks import Pictures
+from src.report.prediction import prediction_report
+from src.report.provenance import Run
 from src.score_files import MEANINGS
 from src.tasks import predict, schema
 from src.tasks.schema import ClassRuleConfig, PredictConfig
@@ -48,15 +59,37 @@ def scene(folder: Path, name: str = "scene.tif", height: int = 90, width: int = 
     return str(write_raster(folder / name, noise(height, width), **options))
 
 
-def start(tmp_path: Path, checkpoint: Path, *arguments: str) -> subprocess.Popen[str]:
+HOOK = """
+import os, signal, sys, time
+left = [{strips}]
+def hook(event, args):
+    if event == "open" and str(args[0]).endswith("strips") and args[1] == "a":
+        left[0] -= 1
+        if left[0] < 0:
+            {happens}
+sys.addaudithook(hook)
+"""
+"""What Python imports at its start by the name of sitecustomize: a strip is whole when a line is added to a list."""
+
+
+def start(
+    tmp_path: Path, checkpoint: Path, *arguments: str, after: int | None = None, happens: str = "", **options: Any
+) -> subprocess.Popen[str]:
+    """Start the command; when ``after`` strips are whole, a line of Python happens in each process before the next."""
     command = [sys.executable, str(ROOT / "predict.py"), f"checkpoint={checkpoint}", "accelerator=cpu", *arguments]
+    hooks = tmp_path / "hooks"
+    if after is not None:
+        hooks.mkdir()
+        (hooks / "sitecustomize.py").write_text(HOOK.format(strips=after, happens=happens))
+    paths = [str(ROOT), *([str(hooks)] if after is not None else [])]
     return subprocess.Popen(
         [*command, f"hydra.run.dir={tmp_path / 'run'}"],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        **options,
     )
 
 
@@ -80,16 +113,14 @@ def test_a_run_per_scene_on_a_launcher_gives_the_bytes_of_single_runs(tmp_path: 
 
 
 def test_killed_and_started_again_the_command_ends_with_the_same_bytes(tmp_path: Path, checkpoint: Path) -> None:
-    image = scene(tmp_path, height=1500, width=150)
+    image = scene(tmp_path, height=600, width=150)
     arguments = [f"image={image}", "window=64", "probabilities=true"]
     broken = tmp_path / "broken" / "map.tif"
-    process = start(tmp_path, checkpoint, *arguments, f"output={broken}")
-    strips = broken.parent / ".map.tif.partial" / "strips"
-    while process.poll() is None and not (strips.is_file() and strips.read_text().count("whole") >= 3):
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
+    killing = "os.kill(os.getpid(), signal.SIGKILL)"
+    process = start(tmp_path, checkpoint, *arguments, f"output={broken}", after=3, happens=killing)
     said = process.communicate()
     assert process.returncode == -signal.SIGKILL, said
+    assert (broken.parent / ".map.tif.partial/strips").read_text().count("whole") == 3
     assert not list(broken.parent.glob("*.tif"))
     again = start(tmp_path, checkpoint, *arguments, f"output={broken}")
     output, errors = again.communicate()
@@ -274,17 +305,11 @@ def test_the_files_of_a_training_are_not_written_over(tmp_path: Path, checkpoint
 
 def test_ctrl_c_ends_all_processes_with_one_line(tmp_path: Path, checkpoint: Path) -> None:
     """It goes to all of them, and each printed its own traceback."""
-    image, output = scene(tmp_path, height=3000, width=150), tmp_path / "out/map.tif"
-    command = [sys.executable, str(ROOT / "predict.py"), f"checkpoint={checkpoint}", "accelerator=cpu", "devices=2"]
-    process = subprocess.Popen(
-        [*command, f"image={image}", "window=64", f"output={output}", f"hydra.run.dir={tmp_path / 'run'}"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    image, output = scene(tmp_path, height=600, width=150), tmp_path / "out/map.tif"
+    given = [f"image={image}", "window=64", f"output={output}", "devices=2"]
+    process = start(
+        tmp_path, checkpoint, *given, after=1, happens="time.sleep(600)", start_new_session=True
+    )  # and so it cannot be through before it is interrupted
     raw = output.parent / ".map.tif.partial/classes.raw"
     while process.poll() is None and not raw.is_file():
         time.sleep(0.02)
@@ -299,8 +324,8 @@ def test_several_scenes_load_the_network_once(
     tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loads: list[object] = []
-    real = scene_map.load_hashed
-    monkeypatch.setattr(scene_map, "load_hashed", lambda path: (loads.append(path), real(path))[1])
+    real = torch.load
+    monkeypatch.setattr(torch, "load", lambda path, **keys: (loads.append(path), real(path, **keys))[1])
     for name in ("a.tif", "b.tif"):
         scene(tmp_path, name)
     given: dict[str, Any] = {"checkpoint": str(checkpoint), "output": str(tmp_path / "maps")}
@@ -408,6 +433,44 @@ def test_a_raster_that_ends_in_the_middle_leaves_no_map(tmp_path: Path, checkpoi
     with pytest.raises(UserError, match="whole file that GDAL reads"):
         run(tmp_path, checkpoint=str(checkpoint), image=broken_scene(tmp_path))
     assert not list((tmp_path / "out").glob("map*"))
+
+
+@pytest.mark.parametrize("beside", ["outside", "without a class"])
+def test_scenes_that_the_label_of_all_has_no_class_on_are_mapped_without_scores(
+    beside: str, tmp_path: Path, checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One scene beside the label ended the command."""
+    inside, east = scene(tmp_path, "in.tif", 40, 40), rasterio.Affine(10, 0, 301_000, 0, -10, 5_800_000)
+    away = scene(tmp_path, "away.tif", 40, 40, transform=east)
+    values = np.zeros((1, 40, 140 if beside == "without a class" else 40), np.uint8)
+    values[:, :, :40] = 4
+    label = str(write_raster(tmp_path / "label.tif", values))
+    found = run(tmp_path, checkpoint=str(checkpoint), image=[inside, away], label=label, output=str(tmp_path / "maps"))
+    assert [scene.evaluation is None for scene in found] == [False, True]
+    assert f"CAUTION: 1 of 2 scenes have no label ({away}); they are mapped without scores." in caplog.messages
+    for images, labels in (([away], label), ([inside, away], [label, str(write_raster(tmp_path / "two.tif", values))])):
+        with pytest.raises(UserError, match="do not overlap" if beside == "outside" else "has a class of the checkp"):
+            run(tmp_path, checkpoint=str(checkpoint), image=images, label=labels, output=str(tmp_path / "none"))
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_scene_in_layer_file_and_report_knows_the_network_s_nodata(tmp_path: Path) -> None:
+    """After prepare nodata=-9999 for files that declare none, the scene was stretched from -9999 on in both."""
+    image = noise(40, 40)
+    image[:, :10] = -9999
+    path, mapper = write_raster(tmp_path / "scene.tif", image), make_trained(tmp_path)
+    spec = replace(mapper.spec, nodata=-9999, nodata_given=True)
+    save_network(mapper.checkpoint, mapper.network, spec, {})
+    found = run(tmp_path, checkpoint=str(mapper.checkpoint), image=str(path))
+    layers = Xml.parse(tmp_path / "out" / "map.qlr").getroot().iter("maplayer")
+    (shown,) = (layer for layer in layers if layer.findtext("layername") == "Scene")
+    assert all(float(node.text or -1) >= 0 for node in shown.iter("minValue"))
+    report = prediction_report(Run("", "", datetime.now(UTC)), found, spec=spec, checkpoint=mapper.checkpoint)
+    (pictures,) = (block for block in report.sections[0].blocks if isinstance(block, Pictures))
+    (uri,) = (picture.uri for picture in pictures.pictures if picture.alt.startswith("Image of"))
+    painted = np.array(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))).convert("RGBA"))
+    assert not painted[:10, :, 3].any()
+    assert painted[10:, :, :3].std() > 30
 
 
 def test_a_label_that_does_not_overlap_is_refused_before_anything_is_mapped(tmp_path: Path, checkpoint: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,12 @@ class OneSize(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         return image.float() + torch.zeros(32, 32, device=image.device)
+
+
+def test_why_nobody_knows_how_far_a_network_sees_can_be_looked_up(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    assert far_influence(OneSize(), 3, (32, 32)) is None
+    assert "to see how far it looks\nTraceback" in caplog.text
 
 
 def choose(folder: Path, mapper: Mapper, height: int, width: int, **request: Any) -> Choice:

@@ -73,7 +73,7 @@ def map_once(files: SceneFiles, checkpoint: Path, folder: Path) -> float:
     """Map and score a scene with probabilities, polygons and a ground truth; return its megapixels."""
     arrange_memory(device := choose_device())
     network, spec = load_network(checkpoint)
-    mapper = Mapper(checkpoint, network, spec, device, MapOptions(probabilities="uint8", polygons=True))
+    mapper = Mapper(checkpoint, network, spec, device, MapOptions(probabilities="uint8", vector=True))
     found = map_scene(mapper, str(files.image), folder / "map.tif")
     source = ground_truth(str(files.label), found.grid, spec.classes, LabelOptions())
     with source.open() as label, torch.inference_mode():

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from src.errors import UserError
 from src.models.checkpoint import load_network
 from src.models.network import Network
 from src.spec import NetworkSpec
+
+Loaded = TypeVar("Loaded")
 
 TRIES = 5
 """How often a file is read that is replaced meanwhile; a training writes its last checkpoint once per epoch."""
@@ -24,8 +28,19 @@ def file_hash(path: Path) -> str:
 def load_hashed(path: Path) -> tuple[Network, NetworkSpec, str]:
     """Load a network like :func:`~src.models.checkpoint.load_network`, and return the SHA-256 of what was loaded.
 
+    Raises:
+        UserError: It cannot be loaded, or is replaced each time that it is read.
+    """
+    (network, spec), digest = hashed(path, load_network)
+    return network, spec, digest
+
+
+def hashed(path: Path, load: Callable[[Path], Loaded]) -> tuple[Loaded, str]:
+    """Load a file, and return the SHA-256 of what was loaded.
+
     Args:
         path: A checkpoint's file.
+        load: What reads it.
 
     Raises:
         UserError: It cannot be loaded, or is replaced each time that it is read.
@@ -33,10 +48,10 @@ def load_hashed(path: Path) -> tuple[Network, NetworkSpec, str]:
     for _ in range(TRIES):
         with path.open("rb") as file:  # as long as it is open, no other file gets its number
             before = _state(os.fstat(file.fileno()))
-            network, spec = load_network(path)
+            loaded = load(path)
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             if _state(path.stat()) == before:
-                return network, spec, digest
+                return loaded, digest
     raise UserError(
         f"{path} was replaced each of the {TRIES} times that it was read; expected a file that stays as it is. Copy "
         "it, and give the copy."

@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,23 +20,24 @@ from src.atomic import write_text
 from src.errors import UserError
 from src.file_lock import locked
 from src.fingerprints import fingerprints
-from src.grid import Blend
 from src.mapping.cog import Layer, write_cog
 from src.mapping.inference import Predictor
 from src.mapping.map_paths import areas_path, layer_file_path, map_report_path, strips_folder
 from src.mapping.map_record import MapRecord, record_path
 from src.mapping.map_scores import row_blocks
-from src.mapping.network_file import file_hash, load_hashed
+from src.mapping.network_file import file_hash, hashed
+from src.mapping.options import MapOptions
+from src.mapping.outputs import check_no_folder, check_replaces_nothing, layer_path, polygons_path, written
 from src.mapping.plan import MapPlan
 from src.mapping.polygons import map_polygons, write_polygons
 from src.mapping.processes import StripJob, map_in_processes
 from src.mapping.scene_reader import SceneReader, open_scene, scene_decoding
 from src.mapping.strip_store import StripStore, differing, finished_strips, read_plan, start_store, strips_bytes
-from src.mapping.strips import CLASSES, PROBABILITIES, UNCERTAINTY, Probabilities, map_layers, map_strips
+from src.mapping.strips import PROBABILITIES, UNCERTAINTY, map_layers, map_strips
 from src.mapping.styles import polygon_style, raster_style, share_style
 from src.mapping.window_choice import WindowRequest, choose_plan
 from src.memory import give_back_memory
-from src.models.checkpoint import find_checkpoint
+from src.models.checkpoint import find_checkpoint, load_described
 from src.models.lanes import computing_with
 from src.models.network import Network
 from src.models.precision import choose_device, precision_name
@@ -59,44 +60,6 @@ def silent(_: str, __: int | None) -> Iterator[Callable[[int], None]]:
 
 
 @dataclass(frozen=True)
-class MapOptions:
-    """How a scene is mapped.
-
-    Attributes:
-        overlap: Percent of the training chip's side that windows share on each side.
-        window: Side of a window in pixels; None for the fastest.
-        blend: How windows share what both cover.
-        batch_size: Windows that go through the network together, on a CPU in each lane; None for a good number.
-        average_turns: Average over the eight flips and rotations.
-        probabilities: Store probabilities and uncertainty, and how.
-        polygons: Also write polygons.
-        min_pixels: Polygons with fewer pixels join their largest neighbour.
-        processes: Between how many processes the strips are divided, each with a GPU of its own where there are.
-    """
-
-    overlap: float = 20.0
-    window: int | None = None
-    blend: Blend = "cosine"
-    batch_size: int | None = None
-    average_turns: bool = False
-    probabilities: Probabilities | None = None
-    polygons: bool = False
-    min_pixels: int = 0
-    processes: int = 1
-
-    @property
-    def numbers(self) -> dict[str, Any]:
-        """Those that the map's numbers depend on."""
-        others = ("polygons", "min_pixels", "processes")
-        return {key: value for key, value in asdict(self).items() if key not in others}
-
-    @property
-    def files(self) -> dict[str, Any]:
-        """Those that, beside the numbers, decide which files there are and what is in them."""
-        return {"polygons": self.polygons, "min_pixels": self.min_pixels}
-
-
-@dataclass(frozen=True)
 class Mapper:
     """A trained network, where it came from, and where it runs; maps one scene after another.
 
@@ -107,6 +70,7 @@ class Mapper:
         device: Where it runs.
         options: How it maps.
         fingerprint: SHA-256 of the file that the network was loaded from; taken of ``checkpoint`` where none is given.
+        trained_on: The data folder that this file names, None if it names none, and whether it comes from a refit.
     """
 
     checkpoint: Path
@@ -115,6 +79,7 @@ class Mapper:
     device: torch.device
     options: MapOptions
     fingerprint: str = ""
+    trained_on: tuple[Path | None, bool] = (None, False)
 
     def __post_init__(self) -> None:
         """Hash the checkpoint where whoever loaded the network has not."""
@@ -134,8 +99,8 @@ class Mapper:
             UserError: There is no such checkpoint or device, or it cannot be read.
         """
         path, device = find_checkpoint(checkpoint), choose_device(accelerator)
-        network, spec, fingerprint = load_hashed(path)
-        return cls(path, network, spec, device, options or MapOptions(), fingerprint)
+        (network, said), fingerprint = hashed(path, load_described)
+        return cls(path, network, said.spec, device, options or MapOptions(), fingerprint, said.trained_on)
 
 
 @dataclass(frozen=True)
@@ -159,24 +124,14 @@ class SceneMap:
     made: bool = True
 
 
-def layer_path(output: Path, layer: str) -> Path:
-    """Name a map's further rasters: ``map.tif`` → ``map_probabilities.tif``."""
-    return output if layer == CLASSES else output.with_name(f"{output.stem}_{layer}{output.suffix}")
-
-
-def polygons_path(output: Path) -> Path:
-    """Name a map's polygons: ``map.tif`` → ``map_polygons.gpkg``, since QGIS takes ``map.qml`` for the raster's."""
-    return output.with_name(f"{output.stem}_polygons.gpkg")
-
-
-def map_files(output: Path, options: MapOptions) -> list[Path]:
-    """Name every file that :func:`map_scene` writes, the class map first."""
-    layers = (CLASSES, PROBABILITIES, UNCERTAINTY) if options.probabilities else (CLASSES,)
-    files = [layer_path(output, layer) for layer in layers] + [polygons_path(output)] * options.polygons
-    return [*files, *(file.with_suffix(".qml") for file in files), record_path(output)]
-
-
-def map_scene(mapper: Mapper, image: str | Path, output: str | Path, show: Show = silent) -> SceneMap:
+def map_scene(
+    mapper: Mapper,
+    image: str | Path,
+    output: str | Path,
+    show: Show = silent,
+    *,
+    label: str | Path | None = None,
+) -> SceneMap:
     """Map a scene into a Cloud Optimized GeoTIFF, and further files if asked for.
 
     What is finished is kept in a folder beside the output until the map is whole; the same call goes on from there.
@@ -187,12 +142,16 @@ def map_scene(mapper: Mapper, image: str | Path, output: str | Path, show: Show 
         image: The scene.
         output: The class map to write; other files are named after it.
         show: Shows how far each part of the work is.
+        label: What the map is to be scored against, so that neither the map nor its scores take its place; None for
+            nothing.
 
     Raises:
-        UserError: The scene cannot be read or does not fit, an option is impossible, the output cannot be written, or
-            another process is writing it.
+        UserError: The scene cannot be read or does not fit, an option is impossible, the output cannot be written or
+            would take the place of the scene, the checkpoint, the label or the files of a training, or another process
+            is writing it.
     """
     image, output = str(image), Path(output)
+    _check_output(mapper, image, output, label)
     output.parent.mkdir(parents=True, exist_ok=True)
     folder = strips_folder(output)
     with _only_run(output), scene_decoding(mapper.device.type), open_scene(image, mapper.spec, folder) as reader:
@@ -212,6 +171,13 @@ def map_scene(mapper: Mapper, image: str | Path, output: str | Path, show: Show 
         record.write(files, plan.to_dict())
         shutil.rmtree(folder, ignore_errors=True)
         return _scene_map(mapper, files, reader.info, plan)
+
+
+def _check_output(mapper: Mapper, image: str, output: Path, label: str | Path | None) -> None:
+    check_no_folder([output])
+    labels = [] if label is None else [str(label)]
+    files = written(output, mapper.options, scored=bool(labels))
+    check_replaces_nothing(files, scenes=[image], labels=labels, checkpoint=mapper.checkpoint)
 
 
 @contextmanager
@@ -243,7 +209,7 @@ def _make_files(mapper: Mapper, folder: Path, output: Path, grid: RasterInfo, sh
         path = layer_path(whole / output.name, layer.name)
         with show(f"Writing {path.name}", None):
             write_cog(folder / f"{layer.name}.raw", path, layer, grid)
-    if mapper.options.polygons:
+    if mapper.options.vector:
         _write_polygons(mapper, whole / output.name, grid, show)
     _write_styles(mapper, whole / output.name, layers)
 
@@ -264,10 +230,8 @@ def _keep_or_remove(folder: Path, fingerprint: Mapping[str, Any]) -> None:
 def _map(mapper: Mapper, reader: SceneReader, folder: Path, show: Show) -> MapPlan:
     """Map the strips that are not done yet; return the plan."""
     options = mapper.options
-    predictor = Predictor(
-        mapper.network, mapper.device, options.average_turns, mapper.spec.chip_size, options.processes
-    )
-    with computing_with(max(1, torch.get_num_threads() // options.processes)):
+    predictor = Predictor(mapper.network, mapper.device, options.tta, mapper.spec.chip_size, options.devices)
+    with computing_with(max(1, torch.get_num_threads() // options.devices)):
         plan = _plan(mapper, predictor, reader, folder)
     give_back_memory()  # what windows of other sizes took
     with show("Mapping", plan.height * plan.width) as advance:
@@ -288,7 +252,7 @@ def _map_strips(
     rows = sum(plan.rows[strip].final - plan.rows[strip].first for strip in todo)
     advance((plan.height - rows) * plan.width)
     options = mapper.options
-    if options.processes > 1 and len(todo) > 1:
+    if options.devices > 1 and len(todo) > 1:
         job = StripJob(
             mapper.checkpoint,
             mapper.fingerprint,
@@ -296,12 +260,12 @@ def _map_strips(
             plan,
             folder,
             mapper.device.type,
-            options.average_turns,
+            options.tta,
             options.probabilities,
-            options.processes,
+            options.devices,
         )
         predictor.leave()
-        map_in_processes(job, todo, options.processes, advance)
+        map_in_processes(job, todo, options.devices, advance)
         return
     with StripStore(folder, _layers(mapper), plan.height, plan.width) as store:
         map_strips(
@@ -381,10 +345,10 @@ def _fingerprint(mapper: Mapper, info: RasterInfo) -> dict[str, Any]:
 def _write_polygons(mapper: Mapper, classes: Path, grid: RasterInfo, show: Show) -> None:
     """Write the polygons of the class map beside it, sieved if asked for."""
     source, path = classes, polygons_path(classes)
-    if mapper.options.min_pixels > 1:
+    if mapper.options.sieve > 1:
         source = classes.parent.with_name("sieved.raw")
         with show("Sieving", None):
-            sieve(classes, source, mapper.options.min_pixels)
+            sieve(classes, source, mapper.options.sieve)
     file = Path(grid.path)
     changed = datetime.fromtimestamp(file.stat().st_mtime if file.is_file() else 0, UTC)
     stamp = changed.strftime("%Y-%m-%dT%H:%M:%S.000Z")
@@ -406,7 +370,7 @@ def _write_styles(mapper: Mapper, output: Path, layers: list[Layer]) -> None:
     for layer in layers:
         style = raster_style(classes) if layer.classes else share_style(layer.name == PROBABILITIES)
         write_text(layer_path(output, layer.name).with_suffix(".qml"), style)
-    if mapper.options.polygons:
+    if mapper.options.vector:
         write_text(polygons_path(output).with_suffix(".qml"), polygon_style(classes))
 
 

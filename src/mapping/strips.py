@@ -45,7 +45,7 @@ class Batch:
         row: Index of their row.
         columns: Indices of their columns.
         image: B × C × H × W.
-        valid: B × H × W; see :class:`~src.mapping.scene_reader.Patch`.
+        valid: B × H × W; see :class:`~src.mapping.kept_rows.Patch`.
         fed: B × H × W.
         measured: Which windows have a measurement.
     """

@@ -37,11 +37,13 @@ edges. It takes 200 MB more with a U-Net/resnet18 and 3 % more of the time per p
 BATCH_PIXELS = {"cpu": 2**17, "cuda": 2**22, "mps": 2**20}
 """Pixels that go through the network at once, about, on a CPU in each lane: more gains nothing."""
 WORTH_PROBING = 2_000_000
-"""Pixels that have to go through the network before looking for a better window takes less time than it saves."""
+"""Pixels that all windows of the chips' size compute together from which on another size is looked for: with fewer,
+looking takes longer than a better size saves."""
 WORTH_MEASURING = {"cpu": 24_000_000}
+"""Pixels that all windows compute together, by device, from which on sizes are timed before one is chosen; with fewer
+it is the one that leaves the fewest to compute. Many on CPUs, where hardly any size is a tenth faster than others."""
 MEASURED_ANYWAY = 12_000_000
-"""Pixels that have to go through the network before windows are measured, and on all other devices; which also tells
-how much memory they take. On CPUs hardly any window is more than a tenth faster than others."""
+"""The same in pixels on every other device, where timing also tells which sizes fit into the device's memory."""
 RUNS = 2
 """Runs by which windows are compared: the first warms up."""
 
@@ -56,7 +58,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class WindowRequest:
-    """What was asked for: see :class:`~src.mapping.scene_map.MapOptions`."""
+    """What was asked for: see :class:`~src.mapping.options.MapOptions`."""
 
     overlap: float
     window: int | None

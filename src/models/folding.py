@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
@@ -11,6 +12,8 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import nn
 
 from src.models.network import Network
+
+log = logging.getLogger(__name__)
 
 SMALL = 64
 """Side of the image, in pixels, that a network is tried with, where it takes it."""
@@ -38,8 +41,8 @@ def fold_batch_norms(network: Network, chip_size: tuple[int, int]) -> Network:
         try:
             pairs, before = _watch(architecture, image)
             break
-        except Exception:  # noqa: BLE001  whatever an architecture made for one size raises
-            continue
+        except Exception:  # whatever an architecture made for one size raises
+            log.debug("A network takes no image of %s to find its batch norms with", tuple(image.shape), exc_info=True)
     else:
         return network
     if not pairs:
@@ -50,9 +53,13 @@ def fold_batch_norms(network: Network, chip_size: tuple[int, int]) -> Network:
         for convolution, norm in pairs:
             _fold(folded, convolution, norm)
         same = alike(folded(image), before)
-    except Exception:  # noqa: BLE001  whatever a network provokes whose parts know of each other
+    except Exception:  # whatever a network provokes whose parts know of each other
+        log.debug("A network keeps its batch norms, since folding them failed", exc_info=True)
         return network
-    return with_architecture(network, folded) if same else network
+    if not same:
+        log.debug("A network keeps its batch norms, since it answers otherwise without them")
+        return network
+    return with_architecture(network, folded)
 
 
 def alike(answer: torch.Tensor, expected: torch.Tensor) -> bool:

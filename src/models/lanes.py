@@ -7,9 +7,10 @@ all up. Batches side by side wait for nothing but their end. Copies, since some 
 from __future__ import annotations
 
 import copy
+import logging
 import weakref
 from collections.abc import Callable, Generator, Iterable
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from queue import SimpleQueue
@@ -23,6 +24,8 @@ from src.memory import available_memory
 from src.models.folding import alike, trial_images, with_architecture
 from src.models.network import Network
 from src.models.precision import autocast
+
+log = logging.getLogger(__name__)
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -143,17 +146,23 @@ class Copies:
             another = with_architecture(network, copy.deepcopy(architecture, shared))
             with autocast(trial.image.device):
                 same = alike(another(trial.image, trial.valid), network(trial.image, trial.valid))
-        except Exception:  # noqa: BLE001  whatever a network provokes whose parts know of each other
+        except Exception:  # whatever a network provokes whose parts know of each other
+            log.debug("A network gets a single lane, since copying it failed", exc_info=True)
             return None
-        return another if same else None
+        if not same:
+            log.debug("A network gets a single lane, since its copy answers otherwise")
+            return None
+        return another
 
     @cached_property
     def _trial(self) -> _Trial | None:
         """Let the network answer once; None if it does not."""
         assert self._chip_size is not None
         for image in trial_images(self._networks[0], self._chip_size):
-            with suppress(Exception):  # whatever an architecture made for one size raises
+            try:
                 return _try(self._networks[0], image)
+            except Exception:  # whatever an architecture made for one size raises
+                log.debug("A network takes no image of %s to compare copies by", tuple(image.shape), exc_info=True)
         return None
 
 

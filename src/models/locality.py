@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
 
 import torch
 from torch import nn
+
+log = logging.getLogger(__name__)
 
 LOCAL = 0.02
 """Below this far influence, as a share of the logits' own spread, a network is local.
@@ -52,8 +55,8 @@ def far_influence(
             long = network(picture)[..., end:-end]
             short = network(picture[..., end:-end].contiguous())
             break
-        except Exception:  # noqa: BLE001  whatever an encoder made for one size raises
-            continue
+        except Exception:  # whatever an encoder made for one size raises
+            log.debug("A network takes no image of %s to see how far it looks", tuple(picture.shape), exc_info=True)
     else:
         return None
     middle = slice(near // 2 - 16, near // 2 + 16)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import glob
 import logging
-import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -19,9 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 from src.atomic import check_output_folder
 from src.class_map import ClassMap
 from src.errors import UserError
-from src.fingerprints import companions
 from src.grid import Blend
 from src.input_files import GEOTIFFS, find_files
+from src.label_sources import NoLabelError, without_label
 from src.mapping.areas import format_areas, write_areas_csv
 from src.mapping.ground_truth import (
     GroundTruth,
@@ -32,11 +30,19 @@ from src.mapping.ground_truth import (
     ground_truth_style,
 )
 from src.mapping.layer_file import ShownLayer, scene_layer, write_layer_file
-from src.mapping.map_paths import areas_path, layer_file_path, map_report_path, maps_in, strips_folder
+from src.mapping.map_paths import areas_path, layer_file_path, strips_folder
 from src.mapping.map_record import record_path
 from src.mapping.map_scores import MapSurvey, survey
+from src.mapping.options import MapOptions
+from src.mapping.outputs import (
+    check_not_among_scenes,
+    check_replaces_nothing,
+    choose_outputs,
+    report_path,
+    written,
+)
 from src.mapping.processes import check_processes
-from src.mapping.scene_map import MapOptions, Mapper, SceneMap, map_files, map_scene
+from src.mapping.scene_map import Mapper, SceneMap, map_scene
 from src.mapping.scene_reader import open_scene
 from src.mapping.strips import Probabilities
 from src.mapping.trained_ground import TrainedGround
@@ -47,14 +53,13 @@ from src.radiometry import unlike_training
 from src.raster.georeference import crs_label
 from src.raster.read import RasterInfo, describe
 from src.report.prediction import MappedScene, prediction_report
-from src.run_folder import DESCRIPTION, holds_training
 from src.score_files import (
     MEANINGS,
     check_same_kind,
-    format_scores,
     score_prefix,
     write_score_files,
 )
+from src.score_lines import format_scores
 from src.spec import software_versions
 from src.tasks.prepare import class_rule
 from src.tasks.reporting import add_report
@@ -63,11 +68,6 @@ from src.vector import is_vector, vector_crs
 
 log = logging.getLogger(__name__)
 
-OTHER_FORMATS = {
-    *(".bil", ".bip", ".bsq", ".csv", ".dat", ".fgb", ".geojson", ".gpkg", ".grd", ".h5", ".hdf", ".hdr", ".img"),
-    *(".jp2", ".jpeg", ".jpg", ".kml", ".nc", ".parquet", ".pdf", ".png", ".shp", ".vrt", ".zarr", ".zip"),
-}
-"""Suffixes by which ``output`` is known to be a file of a kind that maps are not."""
 FILES = {
     "_probabilities": "Probability of each class",
     "_uncertainty": "Uncertainty: normalised entropy of the probabilities",
@@ -75,8 +75,6 @@ FILES = {
     "_areas.csv": "What each class covers: pixels, percent, hectares",
 }
 """What the files beside a map are, by the end of their names."""
-OF_A_TRAINING = (DESCRIPTION, "report.html")
-"""Files of a training by whose names those of a map can be called."""
 LAYERS = {"": "Map", "_probabilities": "Probabilities", "_uncertainty": "Uncertainty", "_polygons": "Polygons"}
 """What QGIS calls them."""
 
@@ -114,10 +112,11 @@ def map_all(settings: PredictConfig, run_folder: Path) -> tuple[Mapper, list[Map
     mapper = load_mapper(settings)
     files = [file for output in outputs for file in written(output, mapper.options, scored=bool(scored))]
     files.append(report_path(outputs, settings.output))
-    check_overwriting(files, {"scene": images, "label": scored, "checkpoint": [str(mapper.checkpoint)]})
-    check_no_training(files)
-    trained = TrainedGround.of(mapper.checkpoint) if scored else TrainedGround()
+    check_replaces_nothing(files, scenes=images, labels=scored, checkpoint=mapper.checkpoint)
+    folder, refit = mapper.trained_on
+    trained = TrainedGround.of(folder, refit=refit) if scored else TrainedGround()
     checked = [_check(mapper, image, label, settings, trained) for image, label in zip(images, labels, strict=True)]
+    labels = _labels_there(images, labels, checked)
     with _saying_where(outputs, settings.output):
         return mapper, [
             _map_one(mapper, image, output, found, label, settings)
@@ -127,7 +126,7 @@ def map_all(settings: PredictConfig, run_folder: Path) -> tuple[Mapper, list[Map
 
 @contextmanager
 def _saying_where(outputs: Sequence[Path], output: str | None) -> Iterator[None]:
-    """Say with which key a broken off run is gone on with, where the place of its maps was not given."""
+    """When a run whose command named no ``output`` is broken off, say which ``output`` lets the same command go on."""
     try:
         yield
     except BaseException as error:
@@ -171,11 +170,11 @@ def map_options(settings: PredictConfig) -> MapOptions:
         window=settings.window,
         blend=blends[settings.blend],
         batch_size=settings.batch_size,
-        average_turns=settings.tta,
+        tta=settings.tta,
         probabilities=storages[wanted],
-        polygons=settings.vector,
-        min_pixels=settings.sieve,
-        processes=settings.devices,
+        vector=settings.vector,
+        sieve=settings.sieve,
+        devices=settings.devices,
     )
 
 
@@ -190,100 +189,6 @@ def _texts(given: Any) -> list[str]:
     return [str(entry) for entry in (given if isinstance(given, list) else [given])]
 
 
-def choose_outputs(images: Sequence[str], output: str | None, run_folder: Path) -> list[Path]:
-    """Name a map for every scene.
-
-    One scene: ``output``, a file; or ``map.tif`` in the run's folder. Several: ``<scene>_map.tif`` in ``output``, a
-    folder; or in the run's.
-
-    Raises:
-        UserError: A file is given for several maps or one that is no GeoTIFF, or a map's name is a folder's.
-    """
-    if len(images) == 1 and (output is None or Path(output).suffix.lower() in GEOTIFFS):
-        outputs = [Path(output) if output else run_folder / "map.tif"]
-    else:
-        folder = Path(output) if output else run_folder
-        if folder.suffix.lower() in OTHER_FORMATS and not folder.is_dir():
-            raise UserError(f"output={output} is no GeoTIFF; maps are. Name a file that ends in .tif, or a folder.")
-        if folder.suffix.lower() in GEOTIFFS:
-            raise UserError(f"output={output} is one file for {len(images)} scenes; expected a folder. Name one.")
-        outputs = maps_in(folder, images)
-    if folders := [path for path in outputs if path.is_dir()]:
-        raise UserError(f"output={folders[0]} is a folder; expected a file to write. Choose another name.")
-    return outputs
-
-
-def written(output: Path, options: MapOptions, *, scored: bool) -> list[Path]:
-    """Name the files that come of a scene, its map first; all that could be where it is scored."""
-    scores = [output.with_name(f"{score_prefix(output)}{name}") for name in MEANINGS] if scored else []
-    return [*map_files(output, options), areas_path(output), layer_file_path(output), *scores]
-
-
-def check_overwriting(outputs: Iterable[Path], inputs: Mapping[str, Iterable[str]]) -> None:
-    """Refuse to write over what is read, or over a file that is read with it.
-
-    Args:
-        outputs: The files that are to be written.
-        inputs: Those that are read, by what they are.
-
-    Raises:
-        UserError: One of them is both.
-    """
-    places = {path.resolve() for path in outputs}
-    for what, files in inputs.items():
-        for given in dict.fromkeys(files):
-            for file in (given, *companions(given)):
-                if Path(file).resolve() in places:
-                    itself = "itself" if file == given else f"{given} is made of"
-                    raise UserError(
-                        f"output would write {file}, which is the {what} {itself}; expected another file. Choose "
-                        "another name."
-                    )
-
-
-def check_no_training(outputs: Iterable[Path]) -> None:
-    """Refuse to write over the report of a training, or what describes it, in the folder of its run.
-
-    Raises:
-        UserError: One of the files would be.
-    """
-    for path in outputs:
-        if path.name in OF_A_TRAINING and holds_training(path.parent):
-            raise UserError(
-                f"output would write {path}, but {path.parent} is the folder of a training, whose {path.name} that is; "
-                "expected a place of its own. Give another output."
-            )
-
-
-def report_path(outputs: Sequence[Path], output: str | None) -> Path:
-    """Name the report: ``report.html`` beside several maps, ``<map>_report.html`` beside one whose place was given.
-
-    Its links are relative, so it lies where the maps lie; and such a place may hold the maps of several runs.
-    """
-    named = output is not None and len(outputs) == 1
-    return map_report_path(outputs[0]) if named else outputs[0].with_name("report.html")
-
-
-def check_not_among_scenes(outputs: Iterable[Path], given: Iterable[str]) -> None:
-    """Refuse maps that a folder or a glob of scenes would stand for as well, when the command is given again.
-
-    Raises:
-        UserError: One of the maps lies there.
-    """
-    places = [(output, Path(os.path.abspath(output))) for output in outputs]  # noqa: PTH100  a glob does not resolve
-    for text in given:
-        folder = Path(text).is_dir()
-        if not folder and not glob.has_magic(text):
-            continue
-        pattern = Path(os.path.abspath(text))  # noqa: PTH100
-        for output, place in places:
-            if place.parent == pattern if folder else place.match(str(pattern)):
-                raise UserError(
-                    f"output would write {output} among the scenes that image={text} stands for, and be taken for one "
-                    "next time; expected another place. Give another output."
-                )
-
-
 class Checked(NamedTuple):
     """What is known of a scene before it is mapped.
 
@@ -291,11 +196,13 @@ class Checked(NamedTuple):
         truth: What it is scored against; None for nothing.
         unlike: What about its numbers is unlike those of training; None for nothing.
         seen: That the network was trained on it, where it is scored; None if it was not, or if nobody knows.
+        beside: That the label has no class on it; None if it has, or where there is no label.
     """
 
     truth: GroundTruth | None
     unlike: str | None
     seen: str | None = None
+    beside: NoLabelError | None = None
 
     @property
     def caution(self) -> str | None:
@@ -309,12 +216,30 @@ def _check(mapper: Mapper, image: str, label: str | None, settings: PredictConfi
         info = reader.info
         checked = Checked(None, unlike_training(mapper.spec, [info], reader.sample()))
     if label is not None:
-        truth = ground_truth(label, info, mapper.spec.classes, label_options(settings))
-        check_ground_truth(truth, label, info, mapper.spec.classes)
-        checked = Checked(truth, checked.unlike, trained.caution(info))
+        try:
+            truth = ground_truth(label, info, mapper.spec.classes, label_options(settings))
+            check_ground_truth(truth, label, info, mapper.spec.classes)
+            checked = Checked(truth, checked.unlike, trained.caution(info))
+        except NoLabelError as error:
+            checked = checked._replace(beside=error)
     for words in filter(None, (checked.unlike, checked.seen)):
         log.warning("CAUTION: %s: %s", image, words)
     return checked
+
+
+def _labels_there(images: Sequence[str], labels: Sequence[str | None], checked: Sequence[Checked]) -> list[str | None]:
+    """Return the labels without those that have no class on their scene, which may be where a label is for several.
+
+    Raises:
+        NoLabelError: A label that is for one scene has none there, or one for several on none of them.
+    """
+    beside = [image for image, found in zip(images, checked, strict=True) if found.beside]
+    for label, found in zip(labels, checked, strict=True):
+        if found.beside and (labels.count(label) == 1 or len(beside) == len(images)):
+            raise found.beside
+    if beside:
+        log.warning("CAUTION: %s; they are mapped without scores.", without_label(beside, len(images)))
+    return [None if found.beside else label for label, found in zip(labels, checked, strict=True)]
 
 
 def label_options(settings: PredictConfig) -> LabelOptions:
@@ -334,7 +259,7 @@ def _map_one(
     if truth is not None and truth.note:
         log.info("Label    %s", truth.note)
     began = time.monotonic()
-    scene = map_scene(mapper, image, output, stage)
+    scene = map_scene(mapper, image, output, stage, label=label)
     if scene.made:
         seconds, megapixels = time.monotonic() - began, info.window.pixels / 1e6
         log.info("Mapped   %.1f Mpx in %.1f s, %.2f Mpx/s", megapixels, seconds, megapixels / seconds)
@@ -399,7 +324,7 @@ def _layer_file(mapper: Mapper, scene: SceneMap, image: str, label: str | None, 
         crs = vector_crs(label, layer) if vector else describe(label).crs
         style = ground_truth_style(label, mapper.spec.classes, label_options(settings))
         layers.append(ShownLayer("Labels", label, style, shown=False, vector=vector, crs=crs, layer=layer))
-    write_layer_file(path, scene.path.stem, [*layers, scene_layer(image)])
+    write_layer_file(path, scene.path.stem, [*layers, scene_layer(image, spec=mapper.spec)])
     return path
 
 
