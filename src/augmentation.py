@@ -11,28 +11,65 @@ import math
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
+from src.bands import Normalization
 from src.errors import UserError
 from src.labels import IGNORE
 
 _NEAREST = 0.25
 """Share of a bilinear mean that the nearest of the four pixels has at least."""
+_BY_LEVELS = ("gain", "brightness", "noise", "band_dropout")
+"""Changes that go by the bands' means and standard deviations."""
 
 
 class Pixels(NamedTuple):
     """What moves together.
 
     Attributes:
-        image: B × C × H × W, normalised.
+        image: B × C × H × W, as the network gets it.
         target: B × H × W class indices, IGNORE for pixels without a class.
-        valid: B × H × W, False for pixels without a measurement.
+        valid: B × H × W, False for pixels without a measurement: their image is 0.
     """
 
     image: torch.Tensor
     target: torch.Tensor
     valid: torch.Tensor
+
+
+class Levels(NamedTuple):
+    """What the training chips' bands are like in the numbers that the network gets; 1 × C × 1 × 1 each.
+
+    Attributes:
+        used: False for bands that are 0 everywhere.
+        mean: Mean of each band; 0 where the data's own statistics standardise.
+        std: Standard deviation of each band; 1 there.
+    """
+
+    used: torch.Tensor
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    @classmethod
+    def of(cls, normalization: Normalization, statistics: Normalization) -> Levels:
+        """Return those of a network.
+
+        Args:
+            normalization: What it does to the file's numbers.
+            statistics: The normalisation by the training chips' own statistics.
+        """
+        ratio = statistics.scale / normalization.scale  # exactly 1 where both are the same: mean 0, deviation 1
+        mean = (np.array(statistics.mean) * ratio - normalization.mean) / normalization.std
+        std = np.array(statistics.std) * ratio / normalization.std
+        used, mean, std = (each[None, :, None, None] for each in (np.array(normalization.used), mean, std))
+        return cls(torch.from_numpy(used), torch.from_numpy(mean).float(), torch.from_numpy(std).float())
+
+    @classmethod
+    def standardised(cls, bands: int) -> Levels:
+        """Return those of bands that are all used and standardised by the data's own statistics."""
+        return cls.of(Normalization.identity(bands), Normalization.identity(bands))
 
 
 @dataclass(frozen=True)
@@ -46,10 +83,11 @@ class Augmentation:
         zoom: Scale half of the samples by a factor of up to 1 + zoom, or down to its inverse.
         crop: Side of the random window in pixels that is kept, None for the whole chip.
         cutmix: Probability of pasting a rectangle of another sample into one (Yun et al. 2019).
-        gain: Standard deviation of a factor per sample and band around 1.
+        gain: Standard deviation of a factor per sample and band around 1, by which pixels differ from the band's mean.
         brightness: Standard deviation of a shift per sample and band, in the band's standard deviations.
         noise: Standard deviation of noise per pixel, in the band's standard deviations.
-        band_dropout: Probability with which each band of a sample is replaced by its mean.
+        band_dropout: Probability with which each band of a sample is replaced by the band's mean. Means and deviations
+            of this and the three before are the training chips', whatever normalisation the network has.
     """
 
     flips: bool = False
@@ -85,21 +123,41 @@ class Augmentation:
         """Whether anything is switched on."""
         return any(bool(getattr(self, entry.name)) for entry in fields(self))
 
-    def __call__(self, pixels: Pixels, seed: int) -> Pixels:
+    def levels(self, normalization: Normalization, statistics: Normalization | None) -> Levels:
+        """Return what the changes of a network's bands are measured by.
+
+        Args:
+            normalization: What the network does to the file's numbers.
+            statistics: The normalisation by the training chips' own statistics; None where these are not known.
+
+        Raises:
+            UserError: They are not known, and a change needs them.
+        """
+        if statistics is None:
+            asked = [f"augmentation.{name}={value}" for name in _BY_LEVELS if (value := getattr(self, name))]
+            if asked:
+                raise UserError(
+                    f"{', '.join(asked)} go{'es' * (len(asked) == 1)} by the bands' means and deviations, which these "
+                    "data do not say (no Normalize_Bands.csv); run prepare.py again, or set it to 0."
+                )
+        return Levels.of(normalization, statistics or normalization)
+
+    def __call__(self, pixels: Pixels, seed: int, levels: Levels | None = None) -> Pixels:
         """Change a batch.
 
         Args:
             pixels: The batch, on any device.
             seed: Of all random numbers; the same seed gives the same change.
+            levels: Of its bands; None where all are used and standardised by the data's own statistics.
 
         Returns:
             The changed batch; height and width are ``crop`` where it is set and smaller than the chip.
         """
         # Autocast would take bfloat16 for where pixels come from: off by a pixel and more in chips of 256 px.
         with torch.autocast(pixels.image.device.type, enabled=False):
-            return self._changed(pixels, seed)
+            return self._changed(pixels, seed, levels or Levels.standardised(pixels.image.shape[1]))
 
-    def _changed(self, pixels: Pixels, seed: int) -> Pixels:
+    def _changed(self, pixels: Pixels, seed: int, levels: Levels) -> Pixels:
         draw = torch.Generator().manual_seed(seed)
         if self.rotation or self.zoom:
             pixels = self._resample(pixels, draw)
@@ -108,10 +166,9 @@ class Augmentation:
         if self.cutmix:
             pixels = self._cutmix(pixels, draw)
         if self.gain or self.brightness or self.noise:
-            pixels = self._jitter(pixels, draw, seed)
+            pixels = self._jitter(pixels, draw, seed, levels)
         if self.band_dropout:
-            kept = torch.rand(pixels.image.shape[:2], generator=draw) >= self.band_dropout
-            pixels = pixels._replace(image=pixels.image * kept[:, :, None, None].to(pixels.image.device))
+            pixels = self._drop_bands(pixels, draw, levels)
         return pixels
 
     def output_size(self, size: tuple[int, int]) -> tuple[int, int]:
@@ -168,18 +225,28 @@ class Augmentation:
             torch.where(paste, pixels.valid.roll(1, 0), pixels.valid),
         )
 
-    def _jitter(self, pixels: Pixels, draw: torch.Generator, seed: int) -> Pixels:
+    def _jitter(self, pixels: Pixels, draw: torch.Generator, seed: int, levels: Levels) -> Pixels:
         image = pixels.image
         shape = (*image.shape[:2], 1, 1)
         gain = 1 + self.gain * torch.randn(shape, generator=draw)
-        shift = self.brightness * torch.randn(shape, generator=draw)
+        shift = self.brightness * torch.randn(shape, generator=draw) * levels.std + levels.mean * (1 - gain)
         changed = image * gain.to(image.device) + shift.to(image.device)
         if self.noise:
             on_device = torch.Generator(image.device).manual_seed(seed)
             noise = torch.empty_like(image).normal_(generator=on_device)
-            changed = changed + self.noise * noise
-        # What was set to 0 (no measurement, unused band) stays 0.
-        return pixels._replace(image=torch.where(image != 0, changed, 0.0))
+            changed = changed + (self.noise * levels.std).to(image.device) * noise
+        return pixels._replace(image=torch.where(_measured(pixels, levels), changed, image))
+
+    def _drop_bands(self, pixels: Pixels, draw: torch.Generator, levels: Levels) -> Pixels:
+        device = pixels.image.device
+        dropped = (torch.rand(pixels.image.shape[:2], generator=draw) < self.band_dropout)[:, :, None, None].to(device)
+        flat = torch.where(dropped & _measured(pixels, levels), levels.mean.to(device), pixels.image)
+        return pixels._replace(image=flat)
+
+
+def _measured(pixels: Pixels, levels: Levels) -> torch.Tensor:
+    """Tell which numbers of an image are measurements: B × C × H × W; the others are 0 and stay so."""
+    return pixels.valid[:, None] & levels.used.to(pixels.image.device)
 
 
 def _turns(

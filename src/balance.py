@@ -24,16 +24,17 @@ Indices = npt.NDArray[np.intp]
 
 TRAIN = 0
 _ENUMERATED = 8_000
-"""Ways to choose a part's chips up to which all are looked at."""
+"""Possible choices of a part's chips, at most, of which every one is tried."""
 _DRAWN = 600
-"""Ways that are looked at where there are more, drawn by chance."""
+"""Choices that are drawn by chance and tried, for each of two parts, where more are possible."""
 _KEPT = 60
-"""Promising ways of each of two parts that are paired first, to know what a good pair costs."""
+"""Choices of each of two parts, the most promising, that are paired first: their best pair rules out others."""
 _PAIRS = 200_000
-"""Pairs up to which all that can be the best are looked at."""
+"""Pairs of choices not ruled out, at most, of which every one is tried; where there are more, chips are swapped."""
 _FEW = 6
-"""Chips in the second largest part up to which pairs are better starts than chance."""
+"""Chips in the second smallest of three parts, at most, for whose choices pairs are formed at all."""
 _STARTS = 64
+"""Assignments that are changed for the better at the same time, at most."""
 _ELEMENTS = 3_000
 """Numbers in the arrays of one step where all swaps are looked at: they bound the starts."""
 _SAMPLED = 4_000
@@ -41,6 +42,7 @@ _SAMPLED = 4_000
 _HOLDERS = 20
 """Chips of a class that a part lacks which are tried there, those with the most of it."""
 _STEPS = 600
+"""Rounds of swaps between two parts, at most."""
 _PATIENCE = 3
 """Rounds without an improvement before a search that looks at some of the swaps only gives up."""
 ALIKE = 1e-4

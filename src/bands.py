@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from src.errors import UserError
+from src.foreign_text import in_a_line
 
 _NUMBERED = re.compile(r"(band|layer|channel)?[\s_-]*\d+", re.IGNORECASE)
 """Names that only count (``band 7``): as good as no name."""
@@ -136,7 +137,7 @@ def match_bands(
         missing = [band.name for band, name in zip(expected, wanted, strict=True) if name not in names]
         raise UserError(
             f"{origin} has {_listing(found)}; {by} expects {_listing(expected)}, of which "
-            f"{_shortened(missing)} {'is' if len(missing) == 1 else 'are'} missing. Give a raster with these bands, "
+            f"{in_a_line(missing)} {'is' if len(missing) == 1 else 'are'} missing. Give a raster with these bands, "
             "or one without band names, in the same order."
         )
     if len(found) != len(expected):
@@ -204,11 +205,7 @@ def _telling(given: Iterable[str]) -> tuple[str, ...] | None:
 
 def _listing(bands: Sequence[Band]) -> str:
     count = f"{len(bands)} band{'' if len(bands) == 1 else 's'}"
-    return f"{count} ({_shortened([band.name for band in bands])})" if _names(bands) else count
-
-
-def _shortened(names: Sequence[str], most: int = 13) -> str:
-    return ", ".join(names) if len(names) <= most else f"{', '.join(names[:3])} … {names[-1]}"
+    return f"{count} ({in_a_line([band.name for band in bands], counted=False)})" if _names(bands) else count
 
 
 def measured(image: npt.NDArray[Any], nodata: Sequence[float | None] | float | None) -> npt.NDArray[np.bool_]:

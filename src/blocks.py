@@ -21,17 +21,21 @@ Bits = npt.NDArray[np.uint64]
 
 NONE = -1
 ABSENCE = 2.0
-"""Costs of an assignment, all as shares: a class that is absent from a part…"""
+"""Cost of each class that a part lacks, beside the distance of the parts' classes, 0–1: nothing else costs as much."""
 _SIZE = 1.0
-"""… chips in the wrong part, by number …"""
+"""Cost of the parts' sizes if every chip were in the wrong part; with a tenth of them there, a tenth of it."""
 _LOSS = 0.5
-"""… and chips that have to go."""
+"""Cost of the seams if every chip had to go there; with a tenth of them gone, a tenth of it."""
 _STARTS = 80
+"""Random assignments that a search begins with."""
 _REFINED = 16
+"""The cheapest of them, which are changed for the better, step by step."""
 _MOVES = 250
+"""Moves of a unit into another part, and as many swaps of two, that a step looks at, at most."""
 _ELEMENTS = 400_000
-"""Changes that are looked at in one step, and numbers that this may take."""
+"""Moves times cells that a step looks at, about, at most: its memory and its time."""
 _STEPS = 200
+"""Steps of one assignment, at most."""
 
 
 @dataclass(frozen=True)

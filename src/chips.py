@@ -108,7 +108,8 @@ def read_labelled(
             valid = read_valid(dataset, info.window, image, missing, used)
             for second in others:
                 valid &= all_measured(image, second, used)
-        plain_image = find_plain(dataset, chosen, image) if again and not others else None
+        told = not nodata_is_data and not others  # what a plain chip's mask follows from
+        plain_image = find_plain(dataset, chosen, image) if again and told else None
     with open_chip(sample.label) as dataset:
         values = label_values(dataset)
         plain_label = find_plain(dataset, [0], values[None]) if plain_image else None
@@ -124,8 +125,7 @@ def read_labelled(
         )
     plain = None
     if plain_image and plain_label:
-        counting = tuple(bool(counts) and not nodata_is_data for counts in used)
-        plain = PlainChip(info, plain_image, plain_label, missing, counting, classes)
+        plain = PlainChip(info, plain_image, plain_label, missing, tuple(map(bool, used)), classes)
     return _masked(info, image, valid, values, classes, plain)
 
 

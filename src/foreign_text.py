@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
 
 _STEERS = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters, ends of lines and paragraphs, turns of the writing direction, and halves of characters."""
 _LAYOUT = "\n\t"
 """Control characters of our own lines."""
+_MOST = 13
+"""Names that a line gives in full, at most: as many as Sentinel-2 has bands."""
 
 
 def steers(text: str) -> bool:
@@ -24,6 +27,18 @@ def shown(text: str) -> str:
 def cell(text: str) -> str:
     """Return a text that no spreadsheet takes for a formula; numbers stay what they are."""
     return f"'{text}" if text[:1] in ("=", "+", "-", "@") and not _is_number(text) else text
+
+
+def in_a_line(names: Sequence[str], *, counted: bool = True) -> str:
+    """Name things that have an order, bands or classes: all, or of many the first three, the last and their number.
+
+    Args:
+        names: Their names.
+        counted: Whether to give the number, ``B1, B2, B3 … B20 (20)``: not where it is said before.
+    """
+    if len(names) <= _MOST:
+        return ", ".join(names)
+    return f"{', '.join(names[:3])} … {names[-1]}{f' ({len(names)})' if counted else ''}"
 
 
 class ShownRecord(logging.LogRecord):

@@ -16,17 +16,12 @@ import numpy.typing as npt
 
 from src.errors import UserError
 from src.foreign_text import steers
+from src.palette import palette_color
 
 UNCLASSIFIED = 0
 """The raster value of pixels without a class."""
 IGNORE = 255
 """The index of pixels without a class. No class can have it: 255 values have the indices 0–254."""
-
-PALETTE = tuple(
-    "#1f77b4 #ff7f0e #2ca02c #d62728 #9467bd #8c564b #e377c2 #bcbd22 #17becf #7f7f7f "  # noqa: SIM905
-    "#aec7e8 #ffbb78 #98df8a #ff9896 #c5b0d5 #c49c94 #f7b6d2 #dbdb8d #9edae5 #c7c7c7".split()
-)
-"""Qualitative colours (Tableau 20, strong ones first) for classes that bring none; repeats after twenty."""
 
 _COLOR = re.compile(r"#[0-9a-fA-F]{6}")
 
@@ -65,6 +60,12 @@ class LandClass:
             )
 
     @property
+    def title(self) -> str:
+        """Value and name, ``3 forest``; the value alone where the name says no more."""
+        says_more = self.name not in {"", str(self.value), f"class_{self.value}"}
+        return f"{self.value} {self.name}" if says_more else str(self.value)
+
+    @property
     def rgb(self) -> tuple[int, int, int]:
         """Red, green and blue as 0–255."""
         return int(self.color[1:3], 16), int(self.color[3:5], 16), int(self.color[5:7], 16)
@@ -95,7 +96,7 @@ class ClassTable:
         names, colors = names or {}, colors or {}
         return cls(
             tuple(
-                LandClass(value, names.get(value, f"class_{value}"), colors.get(value, _palette_color(position)))
+                LandClass(value, names.get(value, f"class_{value}"), colors.get(value, palette_color(position)))
                 for position, value in enumerate(sorted({int(v) for v in values} - {UNCLASSIFIED}))
             )
         )
@@ -148,8 +149,13 @@ class ClassTable:
         return tuple(entry.name for entry in self.classes)
 
     @property
+    def titles(self) -> tuple[str, ...]:
+        """What tables and diagrams call the classes, in the order of the indices; see :attr:`LandClass.title`."""
+        return tuple(entry.title for entry in self.classes)
+
+    @property
     def distinct_names(self) -> tuple[str, ...]:
-        """Class names in the order of the indices, each with its value behind it where another class has it too."""
+        """What sentences and columns call the classes: the name, with the value behind it where another has it too."""
         names = self.names
         return tuple(
             f"{entry.name} ({entry.value})" if names.count(entry.name) > 1 else entry.name for entry in self.classes
@@ -179,7 +185,3 @@ class ClassTable:
         if values.dtype == np.uint8 and expected[values].all():  # far faster than sorting them
             return ()
         return tuple(sorted({int(v) for v in np.unique(values)} - set(self.values) - {UNCLASSIFIED}))
-
-
-def _palette_color(position: int) -> str:
-    return PALETTE[position % len(PALETTE)]

@@ -181,7 +181,10 @@ def _block_of(places: Places, side: tuple[int, int]) -> npt.NDArray[np.int64]:
 
 
 def _without_straddlers(parts: Parts, places: Places, buffer: int) -> Parts:
-    """Leave out chips until no two of different parts share ground: of training first, of validation next."""
+    """Leave out chips until no two of different parts share ground: training's before validation's, and never test's.
+
+    What validation shares with test is left out first, so that training loses nothing to chips that are gone.
+    """
     kept = parts.copy()
     for part in (1, 0):
         for pairs in places.pairs(buffer):

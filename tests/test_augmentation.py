@@ -1,11 +1,12 @@
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 import torch
 
-from src.augmentation import Augmentation, Pixels, _gathered, _moved, _Places
+from src.augmentation import Augmentation, Levels, Pixels, _gathered, _moved, _Places
+from src.bands import Normalization
 from src.errors import UserError
 from src.labels import IGNORE
 
@@ -93,6 +94,9 @@ def test_a_turn_of_an_oblong_chip_keeps_angles() -> None:
     after = Augmentation(rotation=45)(Pixels(image, labels, labels == 0), seed=0)
     areas = after.image.sum((1, 2, 3))
     assert (areas - 64).abs().max() < 3
+    offsets = torch.stack(torch.meshgrid(torch.arange(32) - 15.5, torch.arange(64) - 31.5, indexing="ij")).flatten(1)
+    spread = torch.linalg.eigvalsh((after.image.flatten(2) * offsets) @ offsets.T)
+    assert (spread[:, 1] / spread[:, 0]).max() < 1.2  # a square is as wide in all directions
 
 
 def test_zoom_changes_the_size_of_things() -> None:
@@ -109,9 +113,10 @@ def test_zoom_changes_the_size_of_things() -> None:
 def test_cutmix_pastes_image_label_and_mask_of_another_sample() -> None:
     count = 20
     target = torch.arange(count, dtype=torch.uint8)[:, None, None].expand(-1, 16, 16).contiguous()
-    before = Pixels(target[:, None].float() + 1, target, torch.ones_like(target, dtype=torch.bool))
+    before = Pixels(target[:, None].float() + 1, target, target % 2 == 0)
     after = Augmentation(cutmix=1)(before, seed=0)
     assert torch.equal(after.image[:, 0], after.target + 1.0)
+    assert torch.equal(after.valid, after.target % 2 == 0)
     assert (after.target != before.target).any((1, 2)).sum() > count // 2
     for own, mixed in zip(before.target, after.target, strict=True):
         assert set(mixed.unique().tolist()) <= {int(own[0, 0]), (int(own[0, 0]) - 1) % count}
@@ -165,6 +170,64 @@ def test_dropped_bands_are_whole_and_others_stay() -> None:
     assert ((after.image == 0).flatten(2).all(2) | kept).all()
     assert (~kept).float().mean() == pytest.approx(0.3, abs=0.08)
     assert torch.equal(after.target, before.target)
+
+
+STATISTICS = Normalization((True, True, False), 10.0, (50.0, 300.0, 0.0), (4.0, 20.0, 1.0))
+"""Of raw numbers 500 ± 40 and 3000 ± 200, and a band that is not used."""
+NETWORKS = (
+    STATISTICS,
+    Normalization.identity(3),
+    Normalization(STATISTICS.used, 100.0, (1.0, 2.0, 0.0), (3.0, 5.0, 1)),
+)
+"""Standardised, as they are, and as pretrained weights want them."""
+
+
+@pytest.mark.parametrize("normalization", NETWORKS)
+@pytest.mark.parametrize("changes", [Augmentation(gain=0.3, brightness=0.2, noise=0.1), Augmentation(band_dropout=0.5)])
+def test_changes_of_bands_are_the_same_whatever_the_network_makes_of_their_numbers(
+    changes: Augmentation, normalization: Normalization
+) -> None:
+    used, scale = torch.tensor(STATISTICS.used)[None, :, None, None], STATISTICS.scale
+    draw = torch.Generator().manual_seed(0)
+    mean, std = (torch.tensor(each)[None, :, None, None] * scale for each in (STATISTICS.mean, STATISTICS.std))
+    raw = mean + std * torch.randn((6, 3, 8, 8), generator=draw)
+    raw[:, 0, 0, 0] = 500  # a measurement that standardising makes 0
+    valid = torch.ones((6, 8, 8), dtype=torch.bool)
+    valid[:, 3:5] = False
+    measured = used & valid[:, None]
+
+    def changed(kind: Normalization) -> torch.Tensor:
+        """Normalise, change, and return to raw numbers."""
+        one, other = (torch.tensor(each)[None, :, None, None] for each in (kind.mean, kind.std))
+        kept = torch.tensor(kind.used)[None, :, None, None] & measured
+        given = torch.where(kept, (raw / kind.scale - one) / other, 0.0)
+        levels = changes.levels(replace(kind, used=STATISTICS.used), STATISTICS)
+        after = changes(Pixels(given, valid.byte(), valid), 7, levels).image
+        assert not after[~measured.expand_as(after)].any()
+        return (after * other + one) * kind.scale
+
+    expected, found = changed(STATISTICS), changed(normalization)
+    where = measured.expand_as(raw)
+    assert torch.allclose(found[where], expected[where], rtol=1e-4)
+    assert bool((expected[:, 0, 0, 0] != 500).any()) == (not changes.band_dropout)
+    if changes.band_dropout:
+        rows = found[:, :2, 0]
+        dropped = rows.std(-1) < 1e-2
+        assert 0 < dropped.sum() < dropped.numel()
+        assert torch.allclose(rows.mean(-1)[dropped], mean[0, :2, 0, 0].expand(6, 2)[dropped])
+
+
+def test_levels_of_standardised_bands_are_exactly_0_and_1() -> None:
+    statistics = Normalization((True,), 10_000.0, (0.12345678901234567,), (0.0456789,))
+    assert [each.tolist() for each in Levels.of(statistics, statistics)] == [[[[[True]]]], [[[[0.0]]]], [[[[1.0]]]]]
+
+
+@pytest.mark.parametrize("name", ["gain", "brightness", "noise", "band_dropout"])
+def test_a_change_by_unknown_statistics_is_one_clear_line(name: str) -> None:
+    plain = Normalization.identity(2)
+    with pytest.raises(UserError, match=rf"augmentation\.{name}=0\.1 goes by .*run prepare.py again"):
+        Augmentation(**{name: 0.1}).levels(plain, None)
+    Augmentation(flips=True, cutmix=0.5).levels(plain, None)
 
 
 @pytest.mark.parametrize("size", [(16, 16), (12, 20)])

@@ -12,6 +12,7 @@ from scripts import benchmark
 from scripts.accuracy.classical import CLASSIFIERS, classify
 from scripts.accuracy.results import Result, ious, mean_iou, overall_accuracy, write_results
 from scripts.accuracy.scenes import HELD_OUT, SCENES, TEST, TRAIN, VALIDATION, Area, lay_out, read
+from src.scores import Scores
 from tests import rasters
 
 SHARED = benchmark.ROOT.parent / "shared/data"
@@ -71,6 +72,14 @@ def test_scores_are_pooled_and_what_the_map_leaves_empty_is_wrong() -> None:
     np.testing.assert_allclose(ious(matrix), [1 / 3, 1 / 2, np.nan])
     assert mean_iou(matrix) == pytest.approx(5 / 12)
     assert overall_accuracy(matrix) == 0.5
+
+
+def test_a_whole_map_has_the_scores_of_eval_and_predict() -> None:
+    matrix = np.random.default_rng(0).integers(0, 50, (4, 4))
+    matrix[2] = 0  # the truth lacks it
+    ours, expected = np.pad(matrix, ((0, 0), (1, 0))), Scores(matrix)
+    np.testing.assert_array_equal(ious(ours), np.where(expected.support > 0, expected.iou, np.nan))
+    assert (mean_iou(ours), overall_accuracy(ours)) == (expected.mean_iou, expected.overall_accuracy)
 
 
 def test_results_go_between_the_marks_with_their_spread(tmp_path: Path) -> None:

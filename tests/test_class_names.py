@@ -8,7 +8,8 @@ import pytest
 
 from src.class_names import renamed
 from src.errors import UserError
-from src.labels import PALETTE, ClassTable
+from src.labels import ClassTable
+from src.palette import PALETTE
 
 CLASSES = ClassTable.build([2, 7], {7: "lake"})
 

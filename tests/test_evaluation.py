@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from src import evaluation
 from src.bands import Band, Normalization
 from src.chips import LabelledChip
 from src.errors import UserError
-from src.evaluation import batches, check_fit, chip_exporter, evaluate, read_ahead
+from src.evaluation import batches, check_fit, chip_exporter, chips_unlike_training, evaluate, read_ahead
 from src.grid import Window, chip_windows
 from src.labels import ClassTable
 from src.models.lanes import computing_with
@@ -54,6 +55,24 @@ class LargestBand(nn.Module):
         if image.shape[-1] % self.multiple or image.shape[-2] % self.multiple:
             raise RuntimeError("wrong size")
         return image
+
+
+@pytest.mark.parametrize(("count", "expected"), [(20, [2, 6, 10, 14, 18]), (3, [0, 1, 2])])
+def test_whether_chips_are_like_those_of_training_is_judged_by_some_from_all_over_their_list(
+    count: int, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They stand there scene by scene."""
+    read, pixels = list[Sample](), np.ones((3, 2, 2), np.uint8)
+
+    def read_chip(sample: Sample, _: NetworkSpec) -> SimpleNamespace:
+        read.append(sample)
+        return SimpleNamespace(image=pixels, valid=pixels[0] > 0, info=len(read))
+
+    monkeypatch.setattr(evaluation, "read_chip", read_chip)
+    monkeypatch.setattr(evaluation, "unlike_training", lambda _, chips, found: f"{len(chips)} {found.count[0]}")
+    samples = [Sample(Path(f"{number}.tif"), Path("label.tif")) for number in range(count)]
+    assert chips_unlike_training(SPEC, samples) == f"{len(expected)} {4 * len(expected)}"
+    assert read == [samples[number] for number in expected]
 
 
 def network(multiple: int = 1, bands: int = 3) -> Network:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from src.errors import UserError
-from src.labels import IGNORE, PALETTE, ClassTable, LandClass
+from src.labels import IGNORE, ClassTable, LandClass
+from src.palette import PALETTE
 
 VALUES = st.sets(st.integers(1, 255), min_size=1, max_size=255)
 
@@ -33,6 +34,11 @@ def test_values_with_gaps_keep_their_names_and_order() -> None:
 def test_names_that_repeat_are_told_apart_by_their_values() -> None:
     table = ClassTable.build([1, 2, 4], {1: "forest", 2: "water", 4: "forest"})
     assert table.distinct_names == ("forest (1)", "water", "forest (4)")
+    assert table.titles == ("1 forest", "2 water", "4 forest")
+
+
+def test_a_title_does_not_say_a_value_twice() -> None:
+    assert ClassTable.build([1, 2, 3, 4], {1: "1", 2: "", 4: "class_3"}).titles == ("1", "2", "3", "4 class_3")
 
 
 def test_all_255_values_can_be_classes() -> None:

@@ -56,20 +56,23 @@ def test_a_right_answer_costs_less_than_a_wrong_one_and_bfloat16_is_welcome(loss
     assert loss(right.bfloat16(), target).dtype == torch.float32
 
 
-def test_cross_entropy_is_pytorchs_where_there_are_labels() -> None:
+@pytest.mark.parametrize("weight", [None, WEIGHT])
+@pytest.mark.parametrize("smoothing", [0, 0.1])
+def test_cross_entropy_is_pytorchs_where_there_are_labels(weight: tuple[float, ...] | None, smoothing: float) -> None:
     logits, target = example()
-    for weight in (None, WEIGHT):
-        tensor = None if weight is None else torch.tensor(weight)
-        expected = F.cross_entropy(logits, target.long(), tensor, ignore_index=IGNORE)
-        assert torch.allclose(CrossEntropy(weight)(logits, target), expected)
+    tensor = None if weight is None else torch.tensor(weight)
+    expected = F.cross_entropy(logits, target.long(), tensor, ignore_index=IGNORE, label_smoothing=smoothing)
+    assert torch.allclose(CrossEntropy(weight, smoothing)(logits, target), expected)
 
 
-def test_focal_loss_is_its_formula() -> None:
+@pytest.mark.parametrize("weight", [None, WEIGHT])
+def test_focal_loss_is_its_formula(weight: tuple[float, ...] | None) -> None:
     logits, target = example()
-    probability = logits.softmax(1).gather(1, (target.long() % 3)[:, None])[:, 0]
     labelled = target != IGNORE
-    expected = (-((1 - probability) ** 2) * probability.log())[labelled].mean()
-    assert torch.allclose(CrossEntropy(gamma=2)(logits, target), expected)
+    probability = logits.softmax(1).gather(1, (target.long() % 3)[:, None])[:, 0][labelled]
+    share = torch.tensor(weight or (1.0, 1.0, 1.0))[target[labelled].long()]
+    expected = (-share * (1 - probability) ** 2 * probability.log()).sum() / share.sum()
+    assert torch.allclose(CrossEntropy(weight, gamma=2)(logits, target), expected)
 
 
 def test_dice_is_over_the_classes_present() -> None:
@@ -79,6 +82,19 @@ def test_dice_is_over_the_classes_present() -> None:
     truth = F.one_hot(target[target != IGNORE].long(), 3)
     dice = (2 * (probability * truth).sum(0) + 1) / (probability.sum(0) + truth.sum(0) + 1)
     assert torch.allclose(Dice()(logits, target), (1 - dice[:2]).mean())
+
+
+def test_dice_is_the_weighted_mean_over_its_classes() -> None:
+    logits, target = torch.zeros(1, 3, 1, 6), torch.tensor([[[0, 0, 0, 1, 1, 2]]])
+    # All are as likely, so each class is foreseen for 6 / 3 pixels, of which a third of its own are hit.
+    first, second, third = (1 - (2 * own / 3 + 1) / (2 + own + 1) for own in (3, 2, 1))
+    assert float(Dice()(logits, target)) == pytest.approx((first + second + third) / 3)
+    assert float(Dice((0, 1, 3))(logits, target)) == pytest.approx((second + 3 * third) / 4)
+
+
+def test_cross_entropy_and_dice_have_their_shares_and_the_classes_weigh_in_the_one() -> None:
+    together = CrossEntropyDice(WEIGHT, label_smoothing=0.1, dice=0.2)(*example())
+    assert torch.allclose(together, 0.8 * CrossEntropy(WEIGHT, 0.1)(*example()) + 0.2 * Dice()(*example()))
 
 
 def test_pixels_of_a_class_with_weight_0_change_nothing_with_smoothed_labels_either() -> None:

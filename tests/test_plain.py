@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,16 @@ import numpy.typing as npt
 import pytest
 import rasterio
 
+from src.bands import Band
 from src.datamodules import chips
 from src.datamodules.base import SegmentationData
 from src.datamodules.chips import ChipData, ChipDataset
 from src.errors import UserError
 from src.grid import Window
+from src.labels import ClassTable
 from src.raster.plain import PlainRaster, find_plain
 from src.raster.read import open_chip, read_window
+from src.tables import Sample
 from tests.chip_folder import make_chip_folder
 from tests.rasters import write
 
@@ -159,3 +163,29 @@ def test_a_label_that_is_changed_between_epochs_is_checked_again(folder: Path) -
     os.utime(label, ns=(0, label.stat().st_mtime_ns + 1))
     with pytest.raises(UserError, match="has the value 77"):
         source[0]
+
+
+def test_a_band_that_is_not_used_masks_nothing_in_any_reading(tmp_path: Path) -> None:
+    data = ChipData(make_chip_folder(tmp_path / "data", bands=2), cache=False)
+    sample = data.source("train").samples[0]
+    write(sample.image, np.stack([np.ones((32, 32), np.uint16), np.zeros((32, 32), np.uint16)]), nodata=0, **PLAIN)
+    source = ChipDataset([sample], replace(data.folder.spec, used=(True, False)), again=True)
+    assert source[0].valid.all()
+    assert source._plain
+    assert source[0].valid.all()
+
+
+@pytest.mark.parametrize("nodata_is_data", [False, True])
+def test_the_second_reading_of_a_chip_has_the_mask_of_the_first(tmp_path: Path, nodata_is_data: bool) -> None:
+    image = np.ones((2, 4, 4), np.float32)
+    image[0, 0, 0], image[1, 1, 1] = np.nan, -9
+    write(tmp_path / "image.tif", image, nodata=-9)
+    write(tmp_path / "label.tif", np.ones((1, 4, 4), np.uint8))
+    sample = Sample(tmp_path / "image.tif", tmp_path / "label.tif")
+    bands = (Band("a"), Band("b"))
+    classes = ClassTable.build([1])
+    chip = chips.read_labelled(sample, bands, [True, True], None, classes, nodata_is_data, again=True)
+    assert chip.valid.sum() == (15 if nodata_is_data else 14)
+    assert (chip.plain is None) == nodata_is_data
+    again = chip.plain.read() if chip.plain else None
+    assert again is None or np.array_equal(again.valid, chip.valid)

@@ -200,6 +200,12 @@ def test_the_mean_over_batches_is_that_of_each_batch_s_own_mean_weighted_by_its_
     assert ScoreCounter(ClassTable.build([1])).result().batch_mean_iou is None
 
 
+def test_a_class_that_is_only_predicted_counts_in_the_mean_over_batches() -> None:
+    counter = ScoreCounter(ClassTable.build([10, 20]), per_chip=True)
+    counter.add(torch.tensor([[[0, 0]]]), torch.tensor([[[0, 1]]]))
+    assert counter.result().batch_mean_iou == 0.25  # of 1/2 and 0
+
+
 @pytest.mark.parametrize("together", [1, 2, 5])
 def test_the_mean_over_batches_can_be_that_of_any_number_of_consecutive_chips(together: int) -> None:
     truth, prediction = torch.tensor([0, 0, 1, 0, 1]).reshape(-1, 1, 1), torch.tensor([0, 0, 0, 0, 1]).reshape(-1, 1, 1)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
 import shutil
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ from src.models.architectures import build, freeze
 from src.models.checkpoint import load_network
 from src.models.distributed import SyncBatchNorms
 from src.models.losses import CrossEntropy
-from src.models.lr_finder import draw_range_test, find_learning_rate
+from src.models.lr_finder import HIGHEST, LOWEST, draw_range_test, find_learning_rate
 from src.models.optimization import Optimization
 from src.models.segmenter import Segmenter, Tally
 from src.run_folder import read_trained
@@ -81,6 +82,27 @@ def trainer(
         use_distributed_sampler=False,
         **options,
     )
+
+
+def test_a_band_that_is_dropped_gets_its_mean_where_numbers_are_not_standardised(folder: Path) -> None:
+    described = ChipData(folder).describe()
+    assert described.normalization is not None
+    network, spec = make_network(described, NetworkChoice("compact_unet", options={}, normalize=False))
+    changes = Augmentation(band_dropout=0.5)
+    module = Segmenter(network, spec, CrossEntropy(), Optimization(), changes)
+    assert module.levels is not None
+    assert module.levels.mean.flatten().tolist() == pytest.approx(described.normalization.mean)
+    seen: list[torch.Tensor] = []
+    network.architecture.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    data = ChipData(folder, batch_size=2, workers=0)
+    data.setup()
+    batch = next(iter(data.train_dataloader()))
+    module.step(batch, seed=3)
+    below_the_gap = seen[0][:, :, 2:]
+    sample, band = np.argwhere(below_the_gap.std((-1, -2)).numpy() < 1e-2)[0].tolist()
+    assert float(below_the_gap[sample, band].mean()) == pytest.approx(described.normalization.mean[band], rel=1e-5)
+    with pytest.raises(UserError, match=r"augmentation\.band_dropout=0\.5 goes by"):
+        Segmenter(network, replace(spec, statistics=None), CrossEntropy(), Optimization(), changes)
 
 
 class StopAfter(L.Callback):
@@ -480,7 +502,7 @@ def test_the_finder_sets_the_rate_that_the_optimiser_gets(folder: Path, tmp_path
     before = copy.deepcopy(module.state_dict())
     test = find_learning_rate(module, data.train_dataloader(), CPU, bf16=False, steps=40)
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
-    assert 1e-6 < test.rate < 1
+    assert LOWEST < test.rate < HIGHEST
     assert test.rate in test.rates
     draw_range_test(tmp_path / "lr.png", test)
     assert (tmp_path / "lr.png").read_bytes().startswith(b"\x89PNG")
@@ -523,24 +545,51 @@ def test_a_frozen_encoder_keeps_parameters_and_statistics_until_it_is_thawed(fol
     module, data = segmenter(folder, optimization=optimization), ChipData(folder, batch_size=3)
     module.network.architecture.freeze_encoder()
     seen: list[dict[str, torch.Tensor]] = []
+    rates: list[dict[str, float]] = []
 
     class Remember(L.Callback):
+        def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: Any, optimizer: Any) -> None:
+            del trainer, pl_module
+            rates.append({group["name"]: group["lr"] for group in optimizer.param_groups})
+
         def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
             del trainer
             seen.append(copy.deepcopy(pl_module.encoder.state_dict()))
 
     assert module.encoder is not None
     start = copy.deepcopy(module.encoder.state_dict())
-    run = trainer(tmp_path, 3, Unfreeze(epoch=2, factor=0.1), Remember())
-    run.fit(module, data)
+    trainer(tmp_path, 3, Unfreeze(epoch=2, factor=0.1), Remember()).fit(module, data)
     for name, value in start.items():
         assert torch.equal(seen[0][name], value), name
         assert torch.equal(seen[1][name], value), name
     moved = [name for name, value in start.items() if not torch.equal(seen[2][name], value)]
     assert any("running_mean" in name for name in moved)
     assert any("conv1.weight" in name for name in moved)
-    rates = {group["name"]: group["lr"] for group in run.optimizers[0].param_groups}
-    assert rates == pytest.approx({"encoder": 0.001, "rest": 0.01})
+    steps = len(rates) // 3
+    assert rates[: 2 * steps] == [{"encoder": 0.01, "rest": 0.01}] * (2 * steps)
+    assert rates[2 * steps :] == [pytest.approx({"encoder": 0.001, "rest": 0.01})] * steps
+
+
+@pytest.mark.parametrize("given", [0.5, 1.0])  # the rate that it is given when it goes on is without effect
+def test_the_encoder_of_a_resumed_run_has_its_rate_lowered_once_whatever_epoch_thaws_it_now(
+    folder: Path, tmp_path: Path, given: float
+) -> None:
+    """Thawed at an epoch that had passed it learned at the full rate, and at one to come at the lower one's share."""
+
+    def fit(epochs: int, thaws: int, encoder_lr: float = 0.5) -> dict[str, float]:
+        optimization = Optimization(lr=0.01, schedule="constant", epochs=4, encoder_lr=encoder_lr)
+        module = segmenter(folder, optimization=optimization)
+        module.config = {"optimizer": {"encoder_lr": encoder_lr}}
+        module.network.architecture.freeze_encoder()
+        run = trainer(tmp_path, epochs, Unfreeze(epoch=thaws))
+        last = tmp_path / "checkpoints/last.ckpt" if epochs > 2 else None
+        run.fit(module, ChipData(folder, batch_size=6, min_steps=0), ckpt_path=last, weights_only=True)
+        return {group["name"]: group["lr"] for group in run.optimizers[0].param_groups}
+
+    assert fit(2, thaws=3) == pytest.approx({"encoder": 0.005, "rest": 0.01})
+    lowered = pytest.approx({"encoder": 0.0005, "rest": 0.01})
+    assert fit(3, thaws=1, encoder_lr=given) == lowered
+    assert fit(4, thaws=3) == lowered
 
 
 def test_thawing_what_is_not_frozen_is_one_clear_line(folder: Path, tmp_path: Path) -> None:
@@ -653,8 +702,10 @@ def test_step_gives_unmeasured_pixels_no_class(folder: Path) -> None:
     module, data = segmenter(folder), ChipData(folder)
     chip = data.source("validation")[0]
     batch: Batch = collate([chip, chip])
-    step = module.eval().step(batch)
+    assert not batch.valid.all()
+    step = module.eval().step(batch._replace(target=torch.zeros_like(batch.target)))
     assert torch.isfinite(step.loss)
+    assert (step.target[batch.valid] == 0).all()
     assert (step.target[~batch.valid] == IGNORE).all()
     assert step.prediction.shape == step.target.shape == (2, 32, 32)
 
@@ -758,6 +809,24 @@ def test_a_run_from_before_stems_were_the_encoder_s_goes_on(folder: Path, tmp_pa
     torch.save(content, last)
     found = fit("after", 2, last)
     assert all(torch.equal(value, whole[name]) for name, value in found.items())
+
+
+def test_an_epoch_s_loss_is_the_mean_over_its_labelled_pixels() -> None:
+    tally = Tally(2, CPU)
+    tally.add(torch.tensor(1.0), torch.tensor([[[0, 1, 1]]]), torch.tensor([[[0, 1, 0]]]))
+    tally.add(torch.tensor(5.0), torch.tensor([[[0, IGNORE, IGNORE]]]), torch.tensor([[[1, 0, 0]]]))
+    loss, pixels = tally.total()["loss"]
+    assert loss / pixels == 2.0  # (3 × 1 + 1 × 5) / 4
+
+
+def test_every_epoch_step_and_process_draws_random_numbers_of_its_own(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, seeds = segmenter(folder, "compact_unet"), set[int]()
+    for epoch, step, rank in itertools.product((0, 1), (-1, 0, 1), (0, 1)):
+        monkeypatch.setattr(module, "_trainer", SimpleNamespace(current_epoch=epoch, global_rank=rank))
+        seeds.add(module._step_seed(step))
+    assert len(seeds) == 12
 
 
 def test_what_an_epoch_counts_is_not_kept_on_a_device_without_float64() -> None:

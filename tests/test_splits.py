@@ -10,13 +10,16 @@ import pytest
 import shapely
 from hypothesis import HealthCheck, assume, event, given, settings
 from hypothesis import strategies as st
+from rasterio import Affine
 
 from src import blocks, splits
 from src.errors import UserError
 from src.grid import Window, chip_windows
 from src.ground import Places, across_scenes, components, no_place_caution
+from src.raster.georeference import has_place
 from src.raster.read import RasterInfo
 from src.splits import Strategy, imbalance, part_sizes, split_chips
+from tests.rasters import NORTH_UP, TURNED
 
 SHARES = (70.0, 15.0, 15.0)
 
@@ -103,13 +106,16 @@ def test_no_pixel_of_ground_is_in_two_parts(data: st.DataObject) -> None:
             for pixel in ground(window, scenes[index]):
                 assert owner.setdefault(pixel, part) == part
     if buffer:
-        for (index, window), part in zip(chips, split.parts, strict=True):
-            if part >= 0:
-                near = _within(window, buffer)
-                others = [
-                    w for (i, w), p in zip(chips, split.parts, strict=True) if i == index and p >= 0 and p != part
-                ]
-                assert not any(near.intersection(other).pixels for other in others)
+        assert_apart(chips, split.parts, buffer)
+
+
+def assert_apart(chips: list[tuple[int, Window]], parts: npt.NDArray[np.int64], buffer: int) -> None:
+    """Between chips of different parts of a scene lie as many pixels at least."""
+    for (index, window), part in zip(chips, parts, strict=True):
+        if part >= 0:
+            near = _within(window, buffer)
+            others = [w for (i, w), p in zip(chips, parts, strict=True) if i == index and p >= 0 and p != part]
+            assert not any(near.intersection(other).pixels for other in others)
 
 
 def _within(window: Window, buffer: int) -> Window:
@@ -155,6 +161,7 @@ def test_blocks_are_balanced_and_apart() -> None:
     chance = split_chips(counts, at, (80, 10, 10), "random")
     assert balanced.cut is not None
     assert balanced.imbalance < 0.1
+    assert_apart(chips, balanced.parts, 30)
     assert chance.straddling == 0
     assert imbalance(counts, balanced.parts) == balanced.imbalance
 
@@ -164,14 +171,39 @@ def test_a_given_block_is_taken() -> None:
     chips = [(0, w) for w in chip_windows(100, 100, (10, 10), (10, 10))]
     split = split_chips(classes(100), places(chips, [info], (10, 10)), SHARES, "blocks", block=50, seed=3)
     assert split.cut == (50, 50)
-    grid = split.parts.reshape(10, 10)
+    assert_quarters(split.parts)
+
+
+def test_blocks_of_oblong_chips_are_as_oblong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(splits, "_BLOCKS", (4,))
+    info = scene("a", 100, 200)
+    chips = [(0, w) for w in chip_windows(100, 200, (20, 10), (20, 10))]
+    split = split_chips(classes(100), places(chips, [info], (20, 10)), SHARES, "blocks")
+    assert split.cut == (100, 50)
+    assert_quarters(split.parts)
+
+
+def assert_quarters(parts: npt.NDArray[np.int64]) -> None:
+    """Each quarter of ten by ten chips is in one part."""
     for row in (0, 5):
         for column in (0, 5):
-            assert len(np.unique(grid[row : row + 5, column : column + 5])) == 1
+            assert len(np.unique(parts.reshape(10, 10)[row : row + 5, column : column + 5])) == 1
 
 
-def test_scenes_that_touch_share_nothing_and_scenes_that_overlap_do() -> None:
-    first, beside, over = scene("a", 10, 10), scene("b", 10, 10, left=100), scene("c", 10, 10, left=95)
+def test_straddlers_are_left_out_of_training_before_validation_and_never_of_test() -> None:
+    """Of three in a row the middle one goes, and only then is looked what training still meets."""
+    row = [(0, Window(0, column, 10, 10)) for column in (0, 5, 10)]
+    at = places(row, [scene("a", 10, 20)], (5, 5))
+    for assigned, kept in (((0, 1, 2), [0, -1, 2]), ((0, 0, 1), [0, -1, 1]), ((0, 2, 1), [-1, 2, -1])):
+        assert splits._without_straddlers(np.array(assigned), at, 0).tolist() == kept
+
+
+@pytest.mark.parametrize("grid", [NORTH_UP, TURNED], ids=["north-up", "turned"])
+def test_scenes_that_touch_share_nothing_and_scenes_that_overlap_do(grid: Affine) -> None:
+    first, beside, over = (
+        replace(scene(name, 10, 10), transform=tuple(grid @ Affine.translation(columns, 0))[:6])
+        for name, columns in (("a", 0), ("b", 10), ("c", 9.5))
+    )
     chips = [(i, Window(0, 0, 10, 10)) for i in range(2)]
     assert not len(places(chips, [first, beside], (10, 10)).across)
     assert places(chips, [first, over], (10, 10)).across.tolist() == [[0, 1]]
@@ -194,8 +226,21 @@ def test_scenes_without_a_crs_lie_apart() -> None:
     assert not len(places([(0, Window(0, 0, 5, 5)), (1, Window(0, 0, 5, 5))], scenes, (5, 5)).across)
     caution = no_place_caution([*scenes, *scenes])
     assert caution is not None
-    assert caution.startswith("a and b (and 2 more) have neither a CRS nor coordinates")
+    assert caution.startswith("a and b (and 2 more) do not say where they lie")
     assert no_place_caution([scenes[0], scene("c", 10, 10)]) is None
+
+
+@pytest.mark.parametrize("local", [False, True])
+@pytest.mark.parametrize(("top", "down"), [(0, 10), (0, -10), (100, -10)])
+def test_a_corner_at_0_0_without_a_crs_of_the_earth_is_no_place(local: bool, top: float, down: float) -> None:
+    """ENVI's Arbitrary was a CRS: two scenes that it says nothing of counted as one ground."""
+    crs = 'LOCAL_CS["Arbitrary",UNIT["metre",1],AXIS["Easting",EAST],AXIS["Northing",NORTH]]' if local else None
+    lost = [replace(scene(name, 10, 10), crs=crs, transform=(10, 0, 0, 0, down, top)) for name in "ab"]
+    assert not any(map(has_place, lost))
+    assert no_place_caution(lost) is not None
+    assert not len(places([(0, Window(0, 0, 5, 5)), (1, Window(0, 0, 5, 5))], lost, (5, 5)).across)
+    assert has_place(replace(lost[0], transform=(10, 0, 50, 0, down, top)))
+    assert has_place(replace(lost[0], crs=scene("c", 1, 1).crs))
 
 
 def test_scenes_without_a_crs_that_have_coordinates_are_compared() -> None:
@@ -211,7 +256,7 @@ def test_scenes_without_a_crs_that_have_coordinates_are_compared() -> None:
     ]
     assert no_place_caution(scenes) is None
     lost = [scene("a", 10, 10, 0, 0, crs=None), scene("b", 10, 10, 0, 100, crs=None)]  # pixels of 10, the corner below
-    assert str(no_place_caution(lost)).startswith("a and b have neither")
+    assert str(no_place_caution(lost)).startswith("a and b do not say where they lie")
 
 
 def test_many_scenes_are_compared_as_every_two_of_them_would_be(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from scripts.accuracy.classical import CLASSIFIERS
 from scripts.accuracy.networks import ABLATION, DEFAULT, FEW, NARROW, OURS, SHALLOW, SPECDEEPMAP
 from scripts.accuracy.scenes import SCENES, TEST, BenchmarkScene
 from src.atomic import write_text
+from src.scores import Scores
 
 Matrix = npt.NDArray[np.int64]
 
@@ -51,20 +52,29 @@ class Result:
         return cls(row["run"], row["area"], row["seed"], matrix, row["cpu_seconds"], row["wall_seconds"])
 
 
+def scores(matrix: Matrix) -> Scores:
+    """Return the scores of true × mapped pixels whose column 0 counts those that are not mapped.
+
+    Not mapped is one more class here, the first, which the truth never has: such pixels are wrong and lower the IoU of
+    their class, but no mean has that class. ``predict.py`` and ``eval.py`` leave them out.
+    """
+    return Scores(np.vstack([np.zeros_like(matrix[:1]), matrix]))
+
+
 def ious(matrix: Matrix) -> npt.NDArray[np.float64]:
-    """Return each class's IoU from true × mapped pixels (column 0: not mapped); NaN for one that the truth lacks."""
-    hit, truth, mapped = np.diagonal(matrix, 1), matrix.sum(1), matrix.sum(0)[1:]
-    return np.where(truth > 0, hit / np.maximum(truth + mapped - hit, 1), np.nan)
+    """Return each class's IoU, NaN for one that the truth lacks; see :func:`scores`."""
+    found = scores(matrix)
+    return np.where(found.support > 0, found.iou, np.nan)[1:]
 
 
 def mean_iou(matrix: Matrix) -> float:
-    """Return the mean IoU over the classes in the truth, pooled over all labelled pixels."""
-    return float(np.nanmean(ious(matrix)))
+    """Return the mean IoU over the classes in the truth, pooled over all labelled pixels; see :func:`scores`."""
+    return scores(matrix).mean_iou
 
 
 def overall_accuracy(matrix: Matrix) -> float:
-    """Return the share of the labelled pixels that are right."""
-    return float(np.trace(matrix[:, 1:]) / matrix.sum())
+    """Return the share of the labelled pixels that are right; see :func:`scores`."""
+    return scores(matrix).overall_accuracy
 
 
 def write_results(logs: Path, document: Path) -> str:

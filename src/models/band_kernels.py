@@ -14,6 +14,7 @@ import torch
 
 from src.bands import Band, find_rgb
 from src.errors import UserError
+from src.foreign_text import in_a_line
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def same_bands(bands: Sequence[Band], used: Sequence[bool], order: Sequence[int]
     rows = tuple(tuple(float(place == j and u) for j in given) for place, u in zip(places, used, strict=True))
     words = f"{len(bands)} bands in the weights' order"
     if places != given:
-        words = f"the weights' bands put into the order {_listed([band.name for band in bands])}"
+        words = f"the weights' bands put into the order {in_a_line([band.name for band in bands])}"
     return Kernels(rows, places, (words,))
 
 
@@ -113,7 +114,7 @@ def rgb_bands(bands: Sequence[Band], used: Sequence[bool], given: Sequence[int |
     lines = [f"{colour} kernel → {bands[i].name}" for colour, i in zip(("red", "green", "blue"), rgb, strict=True)]
     further = [band.name for i, band in enumerate(bands) if i not in rgb and used[i]]
     if further:
-        lines.append(f"mean of the three → {_listed(further)}; all scaled by 3/{count}")
+        lines.append(f"mean of the three → {in_a_line(further)}; all scaled by 3/{count}")
     sources = tuple(rgb.index(i) if i in rgb else None for i in range(len(bands)))
     return Kernels(tuple(kernels), sources, tuple(lines))
 
@@ -127,7 +128,7 @@ def _given_rgb(bands: Sequence[Band], given: Sequence[int | str]) -> tuple[int, 
         if not matches:
             raise UserError(
                 f"weights.rgb={list(given)}: {wanted} is no band of the data; expected numbers from 1 to {len(bands)} "
-                f"or names ({_listed([band.name for band in bands])})."
+                f"or names ({in_a_line([band.name for band in bands])})."
             )
         found.append(matches[0])
     if len(found) != 3 or len(set(found)) != 3:
@@ -141,7 +142,7 @@ def _found_rgb(bands: Sequence[Band]) -> tuple[int, int, int]:
     found = find_rgb(bands)
     if found is None or not _tells(bands, found):
         raise UserError(
-            f"Red, green and blue cannot be told from the band names {_listed([band.name for band in bands])}; name "
+            f"Red, green and blue cannot be told from the band names {in_a_line([band.name for band in bands])}; name "
             "them in this order by number (from 1): weights.rgb=[3,2,1]."
         )
     return found
@@ -192,10 +193,10 @@ def matched_bands(
     fed = {s for s, u in zip(sources, used, strict=True) if u}
     missing = [name for j, name in enumerate(trained) if j not in fed]
     if missing:
-        lines.append(f"missing in the data, filled with zeros: {_listed(missing)}")
+        lines.append(f"missing in the data, filled with zeros: {in_a_line(missing)}")
     further = [band.name for band, s in zip(bands, sources, strict=True) if s is None]
     if further:
-        lines.append(f"unknown to the weights, kernels start at zero: {_listed(further)}")
+        lines.append(f"unknown to the weights, kernels start at zero: {in_a_line(further)}")
     return Kernels(rows, tuple(sources), tuple(lines))
 
 
@@ -234,12 +235,13 @@ def _check_matches(
 ) -> None:
     unknown = [name for name, source in zip(names, sources, strict=True) if name is not None and source is None]
     if given and unknown:
-        raise UserError(f"weights.bands: the weights know no band {unknown[0]}; they know {_listed(trained)}.")
+        raise UserError(f"weights.bands: the weights know no band {unknown[0]}; they know {in_a_line(trained)}.")
     matched = [source for source in sources if source is not None]
     if not matched:
         raise UserError(
-            f"The weights know the bands {_listed(trained)}; none of the data's ({_listed([b.name for b in bands])}) "
-            "is among them by name. Say for each band of the data which it is: weights.bands=[B2,B3,…], null for none."
+            f"The weights know the bands {in_a_line(trained)}; none of the data's "
+            f"({in_a_line([band.name for band in bands])}) is among them by name. Say for each band of the data "
+            "which it is: weights.bands=[B2,B3,…], null for none."
         )
     double = next((s for s in matched if matched.count(s) > 1), None)
     if double is not None:
@@ -258,7 +260,3 @@ def band_key(name: str) -> str | None:
     if match is None:
         return None
     return match[5] or f"B{match[2]}{match[3]}{match[4] or ''}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names) if len(names) <= 14 else f"{', '.join(names[:3])} … {names[-1]} ({len(names)} bands)"

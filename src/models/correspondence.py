@@ -13,15 +13,13 @@ from torch import nn
 
 from src.bands import Band, Normalization, match_bands
 from src.errors import UserError
+from src.foreign_text import in_a_line
 from src.labels import ClassTable
 from src.models.architectures import outline, whole_options
 from src.models.compact import DILATIONS, Residual
 from src.models.detail import DETAIL, REACH
 from src.models.whitening import ATTRIBUTE
 from src.spec import NetworkSpec
-
-_MOST = 8
-"""Names that a line lists at most."""
 
 Axes = Mapping[str, Sequence[tuple[int, int]]]
 """For each tensor that depends on a count: its dimensions that do, and how often each entry occurs there."""
@@ -49,14 +47,14 @@ def in_our_order(
         if len(there) != len(here):  # their tensors do not fit, and are named
             continue
         if places is None:
-            odd.append(f"its {what} are {listed(there)}, not {listed(here)}")
+            odd.append(f"its {what} are {in_a_line(there)}, not {in_a_line(here)}")
         elif places != tuple(range(len(places))):
             axes = dependent_axes(spec, *grown)
             if axes is None:
-                odd.append(f"its {what} are in another order, {listed(there)}, which cannot be changed here")
+                odd.append(f"its {what} are in another order, {in_a_line(there)}, which cannot be changed here")
                 continue
             found = {name: _reordered(tensor, axes.get(name, ()), places) for name, tensor in found.items()}
-            moved.append(f"its {what} put into the order {listed(here)}")
+            moved.append(f"its {what} put into the order {in_a_line(here)}")
     if not normalized_alike(before, spec.normalization, order, spec.statistics):
         odd.append("its bands were normalised in another way (give weights=… and normalize=… as its run had them)")
     return found, moved, odd
@@ -195,8 +193,3 @@ def _reordered(tensor: torch.Tensor, axes: Sequence[tuple[int, int]], order: Seq
         first = len(order) * torch.arange(times)[:, None]  # bands run fastest, as in src.models.band_kernels
         tensor = tensor.index_select(axis, (first + torch.tensor(order)).flatten())
     return tensor
-
-
-def listed(names: Sequence[str]) -> str:
-    """Return names in a line, of many only the first and the last."""
-    return ", ".join(names) if len(names) <= _MOST else f"{', '.join(names[:3])} … {names[-1]} ({len(names)})"

@@ -21,7 +21,7 @@ from src.labels import IGNORE
 WEIGHTINGS = ("inverse_frequency", "inverse_sqrt", "effective_number")
 """Ways of computing class weights from pixel counts."""
 _SURE = 1e-7
-"""Least distance from a sure answer at which the focal loss looks."""
+"""What 1 − p counts as in the focal loss, at least: with 0, and a gamma below 1, its gradient would be infinite."""
 
 
 def class_weights(counts: Sequence[int], weighting: str) -> tuple[float, ...]:

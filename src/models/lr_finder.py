@@ -16,6 +16,8 @@ from src.datamodules.batches import Batch
 from src.errors import UserError
 from src.models.segmenter import Segmenter
 
+LOWEST, HIGHEST = 1e-6, 1.0
+"""First and last learning rate that a test tries."""
 _SMOOTHING = 0.9
 _EXPLODED = 4.0
 """Times the lowest loss at which the test ends."""
@@ -38,8 +40,6 @@ def find_learning_rate(
     device: torch.device,
     bf16: bool,
     steps: int = 100,
-    lowest: float = 1e-6,
-    highest: float = 1.0,
 ) -> RangeTest:
     """Try growing learning rates and set the segmenter's to the one at which the loss fell fastest.
 
@@ -50,9 +50,7 @@ def find_learning_rate(
         batches: Training batches; they are taken again from the start if there are too few.
         device: Where to compute.
         bf16: Whether to compute in bfloat16.
-        steps: Rates to try, evenly spread on a logarithmic scale.
-        lowest: The first of them.
-        highest: The last of them.
+        steps: Rates to try, from LOWEST to HIGHEST, evenly spread on a logarithmic scale.
 
     Raises:
         UserError: The loss is no finite number from the start, or no batch has a labelled pixel.
@@ -60,7 +58,7 @@ def find_learning_rate(
     kept = {name: value.clone() for name, value in segmenter.state_dict().items()}
     segmenter.to(device).train()
     try:
-        rates, losses = _try_rates(segmenter, batches, device, bf16, np.geomspace(lowest, highest, steps).tolist())
+        rates, losses = _try_rates(segmenter, batches, device, bf16, np.geomspace(LOWEST, HIGHEST, steps).tolist())
     finally:
         segmenter.load_state_dict(kept)
         segmenter.zero_grad(set_to_none=True)

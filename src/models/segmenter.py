@@ -17,7 +17,7 @@ from src.datamodules.batches import Batch
 from src.errors import UserError
 from src.labels import IGNORE
 from src.models.architectures import encoder_of, thaw
-from src.models.checkpoint import hyper_parameters
+from src.models.checkpoint import VAL_MATRIX, hyper_parameters
 from src.models.detail import tell_apart
 from src.models.distributed import channels_last, freeze_unused, keep_activations, share_buffers, share_number
 from src.models.network import Network, most_likely
@@ -126,6 +126,7 @@ class Segmenter(L.LightningModule):
         self.layout: torch.memory_format = torch.channels_last
         self.optimization, self.seed, self.config = optimization, seed, dict(config or {})
         self.augmentation = augmentation if augmentation is not None and augmentation.changes else None
+        self.levels = self.augmentation.levels(spec.normalization, spec.statistics) if self.augmentation else None
         self.deep_supervision = deep_supervision if deep_supervision and tell_apart(network.architecture) else 0.0
         self.lr = optimization.lr
         self._tallies: dict[Stage, Tally] = {}
@@ -190,7 +191,7 @@ class Segmenter(L.LightningModule):
         """
         pixels = Pixels(self.network.normalize(batch.image, batch.valid), batch.target, batch.valid)
         if seed is not None and self.augmentation is not None:
-            pixels = self.augmentation(pixels, seed)
+            pixels = self.augmentation(pixels, seed, self.levels)
         target = torch.where(pixels.valid, pixels.target, IGNORE)
         answer = self._answer(pixels.image.contiguous(memory_format=self.layout))
         logits, *branches = torch.split(answer, len(self.spec.classes), dim=1)
@@ -367,7 +368,7 @@ class Segmenter(L.LightningModule):
         """Add what describes the network."""
         checkpoint["hyper_parameters"] = hyper_parameters(self.spec, self.config)
         if "val" in self._outcomes:
-            checkpoint["val_matrix"] = self._outcomes["val"].scores.matrix.tolist()
+            checkpoint[VAL_MATRIX] = self._outcomes["val"].scores.matrix.tolist()
         if not self.trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             checkpoint["train_counts"] = self._tallies["train"].total()
 

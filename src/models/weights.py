@@ -19,10 +19,11 @@ from torch import nn
 
 from src.bands import Band, Normalization
 from src.errors import UserError
+from src.foreign_text import in_a_line
 from src.models import imagenet, satellite
 from src.models.architectures import WITHOUT_ENCODER, encoder_name, outline
 from src.models.band_kernels import Kernels, matched_bands, rgb_bands, same_bands
-from src.models.correspondence import band_order, listed, normalized_alike
+from src.models.correspondence import band_order, normalized_alike
 from src.models.encoders import TIMM, encoder_arguments
 from src.models.pretrained import aligned, check_numbers, filtered, own_tensors, read_weights, url_file
 from src.models.whitening import ATTRIBUTE
@@ -261,8 +262,9 @@ def _of_checkpoint(
         kernels = same_bands(bands, data.used, order)
     else:
         raise UserError(
-            f"{source} was trained on {listed(names)}; the data have {listed([band.name for band in bands])}. Say for "
-            "each band of the data which of those it is: weights.bands=[…], null for none."
+            f"{source} was trained on {in_a_line(names)}; the data have "
+            f"{in_a_line([band.name for band in bands])}. Say for each band of the data which of those it "
+            "is: weights.bands=[…], null for none."
         )
     if normalized_alike(before, data, order):
         return kernels, ()
