@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import re
 import subprocess
@@ -12,7 +13,9 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import optuna
+import sqlalchemy
 from optuna.distributions import FloatDistribution
+from optuna.storages._rdb.models import TrialHeartbeatModel
 from optuna.trial import TrialState
 
 from src.studies.study import Search, Terms
@@ -21,7 +24,10 @@ from src.studies.study_storage import connect, disconnect
 ROOT = Path(__file__).parents[1]
 
 STAND_IN = '''
-"""python train.py, but for the training: what it returns follows from lr; dice cannot be trained, DIES kills a run."""
+"""python train.py, but for the training: what it returns follows from lr; dice cannot be trained, DIES kills a run.
+
+A trial waits until trials of as many processes as TOGETHER says have begun.
+"""
 import os, sys, time
 sys.path.insert(0, {root!r})
 import hydra
@@ -34,6 +40,9 @@ from src.tasks import entry
 def main(config):
     here = Path(HydraConfig.get().runtime.output_dir)
     (here / "began").write_text(os.environ.get("OMP_NUM_THREADS", "") + " " + str(os.getpid()))
+    together = int(os.environ.get("TOGETHER", 0))
+    while len({{began.read_text() for began in here.parent.glob("*/began")}} - {{""}}) < together:
+        time.sleep(0.05)
     time.sleep(float(os.environ.get("PAUSE", 0)))
     if os.environ.get("DIES") == here.name:
         os.kill(os.getpid(), 9)  # as the kernel does when the memory is used up
@@ -85,6 +94,18 @@ def trials(storage: str, name: str) -> list[optuna.trial.FrozenTrial]:
         disconnect(database)
 
 
+def forget_signs_of_life(storage: str, trial_id: int) -> None:
+    """Let a trial's last sign of life be two days old, a long grace period ago: nobody has to wait for a short one."""
+    database = connect(storage)
+    long_ago = datetime.datetime.now(datetime.UTC).replace(tzinfo=None) - datetime.timedelta(days=2)
+    row = sqlalchemy.update(TrialHeartbeatModel).where(TrialHeartbeatModel.trial_id == trial_id)
+    try:
+        with database.engine.begin() as connection:
+            connection.execute(row.values(heartbeat=long_ago))
+    finally:
+        disconnect(database)
+
+
 def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
     """Look again and again until something has happened."""
     until = time.monotonic() + seconds
@@ -102,12 +123,13 @@ def join(url: str, together: Barrier) -> None:
 
 def check_sharing(script: Path, storage: str, *arguments: str) -> None:
     """Kill a process in its trial, let two others do five trials, and see that each was done once and none lost."""
-    study = ("hparams_search=demo", "data_dir=here", "loss=focal", "hydra.sweeper.n_trials=5", "hydra.sweeper.grace=4")
+    study = ("hparams_search=demo", "data_dir=here", "loss=focal", "hydra.sweeper.n_trials=5")
     killed = start(script, *study, *arguments, seconds=600)
     wait_for((script.parent / "logs/study/demo/0/began").is_file)
-    others = [start(script, *study, *arguments, seconds=0.5) for _ in range(2)]
+    others = [start(script, *study, *arguments, TOGETHER="3") for _ in range(2)]  # the killed one is the third
     killed.kill()
     killed.communicate()
+    forget_signs_of_life(storage, trials(storage, "demo")[0]._trial_id)
     said = [finish(other) for other in others]
     lost, *rest = sorted(trials(storage, "demo"), key=lambda trial: trial.number)
     assert lost.state is TrialState.FAIL

@@ -17,11 +17,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import hydra
+import optuna
 import pytest
 from omegaconf import DictConfig
 from optuna.trial import TrialState
 
 from src.errors import UserError
+from src.studies.study import TERMS
+from src.studies.study_storage import connect, disconnect
 from src.tasks import entry
 from src.tasks.command_line import arrange
 from src.tasks.entry import CONFIGS
@@ -85,6 +88,31 @@ def test_a_grid_runs_every_combination_and_ends_with_a_table_of_them(sweep: Swee
     ]
 
 
+def test_the_table_finds_the_checkpoint_of_a_run_that_has_named_its_own_folder(sweep: Sweep) -> None:
+    def resume(config: DictConfig) -> float:
+        config.output_dir = config.resume
+        return objective(config)
+
+    for folder in ("runs/1", "b"):
+        checkpoint = Path(folder, "checkpoints/00001-val_iou_0.8000.ckpt")
+        checkpoint.parent.mkdir(parents=True)
+        checkpoint.touch()
+    lines = sweep("lr=0.1,0.2", "output_dir='runs/${hydra:job.num}'", "hydra.sweep.dir=grid")
+    assert "0    0.1  0.9000   no checkpoint in runs/0" in lines
+    assert "1    0.2  0.8000   ../runs/1/checkpoints/00001-val_iou_0.8000.ckpt" in lines
+    lines = sweep("resume=a,b", "lr=0.1", "hydra.sweep.dir=grid", task=resume)
+    assert "0    a       0.9000   no checkpoint in a" in lines
+    assert "1    b       0.9000   ../b/checkpoints/00001-val_iou_0.8000.ckpt" in lines
+
+
+def test_what_a_refit_comes_to_is_no_score_to_choose_by(sweep: Sweep) -> None:
+    lines = sweep("refit=true,false", "lr=0.1", "hydra.sweep.dir=grid")
+    head = lines.index("run  refit  IoU on trained chips  val IoU  came to")
+    assert lines[head + 1].startswith("0    True   0.9000                         no")
+    assert lines[head + 2].startswith("1    False                        0.9000   no")
+    assert lines[head + 3] == ("best: none, since refit=true trains on the chips that score; eval.py scores on others")
+
+
 def test_a_failed_run_stands_in_the_table_and_the_others_are_done(sweep: Sweep) -> None:
     (line,) = sweep("loss=ce_dice,focal", "lr=0.3", "hydra.sweeper.max_batch_size=1", "hydra.sweep.dir=grid")
     assert line.startswith("train.py: error: 1 of 2 runs failed, the first of them, run 0, with: ce_dice does not go")
@@ -128,6 +156,18 @@ def test_what_is_fixed_on_the_command_line_leaves_the_space(sweep: Sweep, tmp_pa
     (only,) = trials(storage(tmp_path), "demo")
     assert set(only.params) == {"lr", "encoder", "augmentation"}
     assert only.params["lr"] in (0.1, 0.2)
+
+
+def test_a_study_searches_no_encoder_where_no_model_of_its_has_one(sweep: Sweep, tmp_path: Path) -> None:
+    """A third of the space was the encoder, which these models do not have."""
+    study = ("hparams_search=demo", "loss=focal", "hydra.sweeper.n_trials=1")
+    lines = sweep(*study, "model=pixel_resnet,compact_unet")
+    assert "encoder is not searched: model=pixel_resnet, compact_unet has none" in lines
+    (only,) = trials(storage(tmp_path), "demo")
+    assert set(only.params) == {"lr", "batch_size", "augmentation", "model"}
+    lines = sweep(*study, "model=unet,compact_unet", "hydra.sweeper.study_name=both")
+    assert not any("not searched" in line for line in lines)
+    assert "encoder" in trials(storage(tmp_path, "both"), "both")[0].params
 
 
 def test_a_grid_of_a_study_ends_when_it_is_through(sweep: Sweep, tmp_path: Path) -> None:
@@ -264,6 +304,13 @@ def test_out_of_memory_and_no_number_are_failed_trials(
         (["lr=0.1,0.2", "output_dir=x,y", "hydra.sweep.dir=grid"], ["output_dir=x is given to 2 runs"]),
         (["lr=0.1,0.2", "output_dir='${data_dir}'", "hydra.sweep.dir=grid"], ["output_dir=here is given to 2 runs"]),
         (["lr=0.1,fast", "hydra.sweep.dir=grid"], ["lr=fast", "a number"]),
+        (["lr=0.1,0.2", "hydra.sweep.dir=grid", "hydra.sweep.subdir=${encoder}"], ["subdir=resnet18 is given to 2"]),
+        (["hparams_search=demo", "refit=true"], ["refit=true does not go with a study", "once more with refit=true"]),
+        (["hparams_search=optuna", "experiment=indian_pines"], ["refit=true does not go with a study"]),
+        (
+            ["hparams_search=demo", "hydra.sweeper.params=null", "model=pixel_resnet", "encoder=resnet18,resnet34"],
+            ["There is nothing to search"],
+        ),
     ],
 )
 def test_a_sweep_that_cannot_be_is_one_line(
@@ -288,6 +335,33 @@ def test_another_study_of_the_same_name_is_one_line(sweep: Sweep, tmp_path: Path
     assert "hydra.sweeper.study_name" in space
     assert any("0 of 1 trials to do" in line for line in sweep(*study, "accelerator=cpu", "devices=2"))
     assert len(trials(storage(tmp_path), "demo")) == 1
+
+
+def test_what_is_given_below_a_searched_group_is_part_of_the_question(sweep: Sweep, tmp_path: Path) -> None:
+    """Only the choice is searched: the study went on, and chose the best among the trials of two questions."""
+    study = ("hparams_search=demo", "loss=cross_entropy,focal", "hydra.sweeper.n_trials=1")
+    more = ("loss.label_smoothing=0.2", "augmentation.zoom=0.25")  # which the choice strong has by itself
+    sweep(*study)
+    (refused,) = sweep(*study, *more)
+    assert "loss.label_smoothing=unset, here 0.2" in refused
+    assert "augmentation.zoom=unset, here 0.25" in refused
+    assert any("0 of 1 trials to do" in line for line in sweep(*study))
+    assert not any(key.startswith(("loss.", "augmentation.")) for key in fixed(storage(tmp_path)))
+    recipe = (*study, "hydra.sweeper.study_name=recipe", "experiment=demo")
+    sweep(*recipe)
+    assert fixed(storage(tmp_path, "recipe"), "recipe")["augmentation.rotation"] == 45
+    assert any("0 of 1 trials to do" in line for line in sweep(*recipe))
+    (refused,) = sweep(*recipe, "augmentation.rotation=30")
+    assert "augmentation.rotation=45, here 30" in refused
+
+
+def fixed(storage: str, name: str = "demo") -> dict[str, object]:
+    """Read what a study has fixed."""
+    database = connect(storage)
+    try:
+        return dict(optuna.load_study(study_name=name, storage=database).user_attrs[TERMS]["fixed"])
+    finally:
+        disconnect(database)
 
 
 def test_processes_share_a_study_and_the_trial_of_a_killed_one_is_not_lost(tmp_path: Path) -> None:
@@ -495,16 +569,6 @@ def test_paths_that_look_like_numbers_stay_paths(given: str, arranged: str) -> N
         "data_dir=1 ",
     ):
         assert arrange([other], {}, "train") == [other]
-
-
-@pytest.mark.parametrize("variable", ["RANK", "SLURM_PROCID"])
-def test_only_the_first_of_distributed_processes_writes_what_hydra_writes(variable: str) -> None:
-    assert arrange(["lr=1"], {variable: "0"}, "train") == ["lr=1"]
-    quiet = ["lr=1", "hydra.output_subdir=null", "hydra/job_logging=disabled", "hydra.run.dir=."]
-    assert arrange(["lr=1"], {variable: "1"}, "train") == quiet
-    assert arrange(["hydra.run.dir=here"], {variable: "1"}, "train")[-1] != "hydra.run.dir=."
-    for task in ("prepare", "eval", "predict", "export"):  # srun -n 4 bash -c 'python predict.py image=s_$SLURM_PROCID'
-        assert arrange(["image=1.tif"], {variable: "1"}, task) == ["image=1.tif"]
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")

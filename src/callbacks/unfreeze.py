@@ -30,6 +30,7 @@ class Unfreeze(Callback):
         if not 0 <= factor < math.inf:
             raise UserError(f"callbacks.unfreeze.factor={factor} is no share of a rate; give 0 or more, such as 0.1.")
         self.epoch, self.factor = epoch, factor
+        self.lowered = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Refuse what cannot work: several processes exchange only the gradients that they agreed on at the start."""
@@ -64,22 +65,38 @@ class Unfreeze(Callback):
             )
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Thaw in a run that is resumed in the middle of an epoch; the lower rate is in its checkpoint."""
+        """Thaw in a run that is resumed in the middle of an epoch."""
         assert isinstance(pl_module, Segmenter)
-        if self.epoch is not None and pl_module.resumes_epoch and trainer.current_epoch >= self.epoch:
-            pl_module.unfreeze_encoder()
+        if pl_module.resumes_epoch:
+            self._thaw(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Thaw; a run that is resumed later thaws again, but does not lower the rate again."""
+        """Thaw where the epoch has come."""
         assert isinstance(pl_module, Segmenter)
-        if self.epoch is None or trainer.current_epoch < self.epoch or not pl_module.encoder_frozen:
+        self._thaw(trainer, pl_module)
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """See by the rates of a run that goes on whether it has lowered the encoder's already, at whatever epoch."""
+        del trainer
+        assert isinstance(pl_module, Segmenter)
+        if self.epoch is None:
             return
-        pl_module.unfreeze_encoder()
-        if trainer.current_epoch == self.epoch:
+        rates = {group["name"]: group["initial_lr"] for group in checkpoint["optimizer_states"][0]["param_groups"]}
+        began_with = checkpoint["hyper_parameters"].get("config") or {}
+        share = (began_with.get("optimizer") or {}).get("encoder_lr", pl_module.optimization.encoder_lr)
+        self.lowered = "encoder" in rates and not math.isclose(rates["encoder"], rates["rest"] * share)
+
+    def _thaw(self, trainer: L.Trainer, segmenter: Segmenter) -> None:
+        """Thaw if the epoch has come; a run that is resumed later thaws again, but does not lower the rate again."""
+        if self.epoch is None or trainer.current_epoch < self.epoch or not segmenter.encoder_frozen:
+            return
+        segmenter.unfreeze_encoder()
+        if not self.lowered:
             self._lower(trainer)
             log.info("encoder thawed, it learns at %g of the rate", self.factor)
 
     def _lower(self, trainer: L.Trainer) -> None:
+        self.lowered = True
         scheduler: Any = trainer.lr_scheduler_configs[0].scheduler
         for number, group in enumerate(trainer.optimizers[0].param_groups):
             if group["name"] == "encoder":

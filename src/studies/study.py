@@ -32,7 +32,8 @@ from optuna.storages import fail_stale_trials
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from src.errors import UserError
-from src.studies.study_storage import connect, database_errors, disconnect, put_back, shown
+from src.passwords import hide_passwords
+from src.studies.study_storage import connect, database_errors, disconnect, put_back
 
 log = logging.getLogger(__name__)
 
@@ -124,8 +125,8 @@ class Search:
         else:
             difference = "was not begun by train.py"
         raise UserError(
-            f"The study {self.name} in {shown(self.url)} {difference}; its trials would not compare. Give this one a "
-            "name of its own: hydra.sweeper.study_name=…"
+            f"The study {self.name} in {hide_passwords(self.url)} {difference}; its trials would not compare. Give "
+            "this one a name of its own: hydra.sweeper.study_name=…"
         )
 
     def _standing_terms(self) -> dict[str, Any]:

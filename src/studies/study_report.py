@@ -16,8 +16,8 @@ from optuna.trial import FrozenTrial, TrialState
 from src.atomic import write_text
 from src.errors import UserError
 from src.models.checkpoint import find_checkpoint
+from src.passwords import hide_passwords
 from src.studies.study import Search
-from src.studies.study_storage import shown
 from src.text_table import lay_out, write_csv
 
 log = logging.getLogger(__name__)
@@ -75,13 +75,14 @@ def conclude(search: Search, folder: Path, repeat: Callable[[Mapping[str, Any]],
     facts = best_facts(study.best_trial, repeat) if complete else {}
     page = folder / "study.html"
     write_text(page, render(search, facts))
-    for name, value in {**facts, "plots": str(page), "look closer": f"optuna-dashboard {shown(search.url)}"}.items():
+    closer = f"optuna-dashboard {hide_passwords(search.url)}"
+    for name, value in {**facts, "plots": str(page), "look closer": closer}.items():
         log.info("%-12s %s", name, value)
     return page
 
 
 def best_facts(best: FrozenTrial, repeat: Callable[[Mapping[str, Any]], str]) -> dict[str, str]:
-    """Name the best trial, its folder, its checkpoint and the command that repeats it."""
+    """Name the best trial, its folder, its checkpoint and the command that repeats it, passwords left out."""
     folder = best.user_attrs.get("folder", "")
     try:
         checkpoint = str(find_checkpoint(folder))
@@ -91,7 +92,7 @@ def best_facts(best: FrozenTrial, repeat: Callable[[Mapping[str, Any]], str]) ->
         "best": f"trial {best.number}, validation IoU {best.value:.4f}",
         "folder": folder,
         "checkpoint": checkpoint,
-        "repeat it": repeat(best.params),
+        "repeat it": hide_passwords(repeat(best.params)),
     }
 
 

@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from src.atomic import write_text
 from src.errors import UserError
+from src.passwords import hide_passwords
 
 RETRIES = 2
 """How often a trial whose process was killed is put back; then it counts as failed."""
@@ -67,7 +68,8 @@ def connect(url: str, grace: int | None = None, patience: int = 60) -> RDBStorag
     try:
         address = sqlalchemy.make_url(url)
     except sqlalchemy.exc.ArgumentError as error:
-        raise UserError(f"{url} is no storage of a study; expected sqlite:///FILE or postgresql://…") from error
+        shown = hide_passwords(url)
+        raise UserError(f"{shown} is no storage of a study; expected sqlite:///FILE or postgresql://…") from error
     is_file = address.drivername.startswith("sqlite")
     if is_file and address.database:
         Path(address.database).parent.mkdir(parents=True, exist_ok=True)
@@ -88,8 +90,8 @@ def connect(url: str, grace: int | None = None, patience: int = 60) -> RDBStorag
         return storage
     except ImportError as error:
         raise UserError(
-            f"{shown(url)} needs a database driver that is not installed; sqlite:// and postgresql:// need no more "
-            "than make install."
+            f"{hide_passwords(url)} needs a database driver that is not installed; sqlite:// and postgresql:// need no "
+            "more than make install."
         ) from error
     except RuntimeError as error:  # tables of another Optuna
         raise _unusable(url, str(error).splitlines()[0]) from error
@@ -163,10 +165,4 @@ def database_errors(url: str) -> Iterator[None]:
 def _unusable(url: str, reason: str) -> UserError:
     remedies = {"locked": "another process holds it: wait, or end it", "full": "free some space, and go on"}
     remedy = next((words for sign, words in remedies.items() if sign in reason), "give one that can be reached")
-    return UserError(f"The study's storage {shown(url)} cannot be used ({reason}); {remedy}.")
-
-
-def shown(url: str) -> str:
-    """Write a database's address without its password."""
-    address = sqlalchemy.make_url(url)
-    return url if address.password is None else address.render_as_string(hide_password=True)
+    return UserError(f"The study's storage {hide_passwords(url)} cannot be used ({reason}); {remedy}.")

@@ -17,13 +17,14 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 
 from src.errors import UserError
 from src.input_files import GEOTIFFS, find_files
 from src.mapping.map_paths import maps_in
 
 _FOLDER_FOR_EACH = {
+    "hydra.sweep.subdir": "Number them: hydra.sweep.subdir='{}/${{hydra.job.num}}'",
     "output_dir": "Leave it out, and name the folder that holds theirs: hydra.sweep.dir={}",
     "data_dir": "Number them: data_dir='{}/${{hydra:job.num}}'",
 }
@@ -45,26 +46,44 @@ def check_places(runs: Iterable[DictConfig]) -> None:
     Args:
         runs: What each is composed to. One whose ``output_dir``, ``output`` or, of ``prepare.py``, ``data_dir`` follows
             from Hydra's own keys (``${hydra:job.num}``) is taken to have a place of its own: they have their values
-            only when it runs.
+            only when it runs. One without any of them writes into the folder that Hydra makes for it.
     """
-    files, folders = Counter[str](), Counter[tuple[str, str]]()
-    for run in runs:
+    files, folders = Counter[str](), Counter[tuple[str, str, str]]()
+    for number, run in enumerate(runs):
         files.update(_given_files(run))
-        key = "data_dir" if run.hydra.job.config_name == "prepare" else "output_dir"
-        if (folder := given_path(run, key)) and "${hydra:" not in folder:
-            folders[key, folder] += 1
+        key, given, folder = _place(run, number)
+        if folder and "${hydra:" not in folder:
+            folders[key, given, folder] += 1
     for file, number in files.items():
         if number > 1:
             raise UserError(
                 f"output makes {number} runs write {file}, each over the one before; expected a file for each. Leave "
                 "it out, and name the folder that holds theirs: hydra.sweep.dir=…"
             )
-    for (key, folder), number in folders.items():
+    for (key, given, _), number in folders.items():
         if number > 1:
             raise UserError(
-                f"{key}={folder} is given to {number} runs, of which each would put the one before aside or write over "
-                f"it; expected a folder for each. {_FOLDER_FOR_EACH[key].format(folder)}"
+                f"{key}={given} is given to {number} runs, of which each would put the one before aside or write over "
+                f"it; expected a folder for each. {_FOLDER_FOR_EACH[key].format(given)}"
             )
+
+
+def _place(run: DictConfig, number: int) -> tuple[str, str, str]:
+    """Return the key that says which folder a run of a grid writes into, what it says, and the folder if there is one.
+
+    Args:
+        run: What it is composed to.
+        number: The run's.
+    """
+    prepares = run.hydra.job.config_name == "prepare"
+    key = "data_dir" if prepares else "output_dir"
+    if prepares or given_path(run, key) or given_path(run, "output"):
+        folder = given_path(run, key) or ""
+        return key, folder, folder
+    with read_write(run.hydra):
+        run.hydra.job.num, run.hydra.job.id = number, str(number)  # as the launcher will
+    given = given_path(run.hydra.sweep, "subdir") or ""
+    return "hydra.sweep.subdir", given, os.path.join(given_path(run.hydra.sweep, "dir") or "", given)  # noqa: PTH118
 
 
 def check_no_folder(trial: DictConfig) -> None:

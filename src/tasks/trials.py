@@ -12,17 +12,27 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import Trial, TrialState
 
 from src.errors import UserError
+from src.models.architectures import WITHOUT_ENCODER
 from src.studies.study import Search, Terms
 from src.studies.study_report import conclude
 from src.studies.study_storage import TrialPlace, database_errors
 from src.tasks.launching import check_no_folder, launch
-from src.tasks.search_space import assignments, command, grid, probes, read_space, settings
+from src.tasks.search_space import (
+    assignments,
+    check_searches,
+    command,
+    given_in_groups,
+    grid,
+    probes,
+    read_space,
+    settings,
+)
 from src.tasks.wording import explain
 
 if TYPE_CHECKING:
@@ -47,14 +57,12 @@ def run_study(sweeper: StudySweeper, arguments: Sequence[str]) -> None:
         UserError: There is nothing to search, the storage cannot be used, or trial after trial fails alike.
     """
     space, fixed = read_space(arguments)
-    for overrides in probes(space):
-        composed = sweeper.context.config_loader.load_sweep_config(sweeper.composed, [*overrides, *fixed])
-        check_no_folder(composed)
+    terms = find_terms(sweeper, space, fixed)
     assert sweeper.storage is not None
     is_new = not sweeper.folder.exists()
     with database_errors(sweeper.storage):
         try:
-            search = open_study(sweeper, space)
+            search = open_study(sweeper, terms)
         except UserError:
             if is_new:
                 shutil.rmtree(sweeper.folder, ignore_errors=True)
@@ -71,7 +79,46 @@ def run_study(sweeper: StudySweeper, arguments: Sequence[str]) -> None:
             conclude(search, sweeper.folder, lambda params: command(params, fixed, sweeper.folder / "best"))
 
 
-def open_study(sweeper: StudySweeper, space: Mapping[str, BaseDistribution]) -> Search:
+def find_terms(sweeper: StudySweeper, space: Mapping[str, BaseDistribution], fixed: Sequence[str]) -> Terms:
+    """Say what a study searches and what is fixed, once every choice of its space has been composed.
+
+    Raises:
+        UserError: One does not compose, or would be no trial; or there is nothing to search.
+    """
+    loader = sweeper.context.config_loader
+    tried = [
+        (params, loader.load_sweep_config(sweeper.composed, [*assignments(params), *fixed])) for params in probes(space)
+    ]
+    for _, trial in tried:
+        check_no_folder(trial)
+        check_no_refit(trial)
+    given = given_in_groups(loader, tried)
+    space = _without_idle_encoder(space, [OmegaConf.select(trial, "model.name") for _, trial in tried])
+    return Terms(space, settings(sweeper.composed, space) | given)
+
+
+def check_no_refit(trial: DictConfig) -> None:
+    """See that a trial is scored on chips that it does not train on; raises UserError where it is not."""
+    if trial.refit:
+        raise UserError(
+            "refit=true does not go with a study, whose trials would be scored on chips that they have trained on; "
+            "expected refit=false. Search with it, then train the best trial once more with refit=true."
+        )
+
+
+def _without_idle_encoder(
+    space: Mapping[str, BaseDistribution], models: Sequence[str]
+) -> Mapping[str, BaseDistribution]:
+    """Take the encoder out of a space where none of its models has one."""
+    if "encoder" not in space or not WITHOUT_ENCODER.keys() >= set(models):
+        return space
+    log.info("encoder is not searched: model=%s has none", ", ".join(dict.fromkeys(models)))
+    rest = {key: distribution for key, distribution in space.items() if key != "encoder"}
+    check_searches(rest)
+    return rest
+
+
+def open_study(sweeper: StudySweeper, terms: Terms) -> Search:
     """Begin a study or join one that stands, with the sampler that was chosen."""
     config = sweeper.sampler
     if "CmaEs" in config._target_ and find_spec("cmaes") is None:  # Optuna would notice at the second trial
@@ -79,7 +126,7 @@ def open_study(sweeper: StudySweeper, space: Mapping[str, BaseDistribution]) -> 
             "hydra/sweeper/sampler=cmaes needs a package that is not installed here; get it: pip install cmaes, or "
             "choose another one: tpe, gp, random, grid."
         )
-    cells = grid(space) if "GridSampler" in config._target_ else None
+    cells = grid(terms.space) if "GridSampler" in config._target_ else None
 
     def sampler(begun: bool) -> BaseSampler:
         # The seed of a grid only orders its cells, and all who share them have to order them alike.
@@ -89,7 +136,6 @@ def open_study(sweeper: StudySweeper, space: Mapping[str, BaseDistribution]) -> 
         return made(cells) if isinstance(made, partial) else made  # type: ignore[no-any-return]
 
     total = sweeper.n_trials if cells is None else min(sweeper.n_trials, math.prod(map(len, cells.values())))
-    terms = Terms(space, settings(sweeper.composed, space))
     assert sweeper.storage is not None
     assert sweeper.study_name is not None
     return Search(sweeper.storage, sweeper.study_name, sampler, terms, total, sweeper.grace)
