@@ -263,15 +263,21 @@ def draw_spectra(rng: np.random.Generator, classes: int, bands: int) -> Floats:
 
 def _store(cube: Floats, dtype: str, nodata: float | None, outside: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
     """Round into the data type, keep valid pixels off the nodata value, and put it outside."""
-    lowest = 1.0 if nodata == 0 else 0.0
     if np.issubdtype(np.dtype(dtype), np.integer):
-        highest = float(np.iinfo(dtype).max)
-        stored = cube.round().clip(lowest, highest - (nodata == highest)).astype(dtype)
+        stored = cube.round().clip(0, float(np.iinfo(dtype).max)).astype(dtype)
     else:
         stored = cube.clip(1e-4).astype(dtype)
     if nodata is not None:
+        stored[stored == np.dtype(dtype).type(nodata)] = _beside(dtype, nodata)
         stored[:, outside] = nodata
     return stored
+
+
+def _beside(dtype: str, nodata: float) -> float:
+    """Return the next value of a data type after another, of its highest the one before."""
+    if np.issubdtype(np.dtype(dtype), np.integer):
+        return nodata + 1 if nodata < np.iinfo(dtype).max else nodata - 1
+    return float(np.nextafter(np.dtype(dtype).type(nodata), np.inf))
 
 
 def _describe(image: Any, label: Any, values: Sequence[int], names: Sequence[str], colors: Sequence[str]) -> None:

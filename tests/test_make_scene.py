@@ -69,11 +69,17 @@ def test_numbers_fit_the_data_type_and_the_classes_differ_in_them(dtype: str, tm
     assert NearestCentroid().fit(pixels, classes).score(pixels, classes) > 0.8
 
 
-@pytest.mark.parametrize(("dtype", "nodata"), [("uint16", 0), ("int16", -32768), ("uint8", 255), ("float32", np.nan)])
+@pytest.mark.parametrize(
+    ("dtype", "nodata"),
+    [
+        *(("uint16", 0), ("int16", -32768), ("uint8", 255), ("float32", np.nan)),
+        *(("uint16", 1000), ("uint8", 60), ("float32", 1e-4)),  # in the middle of what bands measure, and at their end
+    ],
+)
 def test_nodata_is_where_it_was_asked_for_and_nowhere_else(dtype: str, nodata: float, tmp_path: Path) -> None:
-    files = make_scene(tmp_path, width=80, height=60, dtype=dtype, nodata=nodata, nodata_share=0.2)
+    files = make_scene(tmp_path, width=80, height=60, dtype=dtype, nodata=nodata, nodata_share=0.2, noise=0.1)
     image = read(files.image)
-    missing = np.isnan(image) if np.isnan(nodata) else image == nodata
+    missing = np.isnan(image) if np.isnan(nodata) else image == image.dtype.type(nodata)
     assert (missing.all(axis=0) == missing.any(axis=0)).all()
     assert missing.mean() == pytest.approx(0.2, abs=0.02)
     assert missing[0, 0, 0]

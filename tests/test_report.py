@@ -24,13 +24,14 @@ from PIL import Image
 from src.bands import Band, Normalization
 from src.datamodules.batches import Batch, Chip, collate
 from src.figures import any_letters
-from src.labels import IGNORE, PALETTE, ClassTable, LandClass
+from src.labels import IGNORE, ClassTable, LandClass
 from src.mapping.ground_truth import UnknownClass
 from src.mapping.map_scores import survey
+from src.palette import PALETTE
 from src.pixel_size import pixel_metres
 from src.raster.read import RasterInfo
 from src.raster.write import write_geotiff
-from src.report.blocks import Bar, Matrix
+from src.report.blocks import Bar, Bars, Cell, Matrix
 from src.report.charts import Curve, chart, curves_figure
 from src.report.evaluation import evaluation_report
 from src.report.examples import Extremes, example_section
@@ -45,7 +46,7 @@ from src.report.pictures import (
     scale_bar,
     scene_picture,
 )
-from src.report.prediction import MappedScene, ground, prediction_report
+from src.report.prediction import MappedScene, ground, prediction_report, told_apart
 from src.report.provenance import Run
 from src.report.scores import score_sections, score_sentences
 from src.report.training import read_history, training_report, validation_examples
@@ -263,6 +264,41 @@ def test_a_training_without_numbers_is_reported_too(tmp_path: Path) -> None:
     assert "no labelled pixel" in words
 
 
+def test_a_report_without_a_labelled_pixel_states_no_numbers(tmp_path: Path) -> None:
+    """It said nan %, a mean IoU of 0.000 beside no accuracy, and a mean confidence of 0 %."""
+    counter = ScoreCounter(CLASSES, per_chip=True)
+    nothing = torch.full((1, 4, 4), IGNORE)
+    counter.add(nothing, torch.zeros_like(nothing), torch.full((1, 4, 4), 0.9))
+    evaluation = counter.result()
+    assert evaluation.calibration is not None
+    sections = score_sections(evaluation)
+    page = Page(write_report(tmp_path / "r.html", Report("Test", "t", "", score_sentences(evaluation), sections)))
+    assert "There is no labelled pixel to score against." in page.words
+    for name in (
+        "Mean IoU",
+        "Overall accuracy",
+        "Mean F1",
+        "Cohen’s kappa",
+        "Calibration error",
+        "Mean IoU over chips",
+    ):
+        assert f"{name} – " in page.words
+    assert "Mean – – – – – 0" in page.words
+    for nonsense in ("nan", "0.000", "confidence of"):
+        assert nonsense not in page.words
+
+
+@pytest.mark.parametrize(("kept", "mark"), [({}, 1), ({"refit": True}, 0), ({"last": True}, 0)])
+def test_curves_mark_the_best_epoch_where_it_was_kept(tmp_path: Path, kept: dict[str, bool], mark: int) -> None:
+    """A refit keeps its last epoch, and save_top_k=0 too; another was marked as the best."""
+    (tmp_path / "metrics.csv").write_text(HISTORY)
+    where = {"spec": SPEC, "checkpoint": Path("a.ckpt"), "data": "d", "examples": Extremes(CLASSES), "files": []}
+    history = read_history(tmp_path / "metrics.csv")
+    report = training_report(RUN, Scores(np.eye(3, dtype=np.int64)), history, **where, **kept)
+    (charts,) = report.sections[0].blocks
+    assert [drawn.svg.count(">best<") for drawn in charts.charts] == [mark, mark, 0, 0]
+
+
 def test_a_training_says_which_classes_its_curves_leave_out(tmp_path: Path) -> None:
     names = {value: f"kind {value}" for value in range(1, 14)} | {2: "kind 1"}
     classes = ClassTable.build(names, names)
@@ -419,6 +455,63 @@ def test_a_scene_without_crs_or_measurement_is_reported_too(tmp_path: Path) -> N
     assert "\u202fha" not in words
 
 
+def test_scenes_of_one_file_name_are_told_apart(tmp_path: Path) -> None:
+    """Their sections had one title and one anchor, so that all links led to the first."""
+    _, evaluation = examples_and_scores()
+    scenes = []
+    for year in ("2021", "2022"):
+        (tmp_path / year).mkdir()
+        scenes.append(mapped_scene(tmp_path / year, "scene", evaluation, width=60))
+    other = mapped_scene(tmp_path, "other", None, width=60)
+    report = prediction_report(RUN, [*scenes, other], spec=SPEC, checkpoint=Path("best.ckpt"))
+    page = Page(write_report(tmp_path / "r.html", report))
+    assert len(page.ids) == len(set(page.ids))
+    assert [link for link in page.links if link.endswith(":-map")] == [
+        "#2021/scene:-map",
+        "#2022/scene:-map",
+        "#other:-map",
+    ]
+    for name in ("2021/scene.tif (", "2022/scene.tif (", " other.tif ("):
+        assert name in page.words
+    assert [image["alt"] for image in page.images if "Image of" in str(image["alt"])] == [
+        "Image of 2021/scene.tif",
+        "Image of 2022/scene.tif",
+        "Image of other.tif",
+    ]
+
+
+def test_scenes_are_called_as_shortly_as_tells_them_apart() -> None:
+    images = ["a/x/s.tif", "b/x/s.tif", "b/y/s.tif", "s.tif", "b/y/s.img", "t.tif", "same.tif", "same.tif"]
+    scenes = told_apart([MappedScene(image, Path("m.tif"), ()) for image in images])
+    assert [scene.name for scene in scenes] == [
+        *("a/x/s.tif", "b/x/s.tif", "y/s.tif", "s.tif", "s.img", "t.tif", "same.tif", "same.tif"),
+    ]
+    assert [scene.title for scene in scenes][:6] == ["a/x/s", "b/x/s", "y/s.tif", "s", "s.img", "t"]
+    (secret,) = told_apart([MappedScene("https://me:SECRET@host", Path("m.tif"), ())])
+    assert secret.name == "me:***@host"
+
+
+def test_sections_of_one_title_have_anchors_of_their_own(tmp_path: Path) -> None:
+    report = Report("Test", "t", "", (), tuple(Section(title, ()) for title in ("A b", "a-b", "a b", "a-b-2")))
+    assert report.anchors == ("a-b", "a-b-2", "a-b-3", "a-b-2-2")
+    page = Page(write_report(tmp_path / "r.html", report))
+    assert page.links == ["data:,", *(f"#{anchor}" for anchor in report.anchors)]
+
+
+def test_no_name_of_a_map_breaks_its_charts(tmp_path: Path) -> None:
+    """A name went into the charts' internal names and into a pattern: there was no report, or one in pieces."""
+    _, evaluation = examples_and_scores()
+    scenes = [mapped_scene(tmp_path, name, evaluation, width=60) for name in (r'a\1 "b" (<c>)', r"\g<9>")]
+    report = prediction_report(RUN, scenes, spec=SPEC, checkpoint=Path("best.ckpt"))
+    page = Page(write_report(tmp_path / "r.html", report))
+    assert len(page.ids) == len(set(page.ids))
+    html = page.path.read_text(encoding="utf-8")
+    links = re.findall(r"url\(#(.*?)\)", html)
+    assert links
+    assert set(links) <= set(page.ids)
+    assert all(re.fullmatch(r"scores-[12]-\w+", link) for link in links)
+
+
 def test_the_sentences_name_best_weakest_and_the_largest_confusion() -> None:
     matrix = [[80, 15, 5], [1, 98, 1], [0, 0, 100]]
     truth = torch.tensor([i for i, row in enumerate(matrix) for n in row for _ in range(n)], dtype=torch.uint8)
@@ -429,6 +522,18 @@ def test_the_sentences_name_best_weakest_and_the_largest_confusion() -> None:
     assert "Of the 300 labelled pixels, 93\u202f%" in first
     assert "best is water (IoU 0.943), weakest forest (0.792)" in second
     assert second.endswith("Most often forest is taken for <b>bog & fen</b>: 15\u202f% of its pixels.")
+
+
+def test_classes_of_one_name_are_told_apart() -> None:
+    counter = ScoreCounter(ClassTable.build([1, 4], {1: "forest", 4: "forest"}))
+    counter.add(torch.tensor([[0, 0, 1, 1]]), torch.tensor([[0, 0, 0, 1]]))
+    blocks = [block for section in score_sections(counter.result()) for block in section.blocks]
+    bars, matrix = (next(block for block in blocks if block.kind == kind) for kind in ("bars", "matrix"))
+    assert isinstance(bars, Bars)
+    assert isinstance(matrix, Matrix)
+    assert [row.name for row in bars.rows] == ["forest (1)", "forest (4)", "Mean"]
+    assert matrix.names == ("forest (1)", "forest (4)")
+    assert "weakest forest (4)" in score_sentences(counter.result())[1]
 
 
 def test_the_mean_says_which_classes_it_is_over(tmp_path: Path) -> None:
@@ -510,8 +615,22 @@ def test_pictures_of_large_rasters_stay_small(tmp_path: Path) -> None:
 
 def test_matrix_shades_are_shares_of_the_row() -> None:
     rows = Matrix("c", ("a", "b"), ("#000000", "#ffffff"), np.array([[3, 1], [0, 0]])).rows
-    assert rows[0][2] == [("3", 75, True), ("1", 25, False)]
-    assert rows[1][2] == [("0", None, False), ("0", None, True)]
+    assert rows[0][2] == [Cell("3", 75, "75", True), Cell("1", 25, "25", False)]
+    assert rows[1][2] == [Cell("0", None, "–", False), Cell("0", None, "–", True)]
+
+
+@pytest.mark.parametrize("classes", [2, 9])
+def test_a_matrix_rounds_no_error_away(tmp_path: Path, classes: int) -> None:
+    """300 of 100 000 pixels wrong read 100 % right and 0 % wrong."""
+    counts = np.eye(classes, dtype=np.int64)
+    counts[0, :2] = 99_700, 300
+    matrix = Matrix("c", tuple("abcdefghi"[:classes]), ("#000000",) * classes, counts)
+    report = Report("Test", "t", "", (), (Section("Matrix", (matrix,)),))
+    html = write_report(tmp_path / "m.html", report).read_text(encoding="utf-8")
+    cells = re.findall(r"<td class=.*?<b>(.*?)</b>", html)
+    unit = "" if matrix.dense else "\u202f%"
+    assert cells[:2] == [f"&gt;99{unit}", f"&lt;1{unit}"]
+    assert cells[classes : classes + 2] == [f"0{unit}", f"100{unit}"]
 
 
 @pytest.mark.parametrize("classes", [2, 9])

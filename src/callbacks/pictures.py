@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import lightning as L
-import matplotlib.image
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -16,13 +13,15 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from src.datamodules.batches import Batch
-from src.figures import draw_confusion
+from src.figures import confusion_picture
 from src.labels import IGNORE
 from src.models.segmenter import Segmenter
 from src.quicklook import colorize, rgb_bands, stretch
 
 _GAP = 4
 """White pixels between the three pictures of a chip."""
+_DPI = 100
+"""Pixels per inch of the confusion matrix: every epoch waits for it."""
 
 
 class Pictures(Callback):
@@ -74,12 +73,7 @@ class Pictures(Callback):
         board = _board(trainer)
         if board is None or not self.chips or not self._due(trainer):
             return
-        rows = scores.matrix.sum(1, keepdims=True)
-        shares = np.divide(scores.matrix, rows, out=np.full(scores.matrix.shape, np.nan), where=rows > 0)
-        with TemporaryDirectory() as folder:
-            path = Path(folder) / "confusion.png"
-            draw_confusion(path, list(pl_module.spec.classes.names), scores.matrix, shares)
-            picture = matplotlib.image.imread(path)[..., :3]
+        picture = confusion_picture(pl_module.spec.classes.titles, scores.matrix, scores.row_shares, _DPI)
         board.add_image("confusion matrix", picture, trainer.current_epoch, dataformats="HWC")
 
     def _due(self, trainer: L.Trainer) -> bool:

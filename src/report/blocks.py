@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from src.report.wording import grouped
+from src.report.wording import grouped, in_percent
 
 _MOST_NAMED = 8
 """Classes whose names fit above the columns of a matrix."""
@@ -95,6 +95,23 @@ class Bars:
 
 
 @dataclass(frozen=True)
+class Cell:
+    """A cell of a :class:`Matrix`.
+
+    Attributes:
+        count: Its pixels.
+        share: How much of the row they are, 0–100; None in the row of a class without a label.
+        percent: The same to read: only none at all is 0, and only all of them 100.
+        right: Whether label and map say the same.
+    """
+
+    count: str
+    share: float | None
+    percent: str
+    right: bool
+
+
+@dataclass(frozen=True)
 class Matrix:
     """A confusion matrix as a table: rows are true, columns mapped classes, shades are shares of the row."""
 
@@ -110,19 +127,20 @@ class Matrix:
         return len(self.names) > _MOST_NAMED
 
     @property
-    def rows(self) -> list[tuple[str, str, list[tuple[str, int | None, bool]]]]:
-        """Per true class its name, colour, and per cell the count, the share in percent and whether it is right.
-
-        The shares of a class without a label are None.
-        """
-        totals = self.counts.sum(1, keepdims=True)
-        percents = np.where(totals, np.rint(100 * self.counts / np.maximum(totals, 1)).astype(int), None)
+    def rows(self) -> list[tuple[str, str, list[Cell]]]:
+        """Per true class its name, its colour and its cells."""
+        totals = self.counts.sum(1)
         return [
-            (name, color, [(grouped(c), p, i == j) for j, (c, p) in enumerate(zip(counts, shares, strict=True))])
-            for i, (name, color, counts, shares) in enumerate(
-                zip(self.names, self.colors, self.counts, percents, strict=True)
+            (name, color, [_cell(int(count), int(total), i == j) for j, count in enumerate(counts)])
+            for i, (name, color, counts, total) in enumerate(
+                zip(self.names, self.colors, self.counts, totals, strict=True)
             )
         ]
+
+
+def _cell(count: int, total: int, right: bool) -> Cell:
+    share = count / total if total else np.nan
+    return Cell(grouped(count), round(100 * share, 1) if total else None, in_percent(share), right)
 
 
 @dataclass(frozen=True)

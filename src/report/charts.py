@@ -36,7 +36,7 @@ def chart(figure: Figure, name: str, alt: str, caption: str) -> Chart:
 
     Args:
         figure: Drawn in the colours of ``src.figures``.
-        name: Word that no other chart of the page has; it keeps their internal names apart.
+        name: Word of letters, digits and - that no other chart of the page has; it keeps their internal names apart.
         alt: What it shows, numbers included.
         caption: Below it.
     """
@@ -49,7 +49,7 @@ def chart(figure: Figure, name: str, alt: str, caption: str) -> Chart:
     svg = re.sub(r'<svg ([^>]*?)width="[\d.]+pt"', r"<svg \1", svg, count=1)
     svg = re.sub(r'<svg ([^>]*?)height="[\d.]+pt"', r"<svg \1", svg, count=1)
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
-    svg = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", svg)
+    svg = re.sub(r'url\(#|href="#', lambda link: f"{link[0]}{name}-", svg)
     return Chart(svg, alt, caption)
 
 

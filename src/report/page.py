@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +47,15 @@ class Report:
     lead: tuple[str, ...]
     sections: tuple[Section, ...] = field(default_factory=tuple)
 
+    @property
+    def anchors(self) -> tuple[str, ...]:
+        """What links within the page call each section: its anchor, numbered where one before it has the same."""
+        taken: dict[str, None] = {}  # in order
+        for section in self.sections:
+            numbered = (f"{section.anchor}-{number}" for number in itertools.count(2))
+            taken[next(name for name in itertools.chain([section.anchor], numbered) if name not in taken)] = None
+        return tuple(taken)
+
 
 def write_report(path: str | Path, report: Report) -> Path:
     """Write a report as one HTML file that opens from disk and offline, whole or not at all.
@@ -68,7 +78,7 @@ def write_report(path: str | Path, report: Report) -> Path:
     environment.globals["link"] = lambda file: _link(file, path.parent)
     environment.globals["size"] = file_size
     html = environment.get_template("report.html.j2").render(
-        report=report, style=(TEMPLATES / "style.css").read_text(encoding="utf-8")
+        report=report, anchors=report.anchors, style=(TEMPLATES / "style.css").read_text(encoding="utf-8")
     )
     write_text(path, html)
     return path

@@ -17,6 +17,7 @@ from src.quicklook import colorize, quicklook
 from src.raster.read import RasterInfo, describe, open_raster, read_decimated, valid_decimated
 from src.report.blocks import Gradient, Picture, ScaleBar
 from src.report.wording import THIN
+from src.spec import NetworkSpec
 
 MAX_SIDE = 1200
 """Pixels of a map picture's longer side at most: sharp on a page, and the page stays a few megabytes."""
@@ -54,9 +55,9 @@ def picture(
     return Picture(uri, width, height, alt, caption, scale_bar(info) if info else None, north)
 
 
-def scene_picture(path: str, alt: str, caption: str = "") -> Picture:
-    """Show a scene of any size in colours, read decimated."""
-    return picture(quicklook(path, MAX_SIDE), alt, caption, info=describe(path))
+def scene_picture(path: str, alt: str, caption: str = "", spec: NetworkSpec | None = None) -> Picture:
+    """Show a scene of any size in colours, read decimated; what a network takes for nodata is left out too."""
+    return picture(quicklook(path, MAX_SIDE, spec=spec), alt, caption, info=describe(path))
 
 
 def class_picture(path: str, classes: ClassTable, alt: str, caption: str = "") -> Picture:
@@ -64,9 +65,9 @@ def class_picture(path: str, classes: ClassTable, alt: str, caption: str = "") -
     return picture(colorize(_first_band(path)[0], classes), alt, caption, drawn=True, info=describe(path))
 
 
-def uncertainty_picture(path: str, alt: str, caption: str = "") -> Picture:
+def uncertainty_picture(path: str, alt: str) -> Picture:
     """Show a raster of uncertainty 0–1, its first band read decimated."""
-    return picture(paint_uncertainty(*_first_band(path)), alt, caption, info=describe(path))
+    return picture(paint_uncertainty(*_first_band(path)), alt, info=describe(path))
 
 
 def paint_uncertainty(share: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePath
 
 from src.labels import UNCLASSIFIED, ClassTable
 from src.mapping.areas import ClassArea
 from src.mapping.ground_truth import UnknownClass
 from src.mapping.map_scores import Values
+from src.passwords import hide_passwords
 from src.pixel_size import ground_pixel
 from src.quicklook import colorize
 from src.raster.read import describe
@@ -47,6 +49,8 @@ class MappedScene:
         caution: What about its numbers is so unlike those of training that the map cannot be trusted; None for nothing.
         seen: That the network was trained on it, so that its scores say less; None for nothing.
         unknown: Classes of the ground truth that the network does not know.
+        called: What tells it from the other scenes; its file name if None.
+        titled: The same for headings, where it needs no suffix; its file name without one if None.
     """
 
     image: str
@@ -59,11 +63,18 @@ class MappedScene:
     caution: str | None = None
     seen: str | None = None
     unknown: Sequence[UnknownClass] = ()
+    called: str | None = None
+    titled: str | None = None
 
     @property
     def name(self) -> str:
-        """File name of the scene."""
-        return Path(self.image).name
+        """What sentences call the scene."""
+        return self.called or Path(self.image).name
+
+    @property
+    def title(self) -> str:
+        """What headings call the scene."""
+        return self.titled or Path(self.image).stem
 
     @property
     def classes(self) -> list[ClassArea]:
@@ -81,9 +92,13 @@ def prediction_report(run: Run, scenes: Sequence[MappedScene], *, spec: NetworkS
         spec: The network.
         checkpoint: Its checkpoint.
     """
-    several = len(scenes) > 1
-    title = f"Maps of {len(scenes)} scenes" if several else f"Map of {Path(scenes[0].image).stem}"
-    sections = [section for scene in scenes for section in _scene_sections(scene, spec.classes, several)]
+    scenes, several = told_apart(scenes), len(scenes) > 1
+    title = f"Maps of {len(scenes)} scenes" if several else f"Map of {scenes[0].title}"
+    sections = [
+        section
+        for number, scene in enumerate(scenes, 1)
+        for section in _scene_sections(scene, spec, number if several else None)
+    ]
     files = tuple(file for scene in scenes for file in scene.files)
     mapped = ("Scenes" if several else "Scene", "\n".join(scene.image for scene in scenes))
     return Report(
@@ -96,6 +111,24 @@ def prediction_report(run: Run, scenes: Sequence[MappedScene], *, spec: NetworkS
             *closing_sections(run, spec, files, ("Checkpoint", str(checkpoint)), mapped),
         ),
     )
+
+
+def told_apart(scenes: Sequence[MappedScene]) -> list[MappedScene]:
+    """Call each scene by its file name, with as many of its folders before it as tell it from the others."""
+    paths = [PurePath(hide_passwords(scene.image)) for scene in scenes]
+    names, titles = _distinct(paths), _distinct([path.parent / path.stem for path in paths])
+    return [
+        replace(scene, called=name, titled=title if titles.count(title) == 1 else name)
+        for scene, name, title in zip(scenes, names, titles, strict=True)
+    ]
+
+
+def _distinct(paths: Sequence[PurePath]) -> list[str]:
+    """Shorten each path to the fewest of its last parts that no other path ends with; to all where others are equal."""
+    ends = [[path.parts[-count:] for count in range(1, len(path.parts) + 1)] for path in paths]
+    owners = Counter(end for own in ends for end in own)
+    alone = (next((end for end in own if owners[end] == 1), own[-1]) for own in ends)
+    return [str(PurePath(*parts)) for parts in alone]
 
 
 def _sentences(scene: MappedScene) -> tuple[str, ...]:
@@ -143,10 +176,12 @@ def _sum(areas: Sequence[ClassArea]) -> float | None:
     return sum(known) if len(known) == len(areas) else None
 
 
-def _scene_sections(scene: MappedScene, classes: ClassTable, several: bool) -> list[Section]:
-    prefix = f"{Path(scene.image).stem}: " if several else ""
+def _scene_sections(scene: MappedScene, spec: NetworkSpec, number: int | None) -> list[Section]:
+    """Show a scene; its number is that among several, None for the only one."""
+    several, classes = number is not None, spec.classes
+    prefix = f"{scene.title}: " if several else ""
     sections = [
-        Section(f"{prefix}map" if several else "The map", _map_blocks(scene, classes)),
+        Section(f"{prefix}map" if several else "The map", _map_blocks(scene, spec)),
         Section(f"{prefix}areas" if several else "How much of each class", (_areas(scene, classes),)),
     ]
     if scene.uncertainty is not None:
@@ -156,17 +191,18 @@ def _scene_sections(scene: MappedScene, classes: ClassTable, several: bool) -> l
         title = f"{prefix}where map and labels agree" if several else "Where map and labels agree"
         sections.append(Section(title, _agreement_blocks(scene, classes, scene.evaluation, *scene.sample)))
     if scene.evaluation is not None:
-        scored = score_sections(scene.evaluation, scene.output.stem)
+        scored = score_sections(scene.evaluation, f"scores-{number or 1}")
         sections += [Section(prefix + section.title, section.blocks) for section in scored]
     return sections
 
 
-def _map_blocks(scene: MappedScene, classes: ClassTable) -> tuple[Block, ...]:
+def _map_blocks(scene: MappedScene, spec: NetworkSpec) -> tuple[Block, ...]:
+    classes, told = spec.classes, "The scene, in the bands nearest to red, green and blue"
     shown = [entry for entry in classes.classes if entry.value in {area.value for area in scene.classes}]
     words = ", ".join(f"{area.name} {percent(area.percent / 100)}" for area in scene.classes) or "no class"
     pictures = (
         class_picture(str(scene.output), classes, f"Map of {scene.name}: {words}", "The map"),
-        scene_picture(scene.image, f"Image of {scene.name}", "The scene, in the bands nearest to red, green and blue"),
+        scene_picture(scene.image, f"Image of {scene.name}", told, spec),
     )
     return Legend(tuple((entry.name, entry.color) for entry in shown)), Pictures(pictures)
 

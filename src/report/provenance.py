@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+from src.foreign_text import in_a_line
+from src.passwords import hide_passwords
 from src.report.blocks import Facts, Files, Listing
 from src.report.page import Section
 from src.spec import NetworkSpec
@@ -53,29 +55,26 @@ def closing_sections(
         subject: What to call that which it was trained, scored or used on, and which that is.
     """
     software = ", ".join(f"{name} {version}" for name, version in run.versions.items())
-    facts = Facts(
-        (
-            ("Command", run.command),
-            checkpoint,
-            ("Network", describe_network(spec)),
-            subject,
-            ("Finished", run.when),
-            ("Software", software),
-            ("Revision", run.revision or "not from a git checkout"),
-        )
+    rows = (
+        ("Command", run.command),
+        checkpoint,
+        ("Network", describe_network(spec)),
+        subject,
+        ("Finished", run.when),
+        ("Software", software),
+        ("Revision", run.revision or "not from a git checkout"),
     )
     return (
         Section("Files", (Files(tuple(files)),)),
-        Section("What was run", (facts, Listing("The whole configuration", run.config))),
+        Section("What was run", (Facts(hide_passwords(rows)), Listing("The whole configuration", run.config))),
     )
 
 
 def describe_network(spec: NetworkSpec) -> str:
     """Describe a network in a line."""
     bands = [band.name for band, used in zip(spec.bands, spec.normalization.used, strict=True) if used]
-    names = ", ".join(bands) if len(bands) <= 13 else f"{', '.join(bands[:3])} … {bands[-1]}"
     width, height = spec.chip_size
     return (
-        f"{spec.architecture} with encoder {spec.encoder}; {len(bands)} bands ({names}); "
+        f"{spec.architecture} with encoder {spec.encoder}; {len(bands)} bands ({in_a_line(bands, counted=False)}); "
         f"trained on chips of {width} × {height} pixels"
     )

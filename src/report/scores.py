@@ -6,19 +6,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
 from src.calibration import Calibration
 from src.figures import reliability_figure
 from src.report.blocks import Bar, Bars, Charts, Headline, Matrix, Number, Text
 from src.report.charts import chart
 from src.report.page import Section
-from src.report.wording import THIN, decimal, grouped, percent
-from src.scores import Evaluation, Scores
+from src.report.wording import decimal, grouped, percent
+from src.scores import ChipMeans, Evaluation, Scores
 
 
 def score_sentences(evaluation: Evaluation) -> tuple[str, ...]:
     """Say what the scores mean, in plain sentences."""
-    scores, names = evaluation.pooled, evaluation.classes.names
+    scores, names = evaluation.pooled, evaluation.classes.distinct_names
     present = np.flatnonzero(scores.support)
     if not len(present):
         return ("There is no labelled pixel to score against.",)
@@ -50,18 +51,18 @@ def _largest_confusion(scores: Scores, names: Sequence[str]) -> str:
 
 
 def score_sections(evaluation: Evaluation, name: str = "scores") -> tuple[Section, ...]:
-    """Sections about scores: the figures, the classes, the confusions, the confidence.
+    """Sections about scores: the figures, the classes, the confusions, and the confidence if a pixel is labelled.
 
     Args:
         evaluation: The scores.
-        name: What nothing else on the page is called, where there are several evaluations.
+        name: Word that nothing else on the page is called, where there are several evaluations.
     """
     sections = [
         Section("Scores", (Headline(_numbers(evaluation)),)),
         Section("Class by class", (_class_bars(evaluation),)),
         Section("What is taken for what", (_confusions(evaluation),)),
     ]
-    if evaluation.calibration is not None:
+    if evaluation.calibration is not None and evaluation.pooled.support.any():
         sections.append(_confidence(evaluation, evaluation.calibration, name))
     return tuple(sections)
 
@@ -69,18 +70,25 @@ def score_sections(evaluation: Evaluation, name: str = "scores") -> tuple[Sectio
 def _numbers(evaluation: Evaluation) -> tuple[Number, ...]:
     scores, chips, calibration = evaluation.pooled, evaluation.chip_means, evaluation.calibration
     numbers = [
-        Number(decimal(scores.mean_iou), "Mean IoU", "over all pixels, each class counts the same; 1 is perfect"),
+        Number(
+            decimal(_mean(scores, scores.iou)), "Mean IoU", "over all pixels, each class counts the same; 1 is perfect"
+        ),
         Number(percent(scores.overall_accuracy, 1), "Overall accuracy", "share of the labelled pixels that are right"),
-        Number(decimal(scores.mean(scores.f1)), "Mean F1", "balance of precision and recall, each class the same"),
+        Number(decimal(_mean(scores, scores.f1)), "Mean F1", "balance of precision and recall, each class the same"),
         Number(decimal(scores.kappa), "Cohen’s kappa", "agreement beyond chance; 0 is chance, 1 is perfect"),
     ]
     if calibration is not None:
-        points = f"{100 * calibration.expected_error:.1f}{THIN}%"
+        points = percent(calibration.expected_error, 1)
         numbers.append(Number(points, "Calibration error", "how far stated confidence is off the real hit rate"))
     if chips is not None:
         meaning = "each chip scored by itself, then averaged: SpecDeepMap’s way of counting"
-        numbers.append(Number(decimal(chips.mean_iou), "Mean IoU over chips", meaning))
+        numbers.append(Number(decimal(_mean(chips, chips.iou)), "Mean IoU over chips", meaning))
     return tuple(numbers)
+
+
+def _mean(scores: Scores | ChipMeans, per_class: npt.NDArray[np.float64]) -> float:
+    """Average a per-class score; NaN where no class has any."""
+    return scores.mean(per_class) if np.isfinite(scores.iou).any() else float("nan")
 
 
 def _class_bars(evaluation: Evaluation) -> Bars:
@@ -88,7 +96,7 @@ def _class_bars(evaluation: Evaluation) -> Bars:
     over_chips = ("IoU over chips",) if chips else ()
     rows = [
         Bar(
-            entry.name,
+            name,
             float(scores.iou[i]),
             (
                 decimal(scores.iou[i]),
@@ -96,14 +104,14 @@ def _class_bars(evaluation: Evaluation) -> Bars:
                 *((decimal(chips.iou[i]),) if chips else ()),
                 grouped(scores.support[i]),
             ),
-            entry.color,
+            color,
         )
-        for i, entry in enumerate(classes.classes)
+        for i, (name, color) in enumerate(zip(classes.distinct_names, classes.colors, strict=True))
     ]
-    means = [decimal(scores.mean(values)) for values in (scores.iou, scores.f1, scores.precision, scores.recall)]
-    chip_mean = (decimal(chips.mean_iou),) if chips else ()
+    means = [decimal(_mean(scores, values)) for values in (scores.iou, scores.f1, scores.precision, scores.recall)]
+    chip_mean = (decimal(_mean(chips, chips.iou)),) if chips else ()
     total = (*means, *chip_mean, grouped(scores.support.sum()))
-    rows.append(Bar("Mean", scores.mean_iou, total, summary=True))
+    rows.append(Bar("Mean", _mean(scores, scores.iou), total, summary=True))
     absent = len(classes) - int(np.count_nonzero(scores.support))
     labelled = "" if not absent else " Mean: over the classes that the labels have."
     return Bars(
@@ -116,7 +124,7 @@ def _class_bars(evaluation: Evaluation) -> Bars:
 
 
 def _confusions(evaluation: Evaluation) -> Matrix:
-    named = Matrix("", evaluation.classes.names, evaluation.classes.colors, evaluation.pooled.matrix)
+    named = Matrix("", evaluation.classes.distinct_names, evaluation.classes.colors, evaluation.pooled.matrix)
     cells = "percent of the row’s pixels" if named.dense else "share of the row’s pixels, and their number"
     caption = f"A row is what the labels say, a column what the map says: {cells}. The diagonal is right."
     return replace(named, caption=caption)

@@ -67,13 +67,15 @@ def training_report(
         files: What the run wrote, each with what it is.
     """
     evaluation = Evaluation(spec.classes, scores)
+    best = None if refit or last else _best(history)  # the last epoch needs no mark
+    marked = best["epoch"] if best else None
     return Report(
         kind="Training",
         title=f"Training of {spec.title}",
         subtitle=f"{data} · {run.when}",
         lead=(_REFIT if refit else _course(history, last=last), *score_sentences(evaluation)),
         sections=(
-            Section("Epoch by epoch", (Charts(tuple(_charts(history, spec.classes))),)),
+            Section("Epoch by epoch", (Charts(tuple(_charts(history, spec.classes, marked))),)),
             *score_sections(evaluation),
             example_section(examples),
             *closing_sections(run, spec, files, (_LAST if last else _BEST, str(checkpoint)), ("Data", data)),
@@ -162,9 +164,8 @@ def _course(history: History, *, last: bool) -> str:
     )
 
 
-def _charts(history: History, classes: ClassTable) -> Iterable[Chart]:
-    best = _best(history)
-    marked = best["epoch"] if best else None
+def _charts(history: History, classes: ClassTable, marked: float | None) -> Iterable[Chart]:
+    """Draw an epoch's numbers over all epochs; ``marked`` is the best one, None where it was not kept."""
     final = history[-1] if history else {}
     for name, title in (("iou", "Mean IoU"), ("loss", "Loss")):
         curves = [

@@ -27,6 +27,11 @@ def decimal(score: float, digits: int = 3) -> str:
 
 def percent(share: float, digits: int = 0) -> str:
     """A share of 0–1 as percent; a dash where it has no meaning. Only none at all is 0 %, and only all of it 100 %."""
+    return f"{in_percent(share, digits)}{THIN}%" if np.isfinite(share) else "–"
+
+
+def in_percent(share: float, digits: int = 0) -> str:
+    """The number of :func:`percent` alone: ``<1``, ``75``, ``>99``."""
     if not np.isfinite(share):
         return "–"
     text, step = f"{100 * share:.{digits}f}", 10.0**-digits
@@ -34,7 +39,7 @@ def percent(share: float, digits: int = 0) -> str:
         text = f"<{step:.{digits}f}"
     elif share < 1 and float(text) == 100:
         text = f">{100 - step:.{digits}f}"
-    return f"{text}{THIN}%"
+    return text
 
 
 def listed(words: Sequence[str]) -> str:

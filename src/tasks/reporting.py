@@ -11,6 +11,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from src.passwords import hide_passwords
 from src.report.page import Report, write_report
 from src.report.provenance import Run
 from src.spec import git_revision, software_versions
@@ -49,13 +50,14 @@ def add_report(path: Path, task: str, config: DictConfig, make: Callable[[Run], 
 
 
 def current_run(task: str, config: DictConfig) -> Run:
-    """Describe the run that Hydra is in."""
+    """Describe the run that Hydra is in, without the passwords that its settings have."""
     hydra = HydraConfig.get()
     given = (words for words in hydra.overrides.hydra if not words.startswith("hydra.mode="))
-    command = shlex.join(["python", f"{task}.py", *hydra.overrides.task, *given])
+    words = hide_passwords(["python", f"{task}.py", *hydra.overrides.task, *given])
+    settings = hide_passwords(OmegaConf.to_container(config, resolve=True))
     return Run(
-        command=command,
-        config=OmegaConf.to_yaml(config, resolve=True).rstrip(),
+        command=shlex.join(words),
+        config=OmegaConf.to_yaml(OmegaConf.create(settings)).rstrip(),
         finished=datetime.now().astimezone(),
         versions=software_versions(),
         revision=git_revision(),
