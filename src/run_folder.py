@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from src.atomic import write_text
 from src.errors import UserError
-from src.labels import ClassTable
+from src.models.checkpoint import read_checkpoint, validation_scores
+from src.passwords import hide_passwords
 from src.scores import Scores
 from src.spec import git_revision, software_versions
 
@@ -93,7 +91,7 @@ def _remove(path: Path) -> None:
 
 
 def describe(folder: Path, config: Mapping[str, Any], overrides: Sequence[str], epoch: int = 0) -> None:
-    """Write ``run.json``: command, composed configuration, software versions, git revision.
+    """Write ``run.json``: command, composed configuration, software versions, git revision; no passwords.
 
     Args:
         folder: The run's folder.
@@ -102,10 +100,10 @@ def describe(folder: Path, config: Mapping[str, Any], overrides: Sequence[str], 
         epoch: First epoch of a resumed run, which gets a file of its own: ``run_from_00025.json``.
     """
     row = {
-        "command": ["python", Path(sys.argv[0]).name, *overrides],
+        "command": hide_passwords(["python", Path(sys.argv[0]).name, *overrides]),
         "revision": git_revision(),
         "versions": software_versions(),
-        "config": config,
+        "config": hide_passwords(config),
     }
     name = f"run_from_{epoch:05d}.json" if epoch else DESCRIPTION
     write_text(folder / name, json.dumps(row, indent=2, ensure_ascii=False, default=str) + "\n")
@@ -113,27 +111,11 @@ def describe(folder: Path, config: Mapping[str, Any], overrides: Sequence[str], 
 
 def read_trained(best: Path, last: Path) -> Trained:
     """Read the validation scores that stand in a checkpoint; raises UserError if it was never validated."""
-    content = torch.load(best, map_location="cpu", weights_only=True, mmap=True) if best.is_file() else {}
-    if "val_matrix" not in content:
+    content = read_checkpoint(best, weights=False) if best.is_file() else {}
+    if (scores := validation_scores(content)) is None:
         kept = f"; {best} is as far as it came, and resume= goes on from there" if content else ""
         raise UserError(
             f"The training ended before its first validation: there are no scores and no best checkpoint{kept}. Give "
             "it more time (trainer.max_time), or validate more often (trainer.check_val_every_n_epoch)."
         )
-    return Trained(best, Scores(np.array(content["val_matrix"], np.int64)), last)
-
-
-def class_table(scores: Scores, classes: ClassTable) -> list[str]:
-    """Lay out the scores of each class and their means as lines of text."""
-    width = max(len("mean"), *(len(name) for name in classes.names))
-    columns = (scores.iou, scores.f1, scores.precision, scores.recall)
-    rows = zip(classes.names, *(column.tolist() for column in columns), scores.support.tolist(), strict=True)
-    means = (scores.mean(column) for column in columns)
-    lines = [f"{'class':{width}}     IoU     F1  precision  recall      pixels"]
-    for name, a, b, c, d, pixels in (*rows, ("mean", *means, int(scores.support.sum()))):
-        lines.append(f"{name:{width}}  {_share(a)} {_share(b)}     {_share(c)}  {_share(d)}  {pixels:>10}")
-    return lines
-
-
-def _share(value: float) -> str:
-    return f"{'–':>6}" if np.isnan(value) else f"{value:6.3f}"
+    return Trained(best, scores, last)

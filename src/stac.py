@@ -16,8 +16,12 @@ _CLASSIFICATION = "https://stac-extensions.github.io/classification/v2.0.0/schem
 _TASK = "semantic-segmentation"
 
 
-def model_item(model: Path, network: Network, spec: NetworkSpec, free: bool, torch_version: str) -> dict[str, Any]:
+def model_item(
+    model: Path, network: Network, spec: NetworkSpec, free: bool, *, torch_version: str, onnx_version: str
+) -> dict[str, Any]:
     """Describe an exported network.
+
+    By the extension a model's framework is what trained it, and an asset's own goes before it where that is used.
 
     Args:
         model: The ONNX file; the item is meant to lie beside it.
@@ -25,6 +29,7 @@ def model_item(model: Path, network: Network, spec: NetworkSpec, free: bool, tor
         spec: What it is.
         free: Whether it takes any height and width.
         torch_version: Version of PyTorch that it was trained with.
+        onnx_version: Version of ONNX that the file was written with.
 
     Returns:
         The item as plain dicts and lists.
@@ -36,7 +41,7 @@ def model_item(model: Path, network: Network, spec: NetworkSpec, free: bool, tor
         "mlm:name": name,
         "mlm:architecture": spec.architecture,
         "mlm:tasks": [_TASK],
-        "mlm:framework": "ONNX",
+        "mlm:framework": "PyTorch",
         "mlm:framework_version": torch_version,
         "mlm:memory_size": model.stat().st_size,
         "mlm:total_parameters": sum(parameter.numel() for parameter in network.parameters()),
@@ -53,6 +58,8 @@ def model_item(model: Path, network: Network, spec: NetworkSpec, free: bool, tor
         "title": name,
         "roles": ["mlm:model"],
         "mlm:artifact_type": "onnx",
+        "mlm:framework": "ONNX",
+        "mlm:framework_version": onnx_version,
     }
     return {
         "type": "Feature",

@@ -15,12 +15,12 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities import rank_zero_only
 
 from src.augmentation import Augmentation
 from src.bands import Normalization
 from src.datamodules.base import DataDescription, SegmentationData
 from src.errors import UserError
+from src.first_process import is_first
 from src.models import distributed
 from src.models.architectures import ENCODER_PARTS, build_checked, freeze, trial
 from src.models.detail import DETAIL, DROPOUT, REACH, kept_options
@@ -375,11 +375,6 @@ def choose_trainer_options(
     return {"accelerator": kind, "devices": devices, "precision": precision, "strategy": chosen, **alone}
 
 
-def is_first_process() -> bool:
-    """Tell whether this is the process that speaks and writes, of one or of several."""
-    return not getattr(rank_zero_only, "rank", 0)
-
-
 def quiet_lightning() -> None:
     """Keep Lightning from telling what our own lines tell better, and all processes but the first from speaking."""
     for name in ("lightning.pytorch", "lightning.fabric", "torch.utils.cpp_extension"):
@@ -387,5 +382,5 @@ def quiet_lightning() -> None:
     warnings.filterwarnings("ignore", module=r"lightning\..*")
     # Of 1 × 1 kernels, whose two layouts are the same.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-    if not is_first_process():
+    if not is_first():
         logging.getLogger().setLevel(logging.WARNING)

@@ -1,9 +1,14 @@
+from __future__ import annotations
+
+import math
 from pathlib import Path
 
 import pytest
+import torch
 
+from src.callbacks.checkpoints import BestCheckpoints
 from src.errors import UserError
-from src.models.checkpoint import find_checkpoint
+from src.models.checkpoint import LAST, find_checkpoint, read_checkpoint, trained_on
 
 
 def run_folder(folder: Path, *names: str) -> Path:
@@ -19,8 +24,40 @@ def test_a_run_stands_for_its_best_checkpoint(tmp_path: Path) -> None:
 
 
 def test_the_checkpoints_may_lie_one_folder_deeper(tmp_path: Path) -> None:
-    run_folder(tmp_path, "checkpoints/00001-val_iou_0.5000.ckpt", "checkpoints/00007-val_iou_0.5000.ckpt")
+    run_folder(tmp_path, "checkpoints/00001-val_iou_0.4000.ckpt", "checkpoints/00007-val_iou_0.5000.ckpt")
     assert find_checkpoint(tmp_path) == tmp_path / "checkpoints" / "00007-val_iou_0.5000.ckpt"
+
+
+def test_of_equal_names_it_is_the_one_that_scored_best_and_the_first_that_did(tmp_path: Path) -> None:
+    """A name has four decimals: the later one was taken, and train.py had reported another."""
+    for epoch, right in enumerate((50_001, 50_002, 50_002, 50_000)):
+        content = {"state_dict": {}, "val_matrix": [[right, 100_000 - right], [0, 0]]}
+        torch.save(content, tmp_path / f"{epoch:05d}-val_iou_0.5000.ckpt")
+    (tmp_path / "00009-val_iou_0.5000.ckpt").touch()  # which cannot be read
+    torch.save({"state_dict": {}, "val_matrix": [[math.inf]]}, tmp_path / "00010-val_iou_0.5000.ckpt")
+    torch.save({"state_dict": {}, "val_matrix": [9]}, tmp_path / "00011-val_iou_0.5000.ckpt")
+    assert find_checkpoint(tmp_path).name == "00001-val_iou_0.5000.ckpt"
+
+
+def test_the_best_has_the_name_by_which_it_is_found() -> None:
+    name = BestCheckpoints("here").format_checkpoint_name({"epoch": torch.tensor(26), "val_iou": torch.tensor(0.71154)})
+    assert Path(name).name == "00026-val_iou_0.7115.ckpt"
+    assert BestCheckpoints.CHECKPOINT_NAME_LAST + BestCheckpoints.FILE_EXTENSION == LAST
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_description_needs_no_weights(tmp_path: Path, old: bool) -> None:
+    """A resumed run read them four times; PyTorch's files of old have no part that could stay on the disk."""
+    content = {"state_dict": {"a": torch.ones(3)}, "hyper_parameters": {"config": {"data_dir": "x", "refit": True}}}
+    torch.save(content, tmp_path / "a.ckpt", _use_new_zipfile_serialization=not old)
+    assert read_checkpoint(tmp_path / "a.ckpt", weights=False)["state_dict"]["a"].tolist() == [1, 1, 1]
+    assert trained_on(tmp_path / "a.ckpt") == (Path("x"), True)
+
+
+@pytest.mark.parametrize("parameters", [None, 1, {}, {"config": None}, {"config": {"data_dir": 1, "refit": True}}])
+def test_a_checkpoint_that_does_not_say_what_it_was_trained_on(tmp_path: Path, parameters: object) -> None:
+    torch.save({"state_dict": {}, "hyper_parameters": parameters}, tmp_path / "a.ckpt")
+    assert trained_on(tmp_path / "a.ckpt") == (None, False)
 
 
 def test_without_validation_scores_it_is_the_last(tmp_path: Path) -> None:

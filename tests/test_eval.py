@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -30,6 +31,7 @@ from src.raster.write import write_geotiff
 from src.report.provenance import Run
 from src.spec import NetworkSpec
 from src.tables import write_samples
+from src.tasks import eval as eval_task
 from src.tasks import schema
 from src.tasks.eval import score
 from src.tasks.schema import EvalConfig
@@ -103,6 +105,10 @@ def test_chips_in_another_unit_are_scored_with_a_caution(
     report = scored.report(Run("eval.py", "", datetime.now(UTC)))
     assert report.lead[-1].startswith("Note: its numbers are ")
     assert "(about 10,000 times as large)" in report.lead[-1]
+    both = score(EvalConfig(str(path), str(data), split="train", accelerator="cpu"), tmp_path / "both").caution
+    assert both is not None
+    assert both.startswith("these are training chips, ")
+    assert "; its numbers are " in both
 
 
 def test_the_command_scores_and_names_every_file(data: Path, checkpoint: Path, tmp_path: Path) -> None:
@@ -332,6 +338,28 @@ def test_training_chips_are_scored_with_a_caution(
     caution = score(EvalConfig(str(checkpoint), accelerator="cpu", **given), tmp_path).caution
     assert caution is not None
     assert caution.startswith("these are training chips")
+
+
+def test_scores_name_the_very_checkpoint_that_they_are_of(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training that went on replaced it: network and data folder could be of two files, and nobody saw which."""
+    path = save_checkpoint(tmp_path / "last.ckpt", config={"data_dir": str(data)})
+    later = save_checkpoint(tmp_path / "later.ckpt", config={"data_dir": str(tmp_path), "refit": True})
+    digest = hashlib.sha256(later.read_bytes()).hexdigest()
+    said, real = [], eval_task.load_described
+
+    def replaced(file: Path) -> Any:
+        loaded = real(file)
+        if later.is_file():
+            later.replace(file)
+        return loaded
+
+    monkeypatch.setattr(eval_task, "load_described", replaced)
+    monkeypatch.setattr(eval_task, "_training_caution", lambda _, *trained_on: said.append(trained_on))
+    score(EvalConfig(str(path), str(data), accelerator="cpu"), tmp_path / "out")
+    assert json.loads((tmp_path / "out/scores.json").read_text())["checkpoint_sha256"] == digest
+    assert said == [(tmp_path, True)]
 
 
 @pytest.mark.parametrize("there", ["run.json", "report.html"])

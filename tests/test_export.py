@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pystac
 import pytest
@@ -115,6 +116,20 @@ def test_the_item_describes_the_model(exported: Path) -> None:
     classes = properties["mlm:output"][0]["classification:classes"]
     assert [entry["description"] for entry in classes] == ["bog & fen", "water"]
     assert properties["mlm:total_parameters"] == sum(p.numel() for p in build_network(SPEC).parameters())
+
+
+def test_the_item_says_what_trained_the_model_and_what_wrote_the_file(checkpoint: Path, tmp_path: Path) -> None:
+    """The file was called one of ONNX in PyTorch's version."""
+    content = torch.load(checkpoint, weights_only=True)
+    content["hyper_parameters"]["versions"]["torch"] = "2.9.1"
+    torch.save(content, tmp_path / "old.ckpt")
+    export(ExportConfig(checkpoint=str(tmp_path / "old.ckpt"), chips=1), tmp_path / "model.onnx")
+    item = json.loads((tmp_path / "model.json").read_text(encoding="utf-8"))
+    for said, expected in (
+        (item["properties"], ("PyTorch", "2.9.1")),
+        (item["assets"]["model"], ("ONNX", onnx.__version__)),
+    ):
+        assert (said["mlm:framework"], said["mlm:framework_version"]) == expected
 
 
 def test_the_item_is_one_by_the_stac_standard_and_by_the_model_extensions_authors(exported: Path) -> None:

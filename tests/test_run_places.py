@@ -16,7 +16,7 @@ from src.file_lock import only_run
 from src.tasks import entry, schema
 from src.tasks.entry import CONFIGS
 from src.tasks.launching import check_places
-from src.tasks.run_places import OwnFolder, make_own
+from src.tasks.run_places import OwnFolder, is_named, make_own
 
 
 def composed(task: str, *overrides: str) -> DictConfig:
@@ -55,16 +55,37 @@ def test_runs_and_multiruns_that_begin_in_one_second_have_folders_of_their_own(t
     assert list(config.hydra.overrides.hydra)[-1] == f"hydra.sweep.dir={own}"
 
 
-@pytest.mark.parametrize("rank", ["RANK", "SLURM_PROCID"])
-def test_other_processes_of_a_training_claim_no_folder(
-    rank: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_first_process_alone_claims_the_folder_of_a_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(rank, "1")
-    config = composed("train", f"paths.logs={tmp_path}")
-    OwnFolder().on_run_start(config)
-    assert not list(tmp_path.iterdir())
-    OwnFolder().on_run_start(composed("eval", f"paths.logs={tmp_path}"))  # srun's tasks, of which each is a run
-    assert len(list((tmp_path / "eval").iterdir())) == 1
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    for task, made in (("train", False), ("eval", True)):  # of which each of srun's tasks is a run
+        OwnFolder().on_run_start(composed(task, f"paths.logs={tmp_path / task}"))
+        assert (tmp_path / task).exists() == made
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ([], False),
+        (["hydra.run.dir=logs/train/2026-11-30_09-10-11"], True),  # $(date +%F_%H-%M-%S)
+        (["++hydra.run.dir=logs/train/${now:%Y}"], True),
+        (["experiment=demo"], True),
+    ],
+)
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_a_folder_is_named_by_who_named_it_and_not_by_what_its_name_looks_like(
+    given: list[str], named: bool, rank: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that a script named after the time was taken for one that nobody had: it went on with another run."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    for _ in range(2):  # the second one that begins in this second
+        config = composed("train", *given)
+        with open_dict(config):
+            config.hydra.overrides.hydra = [words for words in given if "hydra." in words]
+        OwnFolder().on_run_start(config)
+        assert is_named(config.hydra) == named
 
 
 def test_a_folder_that_somebody_named_is_taken_as_it_is(tmp_path: Path) -> None:
@@ -128,3 +149,25 @@ def test_a_grid_of_prepare_needs_a_data_folder_for_each() -> None:
     check_places(composed("eval", "checkpoint=c", "data_dir=data/mine", f"split={part}") for part in ("test", "train"))
     check_places(composed("prepare", "image=a", "label=b", "data_dir='d/${hydra:job.num}'") for _ in range(2))
     check_places(composed("prepare", "image=a", "label=b") for _ in range(2))
+
+
+@pytest.mark.parametrize("task", ["train", "predict"])
+def test_a_grid_needs_a_folder_of_hydra_s_for_each(task: str) -> None:
+    """The second training put the first aside, and the table called the wrong checkpoint the best."""
+
+    def check(subdir: str, *more: str) -> None:
+        own = ["checkpoint=c", "image=s.tif"] if task == "predict" else []
+        check_places(
+            composed(task, *own, "hydra.sweep.dir=grid", f"hydra.sweep.subdir='{subdir}'", f"threads={threads}", *more)
+            for threads in (1, 2)
+        )
+
+    for given, shown in (("a/", "a"), ("${hydra.job.name}", "test")):
+        words = (
+            rf"hydra\.sweep\.subdir={shown} is given to 2 runs.*Number them: .*subdir='{shown}/\${{hydra\.job\.num}}'"
+        )
+        with pytest.raises(UserError, match=words):
+            check(given, f"hydra.job.name={shown}")
+    for given in ("${hydra.job.num}", "${threads}", "a/${hydra.job.id}", "a/${hydra:job.num}"):
+        check(given)
+    check("a", f"{'output' if task == 'predict' else 'output_dir'}='b/${{threads}}'")

@@ -23,6 +23,7 @@ from hydra.types import RunMode
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from omegaconf import DictConfig, OmegaConf, read_write
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import plugin_data_pb2
 
 from scripts.open_tensorboard import free_port
 from src.datamodules.base import SegmentationData
@@ -33,9 +34,11 @@ from src.file_lock import only_run
 from src.models.checkpoint import find_checkpoint, load_network
 from src.models.optimization import Optimization
 from src.scores import confusion_matrix, mean_iou
+from src.spec import git_revision, software_versions
 from src.tasks import entry, schema, train
 from src.tasks.changed_keys import changed_keys, started_with
-from src.tasks.command_line import OF_OTHER_PROCESSES
+from src.tasks.command_line import as_single_run
+from src.tasks.run_places import NOWHERE
 from src.tasks.train import build_segmenter, build_trainer, make
 from tests.chip_folder import make_chip_folder
 
@@ -80,6 +83,16 @@ def composed(folder: Path, tmp_path: Path) -> Iterator[Compose]:
         if isinstance(handler, logging.FileHandler):  # of a folder that is about to go
             handler.close()
             logging.getLogger().removeHandler(handler)
+
+
+BY_TIME = "logs/${now:%Y-%m-%d_%H-%M-%S}"
+
+
+def as_if_written(folder: str, *overrides: str) -> None:
+    """Let Hydra's folder be what a configuration says, and not what the fixture has given."""
+    with read_write(HydraConfig.get()):
+        HydraConfig.get().run.dir = folder
+        HydraConfig.get().overrides.hydra = list(overrides)
 
 
 @pytest.fixture(autouse=True)
@@ -284,7 +297,7 @@ def test_a_person_sees_a_line_per_epoch_the_class_table_and_the_best_checkpoint(
     head = next(n for n, line in enumerate(lines) if line.startswith("epoch"))
     assert lines[head].split() == ["epoch", "train", "loss", "IoU", "val", "loss", "IoU", "rate", "chips/s", "left"]
     assert [line.split()[0] for line in lines[head + 1 : head + 3]] == ["0", "1"]
-    assert any(line.startswith("class_7") for line in lines)
+    assert any(line.split()[0:1] == ["7"] and len(line.split()) == 6 for line in lines)
     assert f"best checkpoint: {find_checkpoint(run)}" in lines
 
 
@@ -298,6 +311,10 @@ def test_a_run_leaves_config_overrides_revision_versions_and_log(trained: tuple[
     assert {path.name for path in (run / ".hydra").iterdir()} == {"config.yaml", "hydra.yaml", "overrides.yaml"}
     assert output.splitlines()[-1] in (run / "train.log").read_text()
     assert (run / "lr_finder.png").is_file()
+    found = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["optimizer_states"][0]["param_groups"][-1]
+    kept = EventAccumulator(str(run / "tensorboard")).Reload().summary_metadata["_hparams_/session_start_info"]
+    shown = plugin_data_pb2.HParamsPluginData.FromString(kept.plugin_data.content).session_start_info.hparams
+    assert shown["lr"].number_value == found["initial_lr"] != row["config"]["lr"]
 
 
 def test_the_csv_has_all_numbers_of_every_epoch(trained: tuple[Path, str]) -> None:
@@ -315,6 +332,29 @@ def test_the_csv_has_all_numbers_of_every_epoch(trained: tuple[Path, str]) -> No
     down = 0.5 * (1 + np.cos(np.pi * (steps - 1) / (2 * steps - 1)))
     assert float(rows[0]["lr"]) == pytest.approx(rate * down, rel=0.05)
     assert rate != 0.003
+
+
+def test_a_checkpoint_says_what_made_it(trained: tuple[Path, str], folder: Path) -> None:
+    """Which network, of what configuration, overlap, software and code: plain things, and all of them."""
+    said = torch.load(trained[0] / "checkpoints/last.ckpt", weights_only=True)["hyper_parameters"]
+    assert said["versions"] == software_versions()
+    assert said["revision"] == git_revision()
+    assert said["spec"]["overlap"] == 20
+    config = said["config"]
+    assert (config["data_dir"], config["batch_size"], config["encoder"]) == (str(folder), 3, "resnet18")
+    assert (config["model"]["name"], config["model"]["encoder_depth"]) == ("unet", 3)
+    assert {"weights", "augmentation", "loss", "optimizer", "trainer", "callbacks", "logger", "seed"} <= set(config)
+
+
+def test_the_log_takes_any_name_whatever_the_locale_is(tmp_path: Path) -> None:
+    """A scene called ü.tif ended in a traceback of the logging on a cluster with LANG=C."""
+    assert OmegaConf.load(ROOT / "configs/hydra/job_logging/plain.yaml").handlers.file.encoding == "utf-8"
+    train._log_to(tmp_path / "train.log")
+    handler = logging.getLogger().handlers[-1]
+    assert isinstance(handler, logging.FileHandler)
+    logging.getLogger().removeHandler(handler)
+    handler.close()
+    assert handler.encoding == "utf-8"
 
 
 def test_tensorboard_serves_scalars_pictures_and_hyper_parameters(trained: tuple[Path, str]) -> None:
@@ -396,6 +436,16 @@ def test_a_resumed_run_says_what_becomes_of_keys_that_were_changed(
     assert line.startswith("CAUTION: batch_size=5 (before: 3), datamodule.min_steps=0 (before: 4): an epoch has")
     with pytest.raises(UserError, match=r"trained with optimizer=adamw, this run has sgd; .* optimizer=adamw again"):
         changes("optimizer=sgd")
+    with pytest.raises(UserError, match=r"trained with refit=false, this run has refit=true; .* init_from="):
+        changes("refit=true")
+
+
+def test_an_encoder_that_is_given_to_a_model_without_one_is_announced(composed: Compose) -> None:
+    for silent in (["model=pixel_resnet"], ["model=pixel_resnet", "encoder=none"], ["encoder=resnet34"]):
+        assert train.idle_encoder(composed(*silent)) == []
+    (line,) = train.idle_encoder(composed("experiment=small_scene", "encoder=resnet50"))
+    assert line == "CAUTION: encoder=resnet50: without effect, since model=pixel_resnet has no encoder"
+    assert train.idle_encoder(composed("experiment=demo", "model=pixel_resnet")) == []  # which names one for its own
 
 
 TINY = ["model=compact_unet", "model.widths=[4,8]", "model.stem=4", "batch_size=3", "callbacks.pictures.chips=0"]
@@ -457,7 +507,7 @@ def test_a_checkpoint_says_whether_its_runs_encoder_was_frozen(
     assert started_with(tmp_path / "a.ckpt") == {"init_from": None, "freeze_encoder": frozen}
 
 
-def test_resume_last_means_another_run_only_where_the_folder_is_named_after_the_hour(
+def test_resume_last_means_another_run_only_where_nobody_has_named_the_folder(
     composed: Compose, tmp_path: Path
 ) -> None:
     """Else a second seed in a folder of its own went on with the first one's run, and came to its score."""
@@ -466,24 +516,39 @@ def test_resume_last_means_another_run_only_where_the_folder_is_named_after_the_
         last.parent.mkdir(parents=True)
         last.write_bytes(b"")
         os.utime(last, (1000 + age, 1000 + age))
-    with initialize_config_dir(str(ROOT / "configs")):
-        unnamed = compose("train", return_hydra_config=True).hydra.run.dir
-    assert train.HOUR.fullmatch(Path(unnamed).name)
-    assert train.HOUR.fullmatch(f"{Path(unnamed).name}_2")  # of two runs that began in that second
+    found = tmp_path / "logs/train/seed1/checkpoints/last.ckpt"
     given = ("resume=last", *SMALL)
-    assert train._resumed(composed(*given, run="seed2")) is None
-    found = train._resumed(composed(*given, run="2026-11-30_09-10-11"))
-    assert found == tmp_path / "logs/train/seed1/checkpoints/last.ckpt"
-    (tmp_path / "other").mkdir()
-    others = composed(*given, run="seed2")
-    hydra = HydraConfig.get()
-    with read_write(hydra.overrides):
-        hydra.overrides.hydra = [OF_OTHER_PROCESSES]  # as in torchrun's processes but the first
-    assert train._resumed(others) == found
-    grid = composed(*given, run="2026-11-30_09-10-11")
-    with read_write(HydraConfig.get()):
-        HydraConfig.get().mode = RunMode.MULTIRUN
-    assert train._resumed(grid) is None
+
+    def resumed(mode: RunMode, folder: str, *overrides: str) -> Path | None:
+        config = composed(*given, run="2026-11-30_09-10-11")
+        as_if_written(folder, *overrides)
+        with read_write(HydraConfig.get()):
+            HydraConfig.get().mode = mode
+        return train._resumed(config)
+
+    for folder in (BY_TIME, f"{BY_TIME}_2", NOWHERE):
+        assert resumed(RunMode.RUN, folder) == found
+        assert resumed(RunMode.MULTIRUN, folder) is None
+    hour = "logs/2026-11-30_09-10-11"
+    assert resumed(RunMode.RUN, hour, f"hydra.run.dir={hour}") is None  # logs/$(date +%F_%H-%M-%S)
+    assert resumed(RunMode.RUN, "logs/train/demo") is None  # which an experiment has named
+
+
+def test_the_processes_that_lightning_starts_are_told_which_folder_the_first_one_goes_on_in(
+    composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are given Hydra's folder, which then looks as if the user had named it: no run to go on with there."""
+    last = tmp_path / "logs/train/before/checkpoints/last.ckpt"
+    last.parent.mkdir(parents=True)
+    last.touch()
+    folder = str(last.parents[1])
+    composed(run="hour")
+    monkeypatch.setattr(sys, "argv", ["train.py", "resume=last"])
+    with as_single_run(folder):
+        assert sys.argv == ["train.py", "resume=last", f"output_dir={folder}"]
+        told = sys.argv[1:]
+    assert sys.argv == ["train.py", "resume=last"]
+    assert train._resumed(composed(*told, run="hour")) == last
 
 
 @pytest.mark.usefixtures("trained")
@@ -568,8 +633,10 @@ def test_one_command_begins_a_run_goes_on_with_it_and_says_that_it_is_done(
 def test_a_mistake_is_one_line(
     trained: tuple[Path, str], composed: Compose, overrides: list[str], message: str
 ) -> None:
+    config = composed(*(text.format(run=trained[0]) for text in overrides))
+    as_if_written(BY_TIME)
     with pytest.raises(UserError, match=message) as error:
-        train.run(composed(*(text.format(run=trained[0]) for text in overrides), run="2026-11-30_09-00-00"))
+        train.run(config)
     assert "\n" not in str(error.value)
 
 
@@ -642,10 +709,11 @@ def test_a_refit_keeps_the_last_epoch_and_says_that_its_scores_prove_nothing(
     composed: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    train.run(composed("refit=true", "trainer.max_epochs=2", "callbacks.early_stopping.patience=0", *SMALL))
+    stopping = ["callbacks.early_stopping.patience=0", "+callbacks.early_stopping.min_delta=1"]  # after two epochs
+    train.run(composed("refit=true", "trainer.max_epochs=3", *stopping, *SMALL))
     kept = [path.name for path in (tmp_path / "run/checkpoints").iterdir()]
     assert kept == ["last.ckpt"]  # and no epoch is called the best
-    assert torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["epoch"] == 1  # nothing stopped it
+    assert torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["epoch"] == 2  # nothing stopped it
     assert "9 training and 3 validation chips" in caplog.text
     assert "refitted checkpoint" in caplog.text
     assert "trained on too" in (tmp_path / "run/report.html").read_text()

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from src.errors import UserError
-from src.models.checkpoint import UNFINISHED, write_checkpoint
+from src.models.checkpoint import LAST, SCORED, UNFINISHED, write_checkpoint
 
 SYNCHRONIZE = 20
 """Steps of the optimiser between two looks at the clock where several processes have to agree on it."""
@@ -62,12 +62,12 @@ class BestCheckpoints(ModelCheckpoint):
             these minutes are lost when the process dies; None only after each epoch.
     """
 
-    CHECKPOINT_NAME_LAST = "last"
+    CHECKPOINT_NAME_LAST = Path(LAST).stem
 
     def __init__(self, dirpath: str, save_top_k: int = 1, every_n_minutes: float | None = None) -> None:
         super().__init__(
             dirpath=dirpath,
-            filename="{epoch:05d}-val_iou_{val_iou:.4f}",
+            filename=SCORED,
             auto_insert_metric_name=False,
             monitor="val_iou",
             mode="max",

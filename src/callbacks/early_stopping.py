@@ -22,10 +22,9 @@ class EarlyStopping(LightningsEarlyStopping):
     Lightning's takes the patience out of the checkpoint, and trains an epoch more whenever the same command is given.
 
     Args:
-        monitor: quantity to be monitored
-        mode: one of 'min', 'max'. In 'min' mode, training will stop when the quantity monitored has stopped decreasing
-            and in 'max' mode it will stop when the quantity monitored has stopped increasing
-        patience: number of checks with no improvement after which training will be stopped
+        monitor: The number that has to get better: ``val_iou`` or ``val_loss``.
+        mode: Which way is better: ``max`` or ``min``.
+        patience: Validations in a row without a better number after which the training ends.
         further: Further arguments of Lightning's.
     """
 

@@ -6,15 +6,20 @@ import os
 import re
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from src.atomic import whole_file
 from src.errors import UserError
 from src.models.network import Network, build_network
+from src.passwords import hide_passwords
 from src.plain_values import plain
+from src.scores import Scores
 from src.spec import NetworkSpec, git_revision, software_versions
 
 PREFIX = "network."
@@ -25,14 +30,40 @@ _OF_LIGHTNING = "hpc_ckpt_"
 """How checkpoints begin that Lightning has left beside ours at a signal of SLURM's: of any step, and never scored."""
 ONNX = ".onnx"
 """Suffix of an exported network."""
-_VALIDATION_IOU = re.compile(r"val_iou_(\d+(?:\.\d+)?)")
+LAST = "last.ckpt"
+"""Name of a training's last checkpoint."""
+SCORED = "{epoch:05d}-val_iou_{val_iou:.4f}"
+"""How Lightning names the others, which it keeps by the score itself: ``00026-val_iou_0.7115``."""
+_SCORE = re.compile(r"val_iou_(\d+(?:\.\d+)?)")
+VAL_MATRIX = "val_matrix"
+"""Where a checkpoint has the confusion matrix of its validation."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a checkpoint says of itself, beside its weights. Anybody may have made it.
+
+    Attributes:
+        spec: Its network.
+        config: The composed configuration of its training; empty where it has none, as an exported network.
+        versions: Of the software that trained it; likewise.
+    """
+
+    spec: NetworkSpec
+    config: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def trained_on(self) -> tuple[Path | None, bool]:
+        """The data folder that it names, None if it names none, and whether it comes from a refit."""
+        return _trained_on(self.config)
 
 
 def hyper_parameters(spec: NetworkSpec, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a checkpoint says of itself: the network's spec, the composed config, versions, git revision."""
+    """Return what a checkpoint says of itself: spec, composed config without passwords, versions, git revision."""
     return {
         "spec": plain(spec.to_dict()),
-        "config": plain(config),
+        "config": hide_passwords(plain(config)),
         "versions": software_versions(),
         "revision": git_revision(),
     }
@@ -41,8 +72,8 @@ def hyper_parameters(spec: NetworkSpec, config: Mapping[str, Any]) -> dict[str, 
 def find_checkpoint(path: str | Path) -> Path:
     """Return a checkpoint's path, given that path or a run's folder.
 
-    In a folder (or its direct subfolders) it is the checkpoint with the highest validation IoU in its name, of equal
-    ones the latest; where no name has one it is ``last.ckpt``, or the only checkpoint there.
+    In a folder (or its direct subfolders) it is the checkpoint with the highest validation IoU, of equal ones the
+    earliest, as train.py says; where no name has one it is ``last.ckpt``, or the only checkpoint there.
 
     Raises:
         UserError: There is no such file or folder, or no checkpoint in the folder.
@@ -55,10 +86,11 @@ def find_checkpoint(path: str | Path) -> Path:
             f"There is no checkpoint {path}; give the path of a .ckpt that train.py wrote, or of the folder of its run."
         )
     found = next((files for depth in ("*.ckpt", "*/*.ckpt") if (files := _checkpoints(path, depth))), [])
-    scored = [(float(match[1]), file) for file in found if (match := _VALIDATION_IOU.search(file.name))]
+    scored = {file: float(match[1]) for file in found if (match := _SCORE.search(file.name))}
     if scored:
-        return max(scored)[1]
-    last = [file for file in found if file.name == "last.ckpt"] or found
+        best = [file for file, score in scored.items() if score == max(scored.values())]
+        return best[0] if len(best) == 1 else max(best, key=_score)
+    last = [file for file in found if file.name == LAST] or found
     if len(last) != 1:
         what = "no checkpoint" if not found else f"{len(found)} checkpoints without a val_iou in their names"
         raise UserError(f"{path} holds {what}; expected the folder of a run of train.py. Give the path of a .ckpt.")
@@ -69,11 +101,29 @@ def _checkpoints(folder: Path, pattern: str) -> list[Path]:
     return sorted(file for file in folder.glob(pattern) if not file.name.startswith(_OF_LIGHTNING))
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def _score(file: Path) -> float:
+    """Return the validation IoU that a checkpoint was kept by, which its name has rounded; -1 if it does not say."""
+    with suppress(UserError):
+        if (scores := validation_scores(read_checkpoint(file, weights=False))) is not None:
+            return float(np.float32(scores.mean_iou))  # in which Lightning compares
+    return -1.0
+
+
+def validation_scores(content: Mapping[str, Any]) -> Scores | None:
+    """Return the scores of a checkpoint's validation, None where its content has none."""
+    try:
+        matrix = np.array(content[VAL_MATRIX], np.int64)
+    except (KeyError, OverflowError, TypeError, ValueError):
+        return None
+    return Scores(matrix) if matrix.ndim == 2 and matrix.shape[0] == matrix.shape[1] else None
+
+
+def read_checkpoint(path: str | Path, *, weights: bool = True) -> dict[str, Any]:
     """Read a checkpoint onto the CPU without running anything that stands in it.
 
     Args:
         path: A checkpoint or the folder of a run; see :func:`find_checkpoint`.
+        weights: Whether the tensors' numbers are wanted; else they stay on the disk, where the file's kind allows it.
 
     Raises:
         UserError: There is no such file; it is no checkpoint; it holds more than plain data.
@@ -82,7 +132,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's remarks about a foreign pickle; our error says what counts
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = _load(path, weights=weights)
     except Exception as error:  # torch.load raises whatever the bytes provoke
         raise UserError(
             f"{path} cannot be read as a checkpoint of plain data; expected a .ckpt that train.py wrote. One from "
@@ -98,25 +148,49 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return content
 
 
+def _load(path: Path, *, weights: bool) -> Any:
+    if not weights:
+        with suppress(RuntimeError):  # the file is of PyTorch's old kind, or its disk takes no mapping
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
 def trained_on(path: Path) -> tuple[Path | None, bool]:
     """Return the data folder that a checkpoint names, None if it names none, and whether it comes from a refit."""
-    parameters = None if path.suffix.lower() == ONNX else read_checkpoint(path).get("hyper_parameters")
-    config = parameters.get("config") if isinstance(parameters, Mapping) else None
-    if not isinstance(config, Mapping) or not isinstance(folder := config.get("data_dir"), str):
-        return None, False
-    return Path(folder), config.get("refit") is True
+    exported = path.suffix.lower() == ONNX
+    return _trained_on({} if exported else part_of(read_checkpoint(path, weights=False), "config"))
+
+
+def _trained_on(config: Mapping[str, Any]) -> tuple[Path | None, bool]:
+    folder = config.get("data_dir")
+    return (Path(folder), config.get("refit") is True) if isinstance(folder, str) else (None, False)
+
+
+def part_of(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return what a checkpoint's content says of itself under a name (``spec``, ``config``, ``versions``), or nothing.
+
+    Anybody may have made it: what is no mapping is nothing.
+    """
+    parameters = content.get("hyper_parameters")
+    part = parameters.get(name) if isinstance(parameters, Mapping) else None
+    return part if isinstance(part, Mapping) else {}
 
 
 def read_spec(content: Mapping[str, Any], origin: str | Path) -> NetworkSpec:
     """Return the spec of a checkpoint's content; raises UserError if there is none that this version reads."""
-    parameters = content.get("hyper_parameters")
-    if not isinstance(parameters, Mapping) or not isinstance(parameters.get("spec"), Mapping):
+    if not (row := part_of(content, "spec")):
         raise UserError(f"{origin} does not describe its network; expected a .ckpt that train.py wrote.")
-    return NetworkSpec.from_dict(parameters["spec"], str(origin))
+    return NetworkSpec.from_dict(row, str(origin))
 
 
 def load_network(path: str | Path) -> tuple[Network, NetworkSpec]:
-    """Rebuild a trained network on the CPU in eval mode; downloads nothing.
+    """Rebuild a trained network like :func:`load_described`, and return what it is."""
+    network, said = load_described(path)
+    return network, said.spec
+
+
+def load_described(path: str | Path) -> tuple[Network, Description]:
+    """Rebuild a trained network on the CPU in eval mode, in one reading of its file; downloads nothing.
 
     Args:
         path: A checkpoint, the folder of a run (see :func:`find_checkpoint`), or a file that export.py wrote.
@@ -130,7 +204,8 @@ def load_network(path: str | Path) -> tuple[Network, NetworkSpec]:
         # Here, so that only who has such a file waits for its libraries.
         from src.models.onnx_file import load_onnx  # noqa: PLC0415
 
-        return load_onnx(path)
+        network, spec = load_onnx(path)
+        return network, Description(spec)
     content = read_checkpoint(path)
     spec = read_spec(content, path)
     network = build_network(spec)
@@ -147,7 +222,7 @@ def load_network(path: str | Path) -> tuple[Network, NetworkSpec]:
             f"{path} has weights that are no numbers (NaN or infinite), so every answer would be wrong; expected those "
             "of a training that went well. Take another checkpoint, or train with a lower lr."
         )
-    return network.eval(), spec
+    return network.eval(), Description(spec, part_of(content, "config"), part_of(content, "versions"))
 
 
 def save_network(path: str | Path, network: Network, spec: NetworkSpec, config: Mapping[str, Any]) -> None:

@@ -99,9 +99,10 @@ def statistics(encoder: str, name: str | None) -> tuple[tuple[float, ...], tuple
         return (tuple(config.mean), tuple(config.std)) if config else (MEAN, STD)
     settings = smp.encoders.encoders[encoder]["pretrained_settings"].get(name or "imagenet")
     try:  # published beside the weights
-        published = read_json(hub_file(settings["repo_id"], ["config.json"], settings["revision"])) if settings else {}
+        file = hub_file(settings["repo_id"], ["config.json"], settings["revision"]) if settings else None
     except UserError:
-        published = {}
+        file = None
+    published = read_json(file) if file else {}
     if "mean" in published and "std" in published:
         return tuple(published["mean"]), tuple(published["std"])
     return _OTHERS.get(encoder, (MEAN, STD))

@@ -293,9 +293,20 @@ def reachable(url: str) -> bool:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object."""
-    content: dict[str, Any] = json.loads(path.read_text())
+    """Read a JSON object; raises UserError for a file that holds none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _no_json(path, str(error)) from error
+    if not isinstance(content, dict):
+        raise _no_json(path, f"it holds {type(content).__name__}")
     return content
+
+
+def _no_json(path: Path, reason: str) -> UserError:
+    return UserError(
+        f"{path} is no JSON object ({reason}); expected one as it was published. Delete it to have it fetched again."
+    )
 
 
 def _missing(url: str, target: Path) -> str:

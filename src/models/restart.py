@@ -10,15 +10,13 @@ from typing import Any
 import torch
 
 from src.errors import UserError
-from src.models.checkpoint import PREFIX, find_checkpoint, read_checkpoint, read_spec
+from src.models.checkpoint import LAST, PREFIX, find_checkpoint, read_checkpoint, read_spec
 from src.models.correspondence import in_our_order, other_blocks
 from src.models.network import Network
 from src.models.pretrained import check_numbers
 from src.models.whitening import ATTRIBUTE
 from src.run_folder import is_set_aside
 from src.spec import NetworkSpec
-
-LAST = "last.ckpt"
 
 _DESCRIBES = {
     "architecture": "model",
@@ -99,7 +97,7 @@ def check_resumable(path: Path, spec: NetworkSpec, epochs: int, *, finished: boo
     Raises:
         UserError: It is of another network or other data, has nothing to resume, or has finished.
     """
-    content = read_checkpoint(path)
+    content = read_checkpoint(path, weights=False)
     then, now = read_spec(content, path).to_dict(), spec.to_dict()
     for key, name in _DESCRIBES.items():
         if then[key] != now[key]:
@@ -167,7 +165,7 @@ def components_of(path: str | Path) -> int:
         UserError: It cannot be read.
     """
     file = find_checkpoint(path)
-    return int(read_spec(read_checkpoint(file), file).options.get(ATTRIBUTE, 0))
+    return int(read_spec(read_checkpoint(file, weights=False), file).options.get(ATTRIBUTE, 0))
 
 
 def _misfit(name: str, given: torch.Tensor | None, own: torch.Tensor, others: Mapping[str, str]) -> str | None:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from src.errors import UserError
-from src.models.checkpoint import read_checkpoint
+from src.models.checkpoint import part_of, read_checkpoint
+from src.passwords import hide_passwords
 
 KEPT = ("lr", "weight_decay", "encoder_lr", "options")
 """Keys of the optimiser that come out of the checkpoint, with its state."""
@@ -30,8 +31,7 @@ def started_with(checkpoint: Path) -> dict[str, Any]:
     Returns:
         Whether its encoder was frozen is true or false; None where the checkpoint does not say.
     """
-    parameters = read_checkpoint(checkpoint).get("hyper_parameters")
-    return _start(_at(parameters, "config"))
+    return _start(part_of(read_checkpoint(checkpoint, weights=False), "config"))
 
 
 def _start(config: Any) -> dict[str, Any]:
@@ -53,15 +53,23 @@ def changed_keys(checkpoint: Path, config: Mapping[str, Any]) -> list[str]:
         What becomes of keys that were changed, in lines.
 
     Raises:
-        UserError: The optimiser is another one, which the checkpoint's state is not of.
+        UserError: The optimiser is another one, which the checkpoint's state is not of; or one of the two trains on
+            its validation chips, so that scores of one folder would not compare.
     """
-    content = read_checkpoint(checkpoint)
-    before = content["hyper_parameters"].get("config") or {}
+    content = read_checkpoint(checkpoint, weights=False)
+    before = hide_passwords(part_of(content, "config"))
+    config = hide_passwords(config)  # as in the checkpoint: a password that is hidden there has not changed
     then, now = before.get("optimizer") or {}, config["optimizer"]
     if (name := then.get("name", now["name"])) != now["name"]:
         raise UserError(
             f"resume={checkpoint} was trained with optimizer={name}, this run has {now['name']}; expected the same. "
             f"Give optimizer={name} again, or start anew from its weights with init_from=…."
+        )
+    if (refit := before.get("refit", config["refit"])) != config["refit"]:
+        raise UserError(
+            f"resume={checkpoint} was trained with refit={str(refit).lower()}, this run has "
+            f"refit={str(config['refit']).lower()}; expected the same, since one of them learns from the chips that "
+            f"score the other. Give refit={str(refit).lower()} again, or start anew from its weights with init_from=…."
         )
     kept = {key: then[key] for key in KEPT if key in then and key in now and then[key] != now[key]}
     if "lr" in kept:  # which a range test may have found

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,17 +18,19 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, read_write
 
 from src.errors import UserError
+from src.first_process import is_first
 
 FILES = ("image", "label", "checkpoint", "data_dir", "csv")
 """Keys whose ``glob(…)`` means files; Hydra's own means the choices of a group."""
 
 OF_PROCESSES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
 """What Lightning tells the processes of a training by the environment."""
-OF_OTHER_PROCESSES = "hydra.run.dir=."
-"""Where they are to leave nothing."""
+QUIET = ("hydra.output_subdir=null", "hydra/job_logging=disabled")
+"""What lets Hydra write nothing."""
 PATHS = (
     *FILES,
-    *("output", "output_dir", "resume", "init_from", "weights.path", "paths.logs", "hydra.run.dir", "hydra.sweep.dir"),
+    *("output", "output_dir", "resume", "init_from", "weights.path", "paths.root", "paths.logs"),
+    *("hydra.run.dir", "hydra.sweep.dir"),
     *("datamodule.image", "datamodule.label", "datamodule.root", "split.raster", "hydra.sweep.subdir"),
     *("label_field", "label_layer", "datamodule.label_field", "datamodule.label_layer", "hydra.sweeper.study_name"),
 )
@@ -39,24 +41,25 @@ ENTRY = re.compile(
 )
 """What stands in quotes, or without them as second group: alone, in a list, or among the choices of a multirun."""
 
+IN_LIST = re.compile(r"""\s*(?:'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")\s*(?=,|$)|[^,]+""", re.DOTALL)
+"""An entry of a list: in quotes, in which commas are no end, or up to the next comma."""
+
 
 def arrange(arguments: Sequence[str], environment: Mapping[str, str], task: str) -> list[str]:
     """Return the command line as Hydra shall see it.
 
     In a multirun ``image=glob(scenes/*.tif)`` becomes one run per file. In all processes of a distributed training
-    but the first (torchrun, srun) Hydra writes nothing; each process of another task is a run of its own. Paths that
-    Hydra's grammar does not know (``ü.tif``, ``scene (1).tif``) or takes for numbers (``2021_06``) are quoted.
+    but the first Hydra writes nothing; each process of another task is a run of its own. Paths that Hydra's grammar
+    does not know (``ü.tif``, ``scene (1).tif``) or takes for numbers (``2021_06``) are quoted.
 
     Raises:
-        UserError: A pattern matches no file.
+        UserError: A pattern matches no file, or a training's process has no number.
     """
     arranged = [_understandable(argument) for argument in arguments]
     if {"-m", "--multirun"} & set(arranged):
         arranged = [_expanded(argument) for argument in arranged]
-    if task == "train" and int(environment.get("RANK", environment.get("SLURM_PROCID", 0))) > 0:
-        arranged += ["hydra.output_subdir=null", "hydra/job_logging=disabled"]
-        if not any(argument.startswith("hydra.run.dir=") for argument in arranged):
-            arranged.append(OF_OTHER_PROCESSES)
+    if task == "train" and not is_first(environment):
+        arranged += [word for word in QUIET if word not in arranged]  # which Lightning gives on to those that it starts
     return arranged
 
 
@@ -71,7 +74,7 @@ def _understandable(argument: str) -> str:
         OverridesParser.create().parse_override(argument)
     except HydraException:
         if listed := re.fullmatch(r"\[(.*)\]", value, re.DOTALL):
-            return f"{key}=[{','.join(quoted(path.strip()) for path in listed[1].split(','))}]"
+            return f"{key}=[{','.join(_quoted_entry(path.strip()) for path in IN_LIST.findall(listed[1]))}]"
         return f"{key}={quoted(value)}"
     if re.match(r"(?!choice\()\w+\(", value):  # what Hydra's other functions take are no paths
         return argument
@@ -81,6 +84,10 @@ def _understandable(argument: str) -> str:
     except HydraException:  # an escaped comma, or a blank at the end
         return argument
     return named
+
+
+def _quoted_entry(path: str) -> str:
+    return path if re.fullmatch(r"'.*'|\".*\"", path, re.DOTALL) else quoted(path)
 
 
 def _as_name(entry: re.Match[str]) -> str:
@@ -110,7 +117,8 @@ def quoted(path: str) -> str:
     """Write a path as a value that Hydra takes as it is, whatever stands in it."""
     if re.fullmatch(r"[\w./-]+", path, re.ASCII) and isinstance(_parsed(path), str):
         return path
-    return "'" + path.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    # To Hydra a backslash is one, but before a quote.
+    return "'" + re.sub(r"(\\*)('|$)", lambda end: 2 * end[1] + end[2].replace("'", "\\'"), path) + "'"
 
 
 def _parsed(value: str) -> Any:
@@ -122,24 +130,31 @@ def _parsed(value: str) -> Any:
 
 @contextmanager
 def as_single_run(output_dir: str) -> Iterator[None]:
-    """Let this process's command line be that of the one run of a multirun that it is at.
+    """Let this process's command line be that of the one run that it is at, in the folder that it has by now.
 
     Lightning starts the other processes of a training with the command line of the first; that of a multirun would
-    start the whole of it once more. What it leaves behind is taken away, or the next run of the multirun would believe
-    that its other processes are there already.
+    start the whole of it once more, and ``resume=last`` would be asked anew in each. What Lightning leaves behind in a
+    multirun is taken away, or the next run would believe that its other processes are there already.
     """
-    config = HydraConfig.get()
-    if config.mode is not RunMode.MULTIRUN:
-        yield
-        return
-    before, variables = sys.argv, {name: os.environ.get(name) for name in OF_PROCESSES}
-    sys.argv = [before[0], *config.overrides.task, f"output_dir={quoted(output_dir)}"]
+    config, before = HydraConfig.get(), sys.argv
+    multirun = config.mode is RunMode.MULTIRUN
+    sys.argv = [before[0], *(config.overrides.task if multirun else before[1:]), f"output_dir={quoted(output_dir)}"]
+    try:
+        with _one_of_several(config, output_dir) if multirun else nullcontext():
+            yield
+    finally:
+        sys.argv = before
+
+
+@contextmanager
+def _one_of_several(config: Any, output_dir: str) -> Iterator[None]:
+    """Let Hydra's folder be that of one run of a multirun, and take away what its other processes were told by."""
+    variables = {name: os.environ.get(name) for name in OF_PROCESSES}
     with read_write(cast(DictConfig, config.run)):
         config.run.dir = output_dir
     try:
         yield
     finally:
-        sys.argv = before
         for name, value in variables.items():
             os.environ.pop(name, None)
             if value is not None:

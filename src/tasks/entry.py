@@ -89,7 +89,11 @@ def run(task: str, config: DictConfig) -> float | None:
     In a single run a user's mistake ends the process here, in one line and without leaving the run's folder
     behind; in a multirun it is raised, since the sweeper decides what follows.
     """
+    # Here, so that a command that only answers does not wait for it.
+    from src.spec import git_revision  # noqa: PLC0415
+
     logging.setLogRecordFactory(ShownRecord)  # launchers' processes begin here
+    git_revision()  # now: what is edited while the command runs is not what runs
     try:
         missing = sorted(OmegaConf.missing_keys(config))
         if missing:

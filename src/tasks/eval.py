@@ -22,7 +22,8 @@ from src.chips import LabelledChip
 from src.datafolder import DATASET, ground_caution, read_data_folder, read_dataset, trained_images
 from src.errors import UserError
 from src.evaluation import check_fit, chip_exporter, chips_unlike_training, evaluate
-from src.models.checkpoint import find_checkpoint, load_network, trained_on
+from src.mapping.network_file import hashed
+from src.models.checkpoint import find_checkpoint, load_described
 from src.models.network import Network
 from src.models.precision import arrange_memory, choose_device, precision_name
 from src.progress import progress
@@ -33,7 +34,8 @@ from src.report.page import Report
 from src.report.provenance import Run
 from src.report.wording import THIN, counted
 from src.run_folder import holds_training
-from src.score_files import MEANINGS, check_same_kind, format_scores, read_scores, write_score_files
+from src.score_files import MEANINGS, check_same_kind, read_scores, write_score_files
+from src.score_lines import format_scores
 from src.scores import Evaluation
 from src.spec import DatasetSpec, NetworkSpec, software_versions
 from src.tables import Part, Sample, check_apart, list_name, listed_images, read_samples
@@ -113,12 +115,13 @@ def score(settings: EvalConfig, output: Path) -> Scored:
     chips = find_chips(settings.data_dir, settings.csv, settings.split)
     if settings.export_predictions:
         check_replacing(output / PREDICTIONS, chips.samples)
-    network, spec = load_network(checkpoint)
+    (network, said), digest = hashed(checkpoint, load_described)
+    spec = said.spec
     if chips.spec is not None:
         check_fit(spec, chips.spec.bands, chips.spec.classes, chips.origin)
     log.info("Network  %s, %s", _describe(spec), checkpoint)
     log.info("Chips    %d, %s", len(chips.samples), chips.origin)
-    cautions = [_training_caution(chips, checkpoint), chips_unlike_training(spec, chips.samples)]
+    cautions = [_training_caution(chips, *said.trained_on), chips_unlike_training(spec, chips.samples)]
     told = [words for words in cautions if words]
     for words in told:
         log.warning("CAUTION: %s: %s", chips.origin, words)
@@ -128,6 +131,7 @@ def score(settings: EvalConfig, output: Path) -> Scored:
     evaluation = _run_network(network, spec, chips, device, settings, output, examples)
     context = {
         "checkpoint": str(checkpoint),
+        "checkpoint_sha256": digest,
         "chips": chips.origin,
         "chip_count": len(chips.samples),
         "pixels_of_several_chips": evaluation.shared,
@@ -206,14 +210,18 @@ def _listed_chips(path: Path) -> Chips:
     return Chips(samples, str(path), path, read_dataset(described) if described.is_file() else None)
 
 
-def _training_caution(chips: Chips, checkpoint: Path) -> str | None:
+def _training_caution(chips: Chips, data_dir: Path | None, refit: bool) -> str | None:
     """Say if a network may have been trained on the chips or on ground that they show; None for no.
+
+    Args:
+        chips: What is scored.
+        data_dir: The data folder that the checkpoint names.
+        refit: Whether it comes from a refit.
 
     Raises:
         UserError: It was trained on some of them.
     """
     folder, listed = chips.listed.parent, set(listed_images(chips.listed))
-    data_dir, refit = trained_on(checkpoint)
     here = data_dir is not None and data_dir.resolve() == folder.resolve()
     if data_dir is not None and data_dir.is_dir() and not here:
         return None

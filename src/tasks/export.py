@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import logging
 import math
@@ -20,7 +21,7 @@ from src.bands import all_measured
 from src.datafolder import read_data_folder
 from src.errors import UserError
 from src.evaluation import read_chip
-from src.models.checkpoint import ONNX, find_checkpoint, load_network, read_checkpoint
+from src.models.checkpoint import ONNX, find_checkpoint, load_described
 from src.models.network import Network
 from src.models.onnx_file import probabilities_of, takes_other_sizes, write_onnx
 from src.pixel_size import sides_on_ground
@@ -61,10 +62,9 @@ def export(settings: ExportConfig, output: Path) -> float:
     if checkpoint.suffix.lower() == ONNX:
         raise UserError(f"checkpoint={checkpoint} is an ONNX file already; expected a .ckpt that train.py wrote.")
     check_item(item := output.with_suffix(".json"))
-    network, spec = load_network(checkpoint)
-    parameters = read_checkpoint(checkpoint)["hyper_parameters"]
-    config, versions = (_mapping(parameters.get(key)) for key in ("config", "versions"))
-    images, resolution, origin = _images(settings, spec, config)
+    network, said = load_described(checkpoint)
+    spec = said.spec
+    images, resolution, origin = _images(settings, spec, said.config)
     with whole_file(output) as partial:
         free, difference = _write_and_compare(partial, network, spec, deepness_metadata(spec, resolution), images)
         if not difference <= MOST_DIFFERENT:
@@ -72,8 +72,11 @@ def export(settings: ExportConfig, output: Path) -> float:
                 f"The ONNX file's probabilities are up to {difference:.2g} off PyTorch's on {origin}; expected at most "
                 f"{MOST_DIFFERENT:g}, so it was not kept. Please tell us, with the architecture and the encoder."
             )
-    version = str(versions.get("torch", torch.__version__))
-    write_text(item, json.dumps(model_item(output, network, spec, free, version), indent=2, ensure_ascii=False) + "\n")
+    trained_with = str(said.versions.get("torch", torch.__version__))
+    described = model_item(
+        output, network, spec, free, torch_version=trained_with, onnx_version=importlib.metadata.version("onnx")
+    )
+    write_text(item, json.dumps(described, indent=2, ensure_ascii=False) + "\n")
     size = "any size" if free else f"{spec.chip_size[0]} × {spec.chip_size[1]} px"
     log.info("Network  %s, windows of %s, %s", spec.title, size, checkpoint)
     log.info("Checked  largest difference of a probability from PyTorch's %.2g, on %s", difference, origin)
@@ -182,8 +185,3 @@ def _images(
     with np.errstate(over="ignore"):  # nodata values of float64, which are infinite then
         images = [chip.image.astype(np.float32) for chip in chips]
     return images, sides[0] if sides else None, f"{len(images)} chips of {folder}"
-
-
-def _mapping(thing: Any) -> Mapping[str, Any]:
-    """Return what a checkpoint holds under a name if it is a mapping, else an empty one: anybody may have made it."""
-    return thing if isinstance(thing, Mapping) else {}

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import re
 import sys
-from collections.abc import Mapping
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -15,14 +14,17 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from src.errors import UserError
 from src.file_lock import check_no_run
+from src.first_process import is_first
 from src.tasks.command_line import quoted
 from src.tasks.launching import given_path
 from src.tasks.wording import explain
 
+Kind = Literal["run", "sweep"]
+
 ALONE = ("train", "eval")
 """Commands that a folder holds one run of at a time."""
-RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK")
-"""Variables of the environment of which one is above 0 in all processes of a training but the first."""
+NOWHERE = "."
+"""Folder of the other processes of a training that nobody has named one for: they leave nothing there."""
 
 
 class OwnFolder(Callback):
@@ -38,7 +40,9 @@ class OwnFolder(Callback):
         """Claim the folder, or see that no run holds the one that was named; leaves in one line if one does."""
         del kwargs
         task = config.hydra.job.config_name
-        if task == "train" and not is_first(os.environ):
+        if task == "train" and not is_first():
+            if not is_named(config.hydra):
+                _set_folder(config, "run", NOWHERE)
             return
         _claim(config, "run")
         if task not in ALONE:
@@ -62,26 +66,42 @@ class OwnFolder(Callback):
                 self.made.rmdir()
 
 
-def is_first(environment: Mapping[str, str]) -> bool:
-    """Tell the first process of a training from the others, before there is a training."""
-    return not any(environment.get(name, "0") not in ("", "0") for name in RANKS)
+def is_named(hydra: DictConfig, kind: Kind = "run") -> bool:
+    """Tell whether the user or an experiment has named the folder of a run or a multirun; else the time names it.
+
+    Args:
+        hydra: Hydra's own part of a configuration.
+        kind: Whose folder.
+    """
+    if any(re.match(rf"\+{{0,2}}hydra\.{kind}\.dir=", words) for words in hydra.overrides.hydra):
+        return True
+    written = _written(hydra, kind)
+    return written != NOWHERE and "${now:" not in written
 
 
-def _claim(config: DictConfig, kind: Literal["run", "sweep"]) -> Path | None:
+def _written(hydra: DictConfig, kind: Kind) -> str:
+    node = OmegaConf.to_container(hydra[kind], resolve=False)
+    assert isinstance(node, dict)
+    return str(node["dir"])
+
+
+def _set_folder(config: DictConfig, kind: Kind, folder: str) -> None:
+    with read_write(config.hydra), open_dict(config.hydra):
+        config.hydra[kind].dir = folder
+
+
+def _claim(config: DictConfig, kind: Kind) -> Path | None:
     """Make the folder that is named by the time, under another name if it is there; None where somebody named one."""
-    key = f"hydra.{kind}.dir"
-    written = OmegaConf.to_container(config.hydra[kind], resolve=False)
-    assert isinstance(written, dict)
-    given = any(words.startswith(f"{key}=") for words in config.hydra.overrides.hydra)
-    if given or "${now:" not in str(written["dir"]):
+    if is_named(config.hydra, kind):
         return None
     wanted = Path(config.hydra[kind].dir)
     own = make_own(wanted)
     if own != wanted:
-        with read_write(config.hydra), open_dict(config.hydra):
-            config.hydra[kind].dir = str(own)
-            if kind == "sweep":  # its runs are composed anew
-                config.hydra.overrides.hydra.append(f"{key}={quoted(str(own))}")
+        written = _written(config.hydra, kind).rstrip("/")  # it stays one that the time names
+        _set_folder(config, kind, written + own.name.removeprefix(wanted.name))
+        if kind == "sweep":  # its runs are composed anew
+            with read_write(config.hydra), open_dict(config.hydra):
+                config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(str(own))}")
     return own
 
 

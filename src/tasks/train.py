@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -30,6 +29,8 @@ from src.cores import undivided
 from src.datamodules.base import SegmentationData
 from src.errors import UserError
 from src.file_lock import only_run
+from src.first_process import is_first
+from src.models.architectures import encoder_name
 from src.models.checkpoint import load_network
 from src.models.lr_finder import draw_range_test, find_learning_rate
 from src.models.precision import check_compiler, choose_device
@@ -40,11 +41,14 @@ from src.models.weights import WeightsChoice
 from src.report.page import Report
 from src.report.provenance import Run
 from src.run_folder import Trained
+from src.score_lines import format_scores
+from src.scores import Evaluation
 from src.tasks.changed_keys import changed_keys, started_with
-from src.tasks.command_line import OF_OTHER_PROCESSES, as_single_run
+from src.tasks.command_line import as_single_run
 from src.tasks.kinds import check_kinds
 from src.tasks.other_processes import ending_together
 from src.tasks.reporting import add_report
+from src.tasks.run_places import is_named
 from src.training import (
     HOUSE_TRAINER,
     NetworkChoice,
@@ -55,15 +59,11 @@ from src.training import (
     decorrelate,
     enough_memory,
     interruptible,
-    is_first_process,
     make_network,
     quiet_lightning,
 )
 
 log = logging.getLogger(__name__)
-
-HOUR = re.compile(r"\d{4}(-\d\d){2}_\d\d(-\d\d){2}(_\d+)?")
-"""What ``configs/train.yaml`` calls a run whose folder nobody has named; the second of a second has a number."""
 
 TARGETS = ["src.*", "lightning.*", "optuna.pruners.*"]
 """Where the classes that a configuration names may come from."""
@@ -113,14 +113,22 @@ def run(config: DictConfig) -> float:
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Unfreeze):
                 callback.check_epoch(trainer.max_epochs, segmenter.optimization.epochs)
-    with only_run(folder) if is_first_process() else nullcontext():  # the others of a training write there with it
+    with only_run(folder) if is_first() else nullcontext():  # the others of a training write there with it
         data.setup(processes=trainer.num_devices)
         data.check_processes(trainer.world_size)
-        if is_first_process():
+        if is_first():
             _open_folder(config, fresh=not checkpoint, first=first)
-            for line in changed:
+            for line in (*idle_encoder(config), *changed):
                 log.warning("%s", line)
         return _train(config, trainer, segmenter, data, checkpoint)
+
+
+def idle_encoder(config: DictConfig) -> list[str]:
+    """Say in a line that the command line gives an encoder to an architecture without one; nothing if it does not."""
+    given = any(word.startswith("encoder=") for word in HydraConfig.get().overrides.task)
+    if not given or encoder_name(config.model.name, config.encoder) == config.encoder:
+        return []
+    return [f"CAUTION: encoder={config.encoder}: without effect, since model={config.model.name} has no encoder"]
 
 
 def _open_folder(config: DictConfig, *, fresh: bool, first: int) -> None:
@@ -146,7 +154,7 @@ def _train(
     """Train in a folder that is ours by now; returns the best validation IoU."""
     precision = str(trainer.precision)
     decorrelate(segmenter.network, data)
-    if config.lr_finder and not checkpoint and is_first_process():
+    if config.lr_finder and not checkpoint and is_first():
         _find_rate(config, segmenter, data, precision)
     log.info("%s", data.summary())
     if (few := data.few_chips(trainer.world_size, trainer.accumulate_grad_batches)) is not None:
@@ -157,7 +165,7 @@ def _train(
     with as_single_run(config.output_dir), undivided(), ending_together():
         _fit(trainer, segmenter, data, checkpoint)
     trained = _finish(config, trainer, segmenter)
-    if is_first_process():
+    if is_first():
         add_report(Path(config.output_dir) / "report.html", "train", config, partial(_report, config, data, trained))
     return trained.scores.mean_iou
 
@@ -359,14 +367,6 @@ def get_class_or_function(node: Any) -> Callable[..., Any] | None:
     return found
 
 
-def _is_named(folder: Path) -> bool:
-    """Tell whether a run's folder is one that the user, an experiment or a multirun has chosen, and not the hour."""
-    hydra = HydraConfig.get()
-    if OF_OTHER_PROCESSES in hydra.overrides.hydra:
-        return False
-    return hydra.mode is RunMode.MULTIRUN or HOUR.fullmatch(folder.name) is None
-
-
 def _resumed(config: DictConfig) -> Path | None:
     """Decide on the run's folder: a resumed run goes on in its own."""
     here = Path(HydraConfig.get().runtime.output_dir)
@@ -377,7 +377,8 @@ def _resumed(config: DictConfig) -> Path | None:
                 "resume= and init_from= contradict each other; resume goes on, init_from starts anew. Give one of "
                 "them, or init_from with resume=last, for the run that has to begin."
             )
-        named = config.output_dir is not None or _is_named(here)
+        hydra = HydraConfig.get()
+        named = config.output_dir is not None or hydra.mode is RunMode.MULTIRUN or is_named(cast(DictConfig, hydra))
         own = Path(config.output_dir) if config.output_dir is not None else here
         checkpoint = find_resumable(config.resume, Path(config.paths.logs) / "train", own, named=named)
         if checkpoint is None:
@@ -386,7 +387,7 @@ def _resumed(config: DictConfig) -> Path | None:
         config.output_dir = str(folder_of(checkpoint) if checkpoint else here)
     if checkpoint:
         log.info("going on from %s", checkpoint)
-        if Path(config.output_dir).resolve() != here.resolve():
+        if is_first() and Path(config.output_dir).resolve() != here.resolve():
             _log_to(Path(config.output_dir) / "train.log")
     return checkpoint
 
@@ -417,11 +418,12 @@ def _finish(config: DictConfig, trainer: L.Trainer, segmenter: Segmenter) -> Tra
     trained = run_folder.read_trained(best, last)
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(_hyper_parameters(config), {"best_val_iou": trained.scores.mean_iou})
+            used = {"lr": trainer.optimizers[0].param_groups[-1]["initial_lr"]}  # found, or the resumed run's
+            logger.log_hyperparams(_hyper_parameters(config) | used, {"best_val_iou": trained.scores.mean_iou})
             logger.finalize("success")
     epoch = "last epoch, which has learnt from them" if config.refit else "last epoch" if best == last else "best epoch"
     log.info("scores on the validation chips, %s:", epoch)
-    for line in run_folder.class_table(trained.scores, segmenter.spec.classes):
+    for line in format_scores(Evaluation(segmenter.spec.classes, trained.scores)):
         log.info("%s", line)
     log.info("last checkpoint: %s", trained.last)
     if config.refit or best != last:
@@ -445,6 +447,6 @@ def _plain(node: Any) -> Any:
 
 
 def _log_to(path: Path) -> None:
-    handler = logging.FileHandler(path)
+    handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
