@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from src import spec
 from src.tasks import entry, schema, wording
 
 ROOT = Path(__file__).parents[1]
@@ -187,3 +190,13 @@ def test_a_mistake_leaves_the_working_directory_alone(tmp_path: Path, monkeypatc
     (tmp_path / "train.log").touch()
     assert forget(Path(), output_subdir=None) == {"train.log"}
     assert forget(tmp_path) == {"train.log"}
+
+
+def test_a_command_knows_its_revision_before_its_work_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint was asked for it when it was saved, and named code that somebody had edited meanwhile."""
+    order: list[str] = []
+    task = SimpleNamespace(run=lambda _: order.append("work"))
+    monkeypatch.setattr(spec, "git_revision", lambda: order.append("revision"))
+    monkeypatch.setattr(importlib, "import_module", lambda _: task)
+    entry.run("predict", OmegaConf.create({}))
+    assert order == ["revision", "work"]

@@ -19,7 +19,7 @@ from scripts.import_specdeepmap import main
 from src.errors import UserError
 from src.models.checkpoint import load_network
 from src.models.specdeepmap import import_checkpoint
-from src.score_files import format_scores
+from src.score_lines import format_scores
 from src.tasks.eval import score
 from src.tasks.schema import EvalConfig
 from tests import rasters

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import http.server
 import pickle
+import socket
 import threading
+import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -164,6 +167,23 @@ def test_a_file_is_downloaded_once(server: str, monkeypatch: pytest.MonkeyPatch)
         url_file(f"{server}/other.pth")
 
 
-def test_a_server_that_is_not_there_is_not_waited_for() -> None:
-    assert not reachable("http://127.0.0.1:9")
+def test_a_server_that_is_not_there_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    knocked, ended = list[tuple[str, int]](), threading.Event()
+
+    def knock(address: tuple[str, int], timeout: float) -> None:
+        assert timeout == 0.5
+        knocked.append(address)
+        if address[1] == 80:
+            raise ConnectionRefusedError
+        ended.wait(60)  # as the look-up of a name may take, whatever the timeout
+        raise socket.gaierror
+
+    monkeypatch.setattr(urllib.request, "getproxies", dict)
+    monkeypatch.setattr(pretrained, "_PATIENCE", 0.5)
+    monkeypatch.setattr(socket, "create_connection", knock)
+    began = time.monotonic()
+    assert not reachable("http://weights.invalid")
     assert not reachable("https://weights.invalid")
+    assert knocked == [("weights.invalid", 80), ("weights.invalid", 443)]
+    assert time.monotonic() - began < 30
+    ended.set()

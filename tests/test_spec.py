@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import subprocess
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from src.bands import Band, Normalization
 from src.errors import UserError
 from src.labels import ClassTable
-from src.spec import DatasetSpec, NetworkSpec, SceneSpec
+from src.spec import DatasetSpec, NetworkSpec, SceneSpec, git_revision, software_versions
 
 DATASET = DatasetSpec(
     scenes=(SceneSpec("s", "/data/s.tif", 10, 20, None, (1, 0, 0, 0, -1, 0)),),
@@ -68,3 +71,20 @@ def test_who_gave_the_nodata_value_is_kept_and_older_files_do_not_say() -> None:
     assert NetworkSpec.from_dict(given, "c").nodata_given
     del given["nodata_given"]
     assert not NetworkSpec.from_dict(given, "c").nodata_given
+
+
+def test_the_revision_is_that_of_the_first_time_that_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each checkpoint of a training asked git, and later ones named code that never ran."""
+    said = itertools.count()
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=f"{next(said)}\n"))
+    git_revision.cache_clear()
+    try:
+        assert [git_revision(), git_revision()] == ["0", "0"]
+    finally:
+        git_revision.cache_clear()
+
+
+def test_whoever_asks_for_the_versions_gets_their_own() -> None:
+    before = software_versions()
+    before.clear()
+    assert software_versions().keys() > {"python", "torch"}

@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
+import segmentation_models_pytorch as smp
 import torch
 
 from src.datamodules.chips import ChipData
 from src.errors import UserError
 from src.labels import ClassTable
 from src.models.checkpoint import save_network
-from src.training import NetworkChoice, make_network
+from src.models.weights import WeightsChoice
+from src.training import NetworkChoice, choose_class_weights, make_network
 from tests.chip_folder import make_chip_folder
 
 SMALL = {"widths": [4, 8], "stem": 4}
@@ -36,6 +39,17 @@ def test_labels_of_one_class_are_one_line(tmp_path: Path) -> None:
     ) as error:
         make_network(data, NetworkChoice("compact_unet", "none", SMALL))
     assert "\n" not in str(error.value)
+
+
+def test_class_weights_are_the_folder_s_own_a_weighting_s_or_those_that_are_given(tmp_path: Path) -> None:
+    folder = ChipData(make_chip_folder(tmp_path / "chips")).describe()
+    data = replace(folder, weights=(0.25, 0.75), counts=(300, 100))
+    assert choose_class_weights(data, True) == (0.25, 0.75)
+    assert choose_class_weights(data, False) is None
+    assert choose_class_weights(data, "inverse_frequency") == pytest.approx((2 / 3, 2))
+    assert choose_class_weights(data, [0, 3]) == (0, 3)
+    with pytest.raises(UserError, match=r"class_weights=\[0, 0\] does not fit; expected 2 numbers"):
+        choose_class_weights(data, [0, 0])
 
 
 def test_a_frozen_encoder_of_which_a_part_would_stay_random_is_one_line(tmp_path: Path) -> None:
@@ -67,6 +81,26 @@ def test_a_run_that_goes_on_starts_from_nothing_but_its_checkpoint(
     assert spec.options["whitening"] == 3
     assert not any(p.requires_grad for p in network.architecture.get_submodule("encoder").parameters())
     assert "weights:" not in caplog.text
+
+
+@pytest.mark.parametrize("weights", ["file", "none"])
+@pytest.mark.parametrize("given", [None, True, False])
+def test_pretrained_encoders_are_frozen_and_others_are_not_unless_it_is_said(
+    tmp_path: Path, weights: Literal["file", "none"], given: bool | None
+) -> None:
+    path = tmp_path / "resnet18.pth"
+    torch.save(smp.encoders.get_encoder("resnet18", weights=None, depth=3).state_dict(), path)
+    start = WeightsChoice(weights, path=str(path) if weights == "file" else None)
+    options = {"encoder_depth": 3, "decoder_channels": [16, 16, 8]}
+    choice = NetworkChoice("unet", "resnet18", options, start, freeze_encoder=given)
+    data = ChipData(make_chip_folder(tmp_path / "chips")).describe()
+    if given and weights == "none":
+        with pytest.raises(UserError, match="random and would stay so"):
+            make_network(data, choice)
+        return
+    network, _ = make_network(data, choice)
+    learns = {p.requires_grad for p in network.architecture.get_submodule("encoder").parameters()}
+    assert learns == {not (weights == "file" if given is None else given)}
 
 
 def test_a_frozen_encoder_gets_what_does_not_change(tmp_path: Path) -> None:

@@ -323,6 +323,19 @@ def test_smps_weights_come_from_the_hubs_cache_with_the_statistics_beside_them()
 
 
 @pytest.mark.usefixtures("caches")
+@pytest.mark.parametrize("content", [b"", b'{"mean": [0.5', b"[1]", b"\xff\xfe"])
+def test_damaged_statistics_in_the_hubs_cache_are_one_line(content: bytes) -> None:
+    """They ended in a traceback, and no file was named."""
+    path = place({"kind": "imagenet"}, "resnet18")
+    safetensors.torch.save_file(smp.encoders.get_encoder("resnet18", weights=None).state_dict(), path)
+    (path.parent / "config.json").write_bytes(content)
+    message = r"config\.json is no JSON object \(.*Delete it to have it fetched again"
+    with pytest.raises(UserError, match=message) as error:
+        prepare({"kind": "imagenet"})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.usefixtures("caches")
 def test_timms_weights_come_from_the_hubs_cache_by_their_tag() -> None:
     encoder = "tu-resnet10t.c3_in1k"
     path = place({"kind": "imagenet"}, encoder)
