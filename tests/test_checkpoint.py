@@ -8,7 +8,11 @@ import torch
 
 from src.callbacks.checkpoints import BestCheckpoints
 from src.errors import UserError
-from src.models.checkpoint import LAST, find_checkpoint, read_checkpoint, trained_on
+from src.models.checkpoint import LAST, Description, find_checkpoint, part_of, read_checkpoint
+
+
+def trained_on(path: Path) -> tuple[Path | None, bool]:
+    return Description(None, part_of(read_checkpoint(path, weights=False), "config")).trained_on
 
 
 def run_folder(folder: Path, *names: str) -> Path:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -60,8 +57,3 @@ def test_a_rank_that_is_no_number_is_one_line(value: str) -> None:
     """It ended in a traceback."""
     with pytest.raises(UserError, match=rf"RANK='{value}', which is no process's number; expected 0, 1, 2.*unset RANK"):
         arrange(["lr=1"], {"RANK": value}, "train")
-
-
-def test_asking_for_help_waits_for_no_library() -> None:
-    code = "import sys, src.tasks.run_places; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], env=os.environ, check=True)

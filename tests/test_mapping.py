@@ -38,6 +38,7 @@ from src.mapping.processes import StripJob, map_in_processes
 from src.mapping.scene_map import MapOptions, Mapper, map_scene
 from src.mapping.strip_store import StripStore
 from src.models import lanes
+from src.models.checkpoint import load_network
 from src.models.network import Network
 from src.raster.write import write_geotiff
 from tests.mapping_scenes import (
@@ -609,26 +610,22 @@ def test_the_strips_of_a_map_are_of_one_network(tmp_path: Path) -> None:
         map_scene(mapper, str(path), tmp_path / "map.tif")
 
 
-def test_a_checkpoint_that_is_replaced_while_it_is_read_is_read_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    checkpoint, real, reads = make_trained(tmp_path).checkpoint, network_file.load_network, itertools.count()
+def test_a_checkpoint_that_is_replaced_while_it_is_read_is_read_again(tmp_path: Path) -> None:
+    checkpoint, reads = make_trained(tmp_path).checkpoint, itertools.count()
     (tmp_path / "next").mkdir()
     later = make_trained(tmp_path / "next", chip=64).checkpoint
 
     def replaced(path: Path) -> Any:
-        found = real(path)
+        found = load_network(path)
         if next(reads) == 0:
             shutil.copy(later, tmp_path / "copy")
             (tmp_path / "copy").replace(path)
         return found
 
-    monkeypatch.setattr(network_file, "load_network", replaced)
-    _, spec, digest = network_file.load_hashed(checkpoint)
+    (_, spec), digest = network_file.hashed(checkpoint, replaced)
     assert (spec.chip_size, digest) == ((64, 64), hashlib.sha256(later.read_bytes()).hexdigest())
-    monkeypatch.setattr(network_file, "load_network", lambda path: (os.utime(path, ns=(0, next(reads))), real(path))[1])
     with pytest.raises(UserError, match=r"network\.ckpt was replaced each of the 5 times"):
-        network_file.load_hashed(checkpoint)
+        network_file.hashed(checkpoint, lambda path: os.utime(path, ns=(0, next(reads))))
 
 
 def test_the_first_process_leaves_its_gpu_before_others_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,16 +25,6 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def load_hashed(path: Path) -> tuple[Network, NetworkSpec, str]:
-    """Load a network like :func:`~src.models.checkpoint.load_network`, and return the SHA-256 of what was loaded.
-
-    Raises:
-        UserError: It cannot be loaded, or is replaced each time that it is read.
-    """
-    (network, spec), digest = hashed(path, load_network)
-    return network, spec, digest
-
-
 def hashed(path: Path, load: Callable[[Path], Loaded]) -> tuple[Loaded, str]:
     """Load a file, and return the SHA-256 of what was loaded.
 
@@ -68,7 +58,7 @@ def load_same(path: Path, expected: str) -> tuple[Network, NetworkSpec]:
     Raises:
         UserError: It cannot be loaded, or is another one now.
     """
-    network, spec, found = load_hashed(path)
+    (network, spec), found = hashed(path, load_network)
     if found != expected:
         raise UserError(
             f"{path} was replaced after it was loaded, as by a training that goes on; expected one network for all "

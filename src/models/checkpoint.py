@@ -56,7 +56,8 @@ class Description:
     @property
     def trained_on(self) -> tuple[Path | None, bool]:
         """The data folder that it names, None if it names none, and whether it comes from a refit."""
-        return _trained_on(self.config)
+        folder = self.config.get("data_dir")
+        return (Path(folder), self.config.get("refit") is True) if isinstance(folder, str) else (None, False)
 
 
 def hyper_parameters(spec: NetworkSpec, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -153,17 +154,6 @@ def _load(path: Path, *, weights: bool) -> Any:
         with suppress(RuntimeError):  # the file is of PyTorch's old kind, or its disk takes no mapping
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def trained_on(path: Path) -> tuple[Path | None, bool]:
-    """Return the data folder that a checkpoint names, None if it names none, and whether it comes from a refit."""
-    exported = path.suffix.lower() == ONNX
-    return _trained_on({} if exported else part_of(read_checkpoint(path, weights=False), "config"))
-
-
-def _trained_on(config: Mapping[str, Any]) -> tuple[Path | None, bool]:
-    folder = config.get("data_dir")
-    return (Path(folder), config.get("refit") is True) if isinstance(folder, str) else (None, False)
 
 
 def part_of(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:

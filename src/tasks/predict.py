@@ -353,6 +353,7 @@ def _context(
 ) -> dict[str, Any]:
     return {
         "checkpoint": str(mapper.checkpoint),
+        "checkpoint_sha256": mapper.fingerprint,
         "image": image,
         "label": label,
         "map": str(scene.path),
