@@ -138,7 +138,8 @@ class Augmentation:
             if asked:
                 raise UserError(
                     f"{', '.join(asked)} go{'es' * (len(asked) == 1)} by the bands' means and deviations, which these "
-                    "data do not say (no Normalize_Bands.csv); run prepare.py again, or set it to 0."
+                    "data do not say (no Normalize_Bands.csv); run prepare.py again, or train with "
+                    "augmentation=flips_and_rotations."
                 )
         return Levels.of(normalization, statistics or normalization)
 

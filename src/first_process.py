@@ -26,6 +26,13 @@ def is_first(environment: Mapping[str, str] = os.environ) -> bool:
     return numbers.get(ALONE, max(numbers.values(), default=0)) == 0
 
 
+def numbered(environment: Mapping[str, str] = os.environ) -> str:
+    """Name the variables by which a process is not the first, as ``NODE_RANK=1``."""
+    return ", ".join(
+        f"{name}={environment[name]}" for name in (ALONE, *TOGETHER) if _number(name, environment.get(name, "0"))
+    )
+
+
 def _number(name: str, value: str) -> int:
     if not (value.isascii() and value.isdigit()):
         raise UserError(

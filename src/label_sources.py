@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from src.class_map import ClassMap, class_values, code, with_zero
 from src.errors import UserError
 from src.grid import Window
 from src.labels import UNCLASSIFIED
-from src.raster.georeference import NoWayError, bounds_in, crs_label, has_place, offset_on, warped
+from src.raster.georeference import NoWayError, bounds_in, crs_label, has_place, offset_on, same_crs, warped
 from src.raster.read import (
     RasterInfo,
     category_names,
@@ -38,10 +38,12 @@ Bounds = tuple[float, float, float, float]
 
 _NO_CLASS = {
     *("background", "fill", "ignore", "ignored", "masked", "missing", "na", "nan", "nil", "noclass", "nodata"),
-    *("nolabel", "none", "notclassified", "null", "outside", "unclassed", "unclassified", "undefined", "unknown"),
-    *("unlabeled", "unlabelled", "unspecified", "void"),
+    *("nolabel", "none", "nonclassified", "notclassified", "notlabeled", "notlabelled", "null", "outside"),
+    *("unclassed", "undefined", "unknown", "unspecified", "void"),
 }
 """What files call a 0 that is no class, without case and all that is no letter."""
+_NOT_YET = ("unclassified", "unlabeled", "unlabelled")
+"""How such a name may begin: ``Unclassified pixels``."""
 _MANY = 0.01
 """Share of 0 above which it may well be a class, where a file declares another value as nodata."""
 _COUNTING = threading.Lock()
@@ -123,21 +125,25 @@ class RasterLabels:
     def doubt(self) -> str | None:
         """Say by what name, or beside which nodata value, the raster has a 0 that looks like a class."""
         zeros = self.counted["zero"]
-        if zeros and self._names_zero:
+        if zeros and self._names_zero == "a class":
             return f"{self.info.path} calls 0 {self.zero!r}"
         if zeros > _MANY * self.counted.total():
             return f"{self.info.path} declares {self.info.nodata[0]:g} as nodata and has pixels of 0 beside it"
         return None
 
     @property
-    def _names_zero(self) -> bool:
+    def _names_zero(self) -> Literal["a class", "no class", ""]:
         letters = "".join(filter(str.isalpha, self.zero or "")).casefold()
-        return bool(letters) and letters not in _NO_CLASS
+        if not letters:
+            return ""
+        return "no class" if letters in _NO_CLASS or letters.startswith(_NOT_YET) else "a class"
 
     @property
     def _may_have_zero(self) -> bool:
-        """Tell whether the raster says that 0 is a class, or that something else is none; a class map settles it."""
-        return self.class_map is None and (self._names_zero or self.info.nodata[0] not in (None, UNCLASSIFIED))
+        """Tell whether the raster calls 0 a class, or something else none; a class map and other names settle it."""
+        if self.class_map is not None or self._names_zero:
+            return self.class_map is None and self._names_zero == "a class"
+        return self.info.nodata[0] not in (None, UNCLASSIFIED)
 
     @property
     def note(self) -> str | None:
@@ -146,7 +152,8 @@ class RasterLabels:
         if offset is None:
             grid = f"{crs_label(self.info.crs)}, pixels of {abs(self.info.transform[0]):g}"
             return f"{self.info.path} ({grid}) is warped onto the grid of {self.image.path} by nearest neighbour."
-        if has_place(self.image) and not has_place(self.info):
+        pixels = [abs(raster.transform[0]) for raster in (self.info, self.image)]
+        if not has_place(self.info) and (has_place(self.image) or pixels[0] != pixels[1]):
             return f"{self.info.path} has no georeference; its pixels are taken to be those of {self.image.path}."
         same_extent = (self.info.width, self.info.height) == (self.image.width, self.image.height)
         if offset != (0, 0) or not same_extent:
@@ -156,7 +163,7 @@ class RasterLabels:
     @property
     def _offset(self) -> tuple[int, int] | None:
         """Row and column of the image's upper left pixel in the label raster; None if it has to be warped."""
-        if not has_place(self.info):  # then it has the image's size
+        if not has_place(self.info) and _size(self.info) == _size(self.image):
             return (0, 0)
         return offset_on(self.info, self.image)
 
@@ -436,7 +443,7 @@ def _raster_source(path: str, image: RasterInfo, class_map: ClassMap | None) -> 
 
 def _check_overlap(label: RasterInfo, image: RasterInfo) -> None:
     sizes = [f"{i.width} × {i.height}" for i in (label, image)]
-    if not has_place(label):
+    if not has_place(label) and not (_of_one_plan(label, image) and sizes[0] != sizes[1]):
         if sizes[0] == sizes[1]:
             return
         raise UserError(
@@ -463,6 +470,16 @@ def _check_overlap(label: RasterInfo, image: RasterInfo) -> None:
             f"{crs_label(crs)}); give the labels of this image."
         )
     bounds_in(label, image.crs)  # raises the error that says why there is neither
+
+
+def _size(raster: RasterInfo) -> tuple[int, int]:
+    return raster.width, raster.height
+
+
+def _of_one_plan(label: RasterInfo, image: RasterInfo) -> bool:
+    """Tell whether two rasters lie on one grid of a plan that is no place on earth, in pixels of more than a number."""
+    planned = all(abs(raster.transform[0]) != 1 for raster in (label, image))
+    return planned and same_crs(label.crs, image.crs) and offset_on(label, image) is not None
 
 
 def _share(a: Bounds, b: Bounds) -> bool:

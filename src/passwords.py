@@ -10,11 +10,11 @@ HIDDEN = "***"
 """What stands for a password, as in SQLAlchemy's own texts."""
 _ADDRESS = re.compile(
     r"(://[^\s:/?#]*:)"  # before a password stands the user, whose name may be empty and may have an @
-    r"(?!\d+[/?#])"  # a port, of an address without a user
-    r"(?:(?!://)[^@\n])+"  # SQLAlchemy takes all up to the @ for the password, slashes too
+    r"(?:(?!://)[^@\s])+"  # SQLAlchemy takes all up to the @ for the password, slashes too
     r"(?:@[^\s/@?#,]*(?=@))*"  # other programs all up to the last @ before the path
     r"@"
 )
+"""What looks like a password is one, ``http://host:80/map@v2`` too: rather too much is hidden than too little."""
 
 
 def hide_passwords(value: Any) -> Any:

@@ -301,6 +301,10 @@ def test_an_export_that_computes_something_else_is_not_kept(
     assert [path.name for path in tmp_path.iterdir()] == ["other.ckpt"]
 
 
+def test_an_exported_network_names_no_data_folder(exported: Path) -> None:
+    assert Mapper.load(exported, accelerator="cpu").trained_on == (None, False)
+
+
 def test_what_is_no_exported_network_is_refused(checkpoint: Path, exported: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"no model")
     with pytest.raises(UserError, match="cannot be read as ONNX"):

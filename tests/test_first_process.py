@@ -9,7 +9,7 @@ import pytest
 from src.errors import UserError
 from src.first_process import is_first
 from src.tasks.command_line import QUIET, arrange
-from src.tasks.run_places import NOWHERE, OwnFolder
+from src.tasks.run_places import OwnFolder
 from tests.test_run_places import composed
 
 
@@ -43,7 +43,7 @@ def test_the_first_process_of_a_training_writes_and_no_other(
     config = composed("train", f"paths.logs={tmp_path}")
     OwnFolder().on_run_start(config)
     assert bool(list(tmp_path.iterdir())) == first
-    assert (config.hydra.run.dir == NOWHERE) != first
+    assert (config.hydra.run.dir == ".") != first
 
 
 def test_what_the_other_processes_of_a_second_machine_are_told_is_told_once() -> None:

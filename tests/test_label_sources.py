@@ -260,11 +260,21 @@ def test_labels_without_a_place_are_taken_pixel_by_pixel(
         label = rasters.label(tmp_path / "l.tif", crs=crs, transform=grid)
         larger = str(rasters.label(tmp_path / "larger.tif", 70, 64, crs=crs, transform=grid @ Affine.scale(1, 64 / 70)))
     (source,), _ = label_sources([str(label)], [image], None, None, None)
-    assert bool(source.note) == (of_image == "earth")
+    assert bool(source.note) == (of_image == "earth" or image_grid.a != grid.a)
     with source.open() as reader:
         np.testing.assert_array_equal(reader.read(image.window), rasters.read(label)[0])
     with pytest.raises(UserError, match=r"larger\.tif \(64 × 70 px\) has no georeference"):
         label_sources([larger], [image], None, None, None)
+
+
+@pytest.mark.parametrize("crs", [None, ARBITRARY])
+def test_labels_of_another_extent_on_the_grid_of_one_plan_are_cut_out(crs: CRS | None, tmp_path: Path) -> None:
+    plan = Affine(10, 0, 0, 0, -10, 640)
+    image = describe(rasters.image(tmp_path / "s.tif", 40, 40, crs=crs, transform=plan @ Affine.translation(8, 24)))
+    label = rasters.label(tmp_path / "l.tif", crs=crs, transform=plan)
+    (source,), _ = label_sources([str(label)], [image], None, None, None)
+    with source.open() as reader:
+        np.testing.assert_array_equal(reader.read(image.window), rasters.read(label)[0, 24:, 8:48])
 
 
 def test_a_number_of_polygons_that_is_no_class_gets_advice_for_polygons(tmp_path: Path) -> None:

@@ -33,6 +33,8 @@ HIDDEN = "postgresql://me:***@db/studies"
         ("redis://:SECRET@host", "redis://:***@host"),
         ("image=[http://h:80/a.tif,/vsicurl/https://u:SECRET@h/b.tif]", "image=[http://h:80/a.tif,/vsicurl/https://u:***@h/b.tif]"),
         ("postgresql://me:12345@db/x", "postgresql://me:***@db/x"),
+        ("postgresql://me:1234/5@db/x", "postgresql://me:***@db/x"),
+        ("postgresql://me:12?3@db/x", "postgresql://me:***@db/x"),
     ],
 )  # fmt: skip
 def test_a_password_in_an_address_is_hidden(text: str, expected: str) -> None:
@@ -44,7 +46,7 @@ def test_a_password_in_an_address_is_hidden(text: str, expected: str) -> None:
     "text",
     [
         "postgresql://me@db/studies",
-        "http://host:8080/map@v2.tif",
+        "http://host:8080/map.tif by me@home",
         "sqlite:////data/me:you@home/study.db",
         "C:/data/a@b.tif",
         "me:you@host",

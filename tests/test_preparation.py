@@ -373,10 +373,10 @@ def _with_0(path: Path, kind: str) -> tuple[Path, str | None]:
     header = envi.with_suffix(".hdr")
     text = header.read_text().replace("ENVI Standard", "ENVI Classification")
     header.write_text(text + f"classes = 3\nclass names = {{{kind}, Forest, Town}}\n")
-    return envi, f"calls 0 '{kind}'"
+    return envi, f"calls 0 '{kind}'" if kind == "Water" else None
 
 
-@pytest.mark.parametrize("kind", ["Water", "255", "rare", "nodata 0"])
+@pytest.mark.parametrize("kind", ["Water", "255", "rare", "nodata 0", "Unclassified pixels", "No-Data"])
 def test_labels_whose_0_looks_like_a_class_are_said(
     kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -396,7 +396,8 @@ def test_labels_whose_0_looks_like_a_class_are_said(
     mapped = settings(image, label, min_coverage=0.0, class_map=rules)
     prepare(mapped, tmp_path / "mapped")
     names = read_data_folder(tmp_path / "mapped").spec.classes.names
-    expected = ("Forest", "Town", "Water") if kind == "Water" else ("class_1", "class_2", "class_3")
+    named = kind in ("Water", "Unclassified pixels", "No-Data")
+    expected = ("Forest", "Town", kind) if named else ("class_1", "class_2", "class_3")
     assert names == expected[: 2 if kind == "nodata 0" else 3]
     assert "CAUTION" not in caplog.text
 

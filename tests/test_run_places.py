@@ -88,6 +88,18 @@ def test_a_folder_is_named_by_who_named_it_and_not_by_what_its_name_looks_like(
         assert is_named(config.hydra) == named
 
 
+def test_a_folder_in_a_configuration_is_named_even_if_it_is_the_one_at_hand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = composed("train")
+    with open_dict(config):
+        config.hydra.run.dir = "."  # as in an experiment
+    OwnFolder().on_run_start(config)
+    assert is_named(config.hydra)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_folder_that_somebody_named_is_taken_as_it_is(tmp_path: Path) -> None:
     for given in (tmp_path / "mine", f"{tmp_path}/${{now:%Y}}"):
         config = composed("predict", f"hydra.run.dir={given}", f"hydra.sweep.dir={given}")

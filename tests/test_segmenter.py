@@ -592,6 +592,25 @@ def test_the_encoder_of_a_resumed_run_has_its_rate_lowered_once_whatever_epoch_t
     assert fit(4, thaws=3) == lowered
 
 
+def test_a_rate_that_was_given_on_resume_without_effect_lowers_the_encoder_s_none_the_less(
+    folder: Path, tmp_path: Path
+) -> None:
+    """The first resume left its own share of the rate in the checkpoint, and the second took it for lowered."""
+
+    def fit(epochs: int, share: float) -> dict[str, float]:
+        optimization = Optimization(lr=0.01, schedule="constant", epochs=4, encoder_lr=share)
+        module = segmenter(folder, optimization=optimization)
+        module.config = {"optimizer": {"encoder_lr": share}}
+        module.network.architecture.freeze_encoder()
+        run = trainer(tmp_path, epochs, Unfreeze(epoch=3))
+        last = tmp_path / "checkpoints/last.ckpt" if epochs > 2 else None
+        run.fit(module, ChipData(folder, batch_size=6, min_steps=0), ckpt_path=last, weights_only=True)
+        return {group["name"]: group["lr"] for group in run.optimizers[0].param_groups}
+
+    assert fit(2, 1.0) == fit(3, 0.5) == pytest.approx({"encoder": 0.01, "rest": 0.01})
+    assert fit(4, 0.5) == pytest.approx({"encoder": 0.001, "rest": 0.01})
+
+
 def test_thawing_what_is_not_frozen_is_one_clear_line(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nothing is frozen"):
         trainer(tmp_path, 1, Unfreeze(epoch=1)).fit(segmenter(folder), ChipData(folder))

@@ -448,6 +448,16 @@ def test_an_encoder_that_is_given_to_a_model_without_one_is_announced(composed: 
     assert train.idle_encoder(composed("experiment=demo", "model=pixel_resnet")) == []  # which names one for its own
 
 
+def test_a_process_that_leaves_all_to_a_first_one_that_there_is_not_is_one_clear_line(
+    composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Machines that are numbered for trainings of their own: it trained, and left neither report nor scores."""
+    monkeypatch.setenv("NODE_RANK", "1")
+    with pytest.raises(UserError, match=r"says NODE_RANK=1, .* of 1 process with this one as first; .* Unset it"):
+        train.run(composed(*SMALL, "trainer.max_epochs=1", f"output_dir={tmp_path / 'mine'}"))
+    assert not (tmp_path / "mine").exists()
+
+
 TINY = ["model=compact_unet", "model.widths=[4,8]", "model.stem=4", "batch_size=3", "callbacks.pictures.chips=0"]
 
 

@@ -75,8 +75,16 @@ class Unfreeze(Callback):
         assert isinstance(pl_module, Segmenter)
         self._thaw(trainer, pl_module)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Keep whether the encoder's rate has been lowered."""
+        return {"lowered": self.lowered}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it back."""
+        self.lowered = bool(state_dict["lowered"])
+
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """See by the rates of a run that goes on whether it has lowered the encoder's already, at whatever epoch."""
+        """See by the rates of a run that did not keep it whether it has lowered the encoder's, at whatever epoch."""
         del trainer
         assert isinstance(pl_module, Segmenter)
         if self.epoch is None:

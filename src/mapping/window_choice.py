@@ -37,8 +37,8 @@ edges. It takes 200 MB more with a U-Net/resnet18 and 3 % more of the time per p
 BATCH_PIXELS = {"cpu": 2**17, "cuda": 2**22, "mps": 2**20}
 """Pixels that go through the network at once, about, on a CPU in each lane: more gains nothing."""
 WORTH_PROBING = 2_000_000
-"""Pixels that all windows of the chips' size compute together from which on another size is looked for: with fewer,
-looking takes longer than a better size saves."""
+"""Another window size than the chips' is looked for where windows of that size compute so many pixels together, or
+more: with fewer, looking takes longer than a better size saves."""
 WORTH_MEASURING = {"cpu": 24_000_000}
 """Pixels that all windows compute together, by device, from which on sizes are timed before one is chosen; with fewer
 it is the one that leaves the fewest to compute. Many on CPUs, where hardly any size is a tenth faster than others."""

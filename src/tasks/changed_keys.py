@@ -65,11 +65,13 @@ def changed_keys(checkpoint: Path, config: Mapping[str, Any]) -> list[str]:
             f"resume={checkpoint} was trained with optimizer={name}, this run has {now['name']}; expected the same. "
             f"Give optimizer={name} again, or start anew from its weights with init_from=…."
         )
-    if (refit := before.get("refit", config["refit"])) != config["refit"]:
+    refit = before.get("refit"), config.get("refit")
+    if None not in refit and refit[0] != refit[1]:
+        was, is_now = (str(each).lower() for each in refit)
         raise UserError(
-            f"resume={checkpoint} was trained with refit={str(refit).lower()}, this run has "
-            f"refit={str(config['refit']).lower()}; expected the same, since one of them learns from the chips that "
-            f"score the other. Give refit={str(refit).lower()} again, or start anew from its weights with init_from=…."
+            f"resume={checkpoint} was trained with refit={was}, this run has refit={is_now}; expected the same, since "
+            f"one of them learns from the chips that score the other. Give refit={was} again, or start anew from its "
+            "weights with init_from=…."
         )
     kept = {key: then[key] for key in KEPT if key in then and key in now and then[key] != now[key]}
     if "lr" in kept:  # which a range test may have found

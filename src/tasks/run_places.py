@@ -23,8 +23,8 @@ Kind = Literal["run", "sweep"]
 
 ALONE = ("train", "eval")
 """Commands that a folder holds one run of at a time."""
-NOWHERE = "."
-"""Folder of the other processes of a training that nobody has named one for: they leave nothing there."""
+NOWHERE = "${now:.}"
+"""Folder of the other processes of a training that nobody has named one for, ``.``, as the time would name it."""
 
 
 class OwnFolder(Callback):
@@ -75,8 +75,7 @@ def is_named(hydra: DictConfig, kind: Kind = "run") -> bool:
     """
     if any(re.match(rf"\+{{0,2}}hydra\.{kind}\.dir=", words) for words in hydra.overrides.hydra):
         return True
-    written = _written(hydra, kind)
-    return written != NOWHERE and "${now:" not in written
+    return "${now:" not in _written(hydra, kind)
 
 
 def _written(hydra: DictConfig, kind: Kind) -> str:

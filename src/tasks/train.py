@@ -29,7 +29,7 @@ from src.cores import undivided
 from src.datamodules.base import SegmentationData
 from src.errors import UserError
 from src.file_lock import only_run
-from src.first_process import is_first
+from src.first_process import is_first, numbered
 from src.models.architectures import encoder_name
 from src.models.checkpoint import load_network
 from src.models.lr_finder import draw_range_test, find_learning_rate
@@ -109,6 +109,7 @@ def run(config: DictConfig) -> float:
     changed = changed_keys(checkpoint, _plain(config)) if checkpoint and first < epochs else []
     trainer = build_trainer(config, options, first)
     check_tasks(trainer)
+    check_first(trainer)
     if not checkpoint:  # before an earlier run is set aside
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Unfreeze):
@@ -121,6 +122,20 @@ def run(config: DictConfig) -> float:
             for line in (*idle_encoder(config), *changed):
                 log.warning("%s", line)
         return _train(config, trainer, segmenter, data, checkpoint)
+
+
+def check_first(trainer: L.Trainer) -> None:
+    """See that a process which leaves everything to the first one has one.
+
+    Raises:
+        UserError: The trainer takes it for the first, or the only, process, and the environment does not.
+    """
+    if trainer.is_global_zero and not is_first():
+        raise UserError(
+            f"The environment says {numbered()}, a process beside the first of a training, and this training is of "
+            f"{trainer.world_size} process{'es' * (trainer.world_size != 1)} with this one as first; expected both to "
+            "say the same. Unset it for a training of its own, or give num_nodes and devices."
+        )
 
 
 def idle_encoder(config: DictConfig) -> list[str]:
