@@ -22,15 +22,17 @@ def is_first(environment: Mapping[str, str] = os.environ) -> bool:
     Raises:
         UserError: One of them is no number, which Lightning does not take either.
     """
-    numbers = {name: _number(name, environment[name]) for name in (ALONE, *TOGETHER) if name in environment}
+    numbers = _numbers(environment)
     return numbers.get(ALONE, max(numbers.values(), default=0)) == 0
 
 
 def numbered(environment: Mapping[str, str] = os.environ) -> str:
     """Name the variables by which a process is not the first, as ``NODE_RANK=1``."""
-    return ", ".join(
-        f"{name}={environment[name]}" for name in (ALONE, *TOGETHER) if _number(name, environment.get(name, "0"))
-    )
+    return ", ".join(f"{name}={number}" for name, number in _numbers(environment).items() if number)
+
+
+def _numbers(environment: Mapping[str, str]) -> dict[str, int]:
+    return {name: _number(name, environment[name]) for name in (ALONE, *TOGETHER) if name in environment}
 
 
 def _number(name: str, value: str) -> int:

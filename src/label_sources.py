@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -125,25 +125,25 @@ class RasterLabels:
     def doubt(self) -> str | None:
         """Say by what name, or beside which nodata value, the raster has a 0 that looks like a class."""
         zeros = self.counted["zero"]
-        if zeros and self._names_zero == "a class":
+        if zeros and self._calls_zero_a_class:
             return f"{self.info.path} calls 0 {self.zero!r}"
         if zeros > _MANY * self.counted.total():
             return f"{self.info.path} declares {self.info.nodata[0]:g} as nodata and has pixels of 0 beside it"
         return None
 
     @property
-    def _names_zero(self) -> Literal["a class", "no class", ""]:
+    def _calls_zero_a_class(self) -> bool | None:
+        """Tell by the name of 0 whether it is a class; None where it has no name."""
         letters = "".join(filter(str.isalpha, self.zero or "")).casefold()
-        if not letters:
-            return ""
-        return "no class" if letters in _NO_CLASS or letters.startswith(_NOT_YET) else "a class"
+        return not (letters in _NO_CLASS or letters.startswith(_NOT_YET)) if letters else None
 
     @property
     def _may_have_zero(self) -> bool:
-        """Tell whether the raster calls 0 a class, or something else none; a class map and other names settle it."""
-        if self.class_map is not None or self._names_zero:
-            return self.class_map is None and self._names_zero == "a class"
-        return self.info.nodata[0] not in (None, UNCLASSIFIED)
+        """Tell whether 0 may be a class: by its name, else where another value is none; a class map settles it."""
+        if self.class_map is not None:
+            return False
+        said = self._calls_zero_a_class
+        return self.info.nodata[0] not in (None, UNCLASSIFIED) if said is None else said
 
     @property
     def note(self) -> str | None:
@@ -155,8 +155,7 @@ class RasterLabels:
         pixels = [abs(raster.transform[0]) for raster in (self.info, self.image)]
         if not has_place(self.info) and (has_place(self.image) or pixels[0] != pixels[1]):
             return f"{self.info.path} has no georeference; its pixels are taken to be those of {self.image.path}."
-        same_extent = (self.info.width, self.info.height) == (self.image.width, self.image.height)
-        if offset != (0, 0) or not same_extent:
+        if offset != (0, 0) or _size(self.info) != _size(self.image):
             return f"{self.info.path} has another extent than {self.image.path}; it is 0 (unclassified) elsewhere."
         return None
 
@@ -443,14 +442,15 @@ def _raster_source(path: str, image: RasterInfo, class_map: ClassMap | None) -> 
 
 def _check_overlap(label: RasterInfo, image: RasterInfo) -> None:
     sizes = [f"{i.width} × {i.height}" for i in (label, image)]
-    if not has_place(label) and not (_of_one_plan(label, image) and sizes[0] != sizes[1]):
-        if sizes[0] == sizes[1]:
+    if not has_place(label):
+        if _size(label) == _size(image):
             return
-        raise UserError(
-            f"{label.path} ({sizes[0]} px) has no georeference that says where it lies in {image.path} ({sizes[1]} "
-            "px); expected labels of the image's size, pixel by pixel. Give those, or declare where both lie "
-            "(gdal_edit.py -a_srs -a_ullr)."
-        )
+        if not _of_one_plan(label, image):
+            raise UserError(
+                f"{label.path} ({sizes[0]} px) has no georeference that says where it lies in {image.path} "
+                f"({sizes[1]} px); expected labels of the image's size, pixel by pixel. Give those, or declare where "
+                "both lie (gdal_edit.py -a_srs -a_ullr)."
+            )
     if (label.crs is None) != (image.crs is None) or (label.crs is None and offset_on(label, image) is None):
         without = label.path if label.crs is None else image.path
         raise UserError(
@@ -477,7 +477,7 @@ def _size(raster: RasterInfo) -> tuple[int, int]:
 
 
 def _of_one_plan(label: RasterInfo, image: RasterInfo) -> bool:
-    """Tell whether two rasters lie on one grid of a plan that is no place on earth, in pixels of more than a number."""
+    """Tell whether two rasters lie on one grid of a plan: with no place on earth, but in units and not in pixels."""
     planned = all(abs(raster.transform[0]) != 1 for raster in (label, image))
     return planned and same_crs(label.crs, image.crs) and offset_on(label, image) is not None
 
