@@ -14,8 +14,8 @@ from src.mapping.inference import Predictor
 from src.models import architectures
 from src.models.detail import DETAIL
 from src.models.folding import fold_batch_norms
-from src.models.lanes import computing_with
 from src.models.network import Network
+from src.models.threads import computing_with
 from src.training import NetworkChoice
 
 BANDS, CLASSES, CHIP = 4, 3, (64, 64)

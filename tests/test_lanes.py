@@ -21,8 +21,9 @@ from torch import nn
 from src.bands import Normalization
 from src.mapping.scene_map import map_scene
 from src.models import architectures, lanes
-from src.models.lanes import Copies, Lanes, computing_with
+from src.models.lanes import Copies, Lanes
 from src.models.network import Network
+from src.models.threads import computing_with
 from tests.mapping_scenes import make_mapper, write_raster
 
 BANDS, CHIP = 3, (64, 64)

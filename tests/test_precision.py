@@ -1,3 +1,7 @@
+"""Devices and numbers: what is chosen where, and that it is said when it cannot be."""
+
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import nn
@@ -53,12 +57,19 @@ def test_training_lays_out_memory_as_backward_passes_want_it(
 
 
 @pytest.mark.parametrize(
-    ("flags", "expected"), [({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({}, False)]
+    ("flags", "faster", "expected"),
+    [
+        ({"avx512_bf16": True}, True, True),
+        ({"amx_bf16": True}, True, True),
+        ({"avx512_bf16": True}, False, False),
+        ({}, True, False),
+    ],
 )
-def test_bfloat16_only_where_the_cpu_has_instructions_for_it(
-    monkeypatch: pytest.MonkeyPatch, flags: dict[str, bool], expected: bool
+def test_bfloat16_only_where_the_cpu_has_instructions_for_it_that_pay(
+    monkeypatch: pytest.MonkeyPatch, flags: dict[str, bool], faster: bool, expected: bool
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags)
+    monkeypatch.setattr(precision, "_bf16_pays", lambda: faster)
     assert precision.prefers_bf16(CPU) is expected
     layer = precision.place(nn.Conv2d(3, 4, 3), CPU)
     with precision.autocast(CPU):
@@ -66,6 +77,34 @@ def test_bfloat16_only_where_the_cpu_has_instructions_for_it(
     assert result.dtype is (torch.bfloat16 if expected else torch.float32)
     assert layer.weight.dtype is torch.float32
     assert layer.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(("half", "expected"), [(0.5, True), (1.9, False)])
+def test_bfloat16_pays_where_its_products_take_less_of_a_thread_s_own_time(
+    monkeypatch: pytest.MonkeyPatch, half: float, expected: bool
+) -> None:
+    """The clock is made up; a first product of each that takes long, or a busy moment, decides nothing."""
+    clock, product, threads = 0.0, torch.mm, []
+
+    def multiply(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        nonlocal clock
+        clock += (half if one.dtype is torch.bfloat16 else 1.0) * (10 if len(threads) in (0, 1, 4, 7) else 1)
+        threads.append(torch.get_num_threads())
+        return product(one, other)
+
+    monkeypatch.setattr(precision.time, "thread_time", lambda: clock)
+    monkeypatch.setattr(torch, "mm", multiply)
+    precision._bf16_pays.cache_clear()
+    before = torch.get_num_threads()
+    try:
+        assert precision._bf16_pays() is expected
+        assert precision._bf16_pays() is expected
+        assert threads == [1] * 2 * precision._RUNS, "asked once, and on one thread"
+    finally:
+        precision._bf16_pays.cache_clear()
+    assert torch.get_num_threads() == before
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == before
 
 
 def test_a_missing_compiler_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:

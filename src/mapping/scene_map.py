@@ -38,9 +38,9 @@ from src.mapping.styles import polygon_style, raster_style, share_style
 from src.mapping.window_choice import WindowRequest, choose_plan
 from src.memory import give_back_memory
 from src.models.checkpoint import find_checkpoint, load_described
-from src.models.lanes import computing_with
 from src.models.network import Network
 from src.models.precision import choose_device, precision_name
+from src.models.threads import computing_with
 from src.raster.read import RasterInfo
 from src.score_files import remove_map_scores
 from src.spec import NetworkSpec, git_revision, software_versions

@@ -24,6 +24,7 @@ from src.memory import available_memory
 from src.models.folding import alike, trial_images, with_architecture
 from src.models.network import Network
 from src.models.precision import autocast
+from src.models.threads import computing_with
 
 log = logging.getLogger(__name__)
 
@@ -34,17 +35,6 @@ MOST = 4
 """Lanes, at most: each takes memory of its own. Where there are more threads, lanes have several."""
 SPARE = 2
 """Memory that a lane may take, as a multiple of what is held in float32: convolutions take some for themselves."""
-
-
-@contextmanager
-def computing_with(threads: int) -> Generator[None, None, None]:
-    """Let PyTorch compute with a number of threads within the context, in this thread and those that begin in it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)
