@@ -97,15 +97,16 @@ class DataFolder:
     @cached_property
     def train_counts(self) -> tuple[int, ...]:
         """Training pixels per class index; counted in the chips where the summary does not know every class."""
-        return self._counts("train")
+        return self.counts("train")
 
     @cached_property
     def refit_counts(self) -> tuple[int, ...]:
         """The same of training and validation chips, all of which a refit trains on."""
-        pairs = zip(self.train_counts, self._counts("validation"), strict=True)
+        pairs = zip(self.train_counts, self.counts("validation"), strict=True)
         return tuple(train + validation for train, validation in pairs)
 
-    def _counts(self, part: Part) -> tuple[int, ...]:
+    def counts(self, part: Part) -> tuple[int, ...]:
+        """A part's pixels per class index; counted in the chips where the summary does not know every class."""
         known = {row.value: row.counts[PARTS.index(part)] for row in self.summary.rows} if self.summary else {}
         if not set(self.spec.classes.values) <= set(known):
             counts = sum((value_counts(s.label) for s in self.samples(part)), np.zeros(256, np.int64))

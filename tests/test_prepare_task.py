@@ -95,7 +95,13 @@ def test_the_command_makes_a_folder_and_says_what(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
     assert lines[0] == "16 of 16 windows are chips; dropped: none."
-    assert all(Path(line).exists() for line in lines[-9:])
+    assert all(Path(line).exists() for line in lines[-10:])
+    assert lines[-1] == str(tmp_path / "data/overview.html")
+    report = Path(lines[-1]).read_text(encoding="utf-8")
+    assert "chip.size=16" in report
+    again = subprocess.run([*command, *keys], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "nothing to do" in again.stdout
+    assert Path(lines[-1]).read_text(encoding="utf-8") == report
     result = subprocess.run([*command, *keys, "seed=1"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert result.stderr.startswith("prepare.py: error: ")
@@ -119,7 +125,7 @@ def test_real_data_become_folders_that_are_balanced(name: str, tmp_path: Path) -
     given = Preparation(
         str(SHARED / image), str(SHARED / label), (size, size), (size, size), min_coverage=10, scaler=10_000
     )
-    spec = prepare(given, tmp_path / "data")
+    spec = prepare(given, tmp_path / "data").spec
     folder = read_data_folder(tmp_path / "data")
     parts = ("train", "validation", "test")
     labels = [rasters.read(s.label) for part in parts for s in folder.samples(part)]

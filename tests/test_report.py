@@ -22,6 +22,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from src.bands import Band, Normalization
+from src.datafolder import read_data_folder
 from src.datamodules.batches import Batch, Chip, collate
 from src.figures import any_letters
 from src.labels import IGNORE, ClassTable, LandClass
@@ -29,6 +30,8 @@ from src.mapping.ground_truth import UnknownClass
 from src.mapping.map_scores import survey
 from src.palette import PALETTE
 from src.pixel_size import pixel_metres
+from src.preparation.prepare import prepare
+from src.preparation.settings import Preparation
 from src.raster.read import RasterInfo
 from src.raster.write import write_geotiff
 from src.report.blocks import Bar, Bars, Cell, Matrix
@@ -47,6 +50,7 @@ from src.report.pictures import (
     scene_picture,
 )
 from src.report.prediction import MappedScene, ground, prediction_report, told_apart
+from src.report.preparation import MOST_CHIPS, preparation_report
 from src.report.provenance import Run
 from src.report.scores import score_sections, score_sentences
 from src.report.training import read_history, training_report, validation_examples
@@ -54,6 +58,7 @@ from src.report.wording import decimal, grouped, listed, percent
 from src.scores import Evaluation, ScoreCounter, Scores
 from src.spec import NetworkSpec
 from src.tasks import reporting
+from tests import rasters
 from tests.browser import CHROMIUM, chromium
 
 UTM33 = "EPSG:32633"
@@ -190,7 +195,28 @@ def training_page(folder: Path) -> Path:
     return write_report(folder / "report.html", report)
 
 
-PAGES = [evaluation_page, prediction_page, training_page]
+def preparation_page(folder: Path, caution: str = "few <chips>", **settings: Any) -> Path:
+    labels = np.full((96, 160), 4, np.uint8)
+    labels[:, 50:110], labels[:10] = 1, 0
+    labels[:64, 110:] = 9
+    image = rasters.image(folder / "scene one.tif", 96, 160, bands=4, names=["B02", "B03", "B04", "B08"])
+    given = Preparation(
+        str(image), str(rasters.write(folder / "labels.tif", labels)), (32, 32), (32, 32), 20.0, **settings
+    )
+    made = prepare(given, folder / "data")
+    assert made.summary is not None
+    report = preparation_report(
+        RUN,
+        folder / "data",
+        folder / "data/overview.png",
+        summary=made.summary,
+        cautions=[caution],
+        files=[(folder / "data/train_files.csv", "a list")],
+    )
+    return write_report(folder / "data/overview.html", report)
+
+
+PAGES = [evaluation_page, prediction_page, training_page, preparation_page]
 
 
 @pytest.mark.parametrize("make", PAGES)
@@ -223,7 +249,7 @@ def test_the_page_needs_nothing_from_elsewhere_and_its_links_lead_somewhere(
         if link.startswith("#"):
             assert link[1:] in page.ids
         elif not link.startswith("data:"):
-            assert (tmp_path / unquote(link)).exists(), link
+            assert (page.path.parent / unquote(link)).exists(), link
 
 
 def test_names_cannot_become_markup(tmp_path: Path) -> None:
@@ -253,6 +279,53 @@ def test_a_training_names_its_best_epoch_and_draws_what_was_recorded(tmp_path: P
     assert html.count("<svg") == 4
     assert "Loss by epoch; in the last one training 1.300, validation 1.500" in html
     assert "nan" not in page.words
+
+
+def test_a_preparation_shows_chips_classes_and_bands_and_what_was_warned_of(tmp_path: Path) -> None:
+    page = Page(preparation_page(tmp_path, scaler=10000.0))
+    data = read_data_folder(tmp_path / "data")
+    assert "15 chips from 1 scene" in page.words
+    assert "15 of 15 windows are chips; dropped: none." in page.words
+    assert "few <chips>" in page.words
+    assert "scene one" in page.words
+    assert "160 × 96 pixels of 10 m" in page.words.replace("\u202f", " ")
+    assert data.summary is not None
+    assert data.statistics is not None
+    for row in data.summary.rows:
+        assert grouped(sum(row.counts)) in page.words
+        assert f"{row.weight:.4f}" in page.words
+        assert percent(row.counts[0] / sum(other.counts[0] for other in data.summary.rows), 1) in page.words
+    for name, mean, std in zip(("B02", "B03", "B04", "B08"), data.statistics.mean, data.statistics.std, strict=True):
+        assert re.search(rf"{name} +{mean:.6g} +{std:.6g}", page.words)
+    assert "divided by 10000" in page.words
+    shown = [str(image["alt"]) for image in page.images]
+    assert len(shown) == 1 + 2 * (MOST_CHIPS + 2 + 1), "the overview, image and label of three, two and one chips"
+    assert sum(alt.startswith("Image of scene one_tile_") for alt in shown) == MOST_CHIPS + 3
+    assert "python eval.py a='b c'" in page.words
+
+
+def test_what_was_warned_of_is_told_without_passwords(tmp_path: Path) -> None:
+    page = Page(preparation_page(tmp_path, "CAUTION: PG:host=a password=hunter2 has many"))
+    assert "hunter2" not in page.path.read_text(encoding="utf-8")
+    assert "has many" in page.words
+
+
+def test_cautions_are_collected_where_they_are_asked_for(caplog: pytest.LogCaptureFixture) -> None:
+    log = logging.getLogger("src.some.module")
+    log.warning("before")
+    with reporting.cautions() as said:
+        log.warning("CAUTION: %s", "few")
+        log.info("no warning")
+    log.warning("after")
+    assert said == ["CAUTION: few"]
+    assert "CAUTION: few" in caplog.text
+
+
+def test_a_preparation_without_test_chips_says_so_with_dashes(tmp_path: Path) -> None:
+    page = Page(preparation_page(tmp_path, shares=(80, 20, 0)))
+    assert "Test chips 0" in page.words
+    assert "nan" not in page.words.casefold()
+    assert re.search(r"All 100\.0\u202f% 100\.0\u202f% –", page.words)
 
 
 def test_a_training_without_numbers_is_reported_too(tmp_path: Path) -> None:

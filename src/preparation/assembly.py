@@ -27,7 +27,7 @@ from src.preparation.cutting import Chip, ChipFormat, Fate, Scene, cut_scene, me
 from src.preparation.overview import MOST_SCENES, Overview, Thumbnail
 from src.preparation.scene_files import bad_bands, common_nodata
 from src.preparation.settings import Preparation
-from src.preparation.split_summary import summary_lines
+from src.preparation.split_summary import SplitSummary, summarise
 from src.progress import progress
 from src.radiometry import other_units
 from src.raster.read import declared_units
@@ -53,8 +53,16 @@ log = logging.getLogger(__name__)
 _BEYOND = 1e25
 """Standard deviation that only a nodata value like −3.4e38 brings about, be it in one pixel of thousand millions."""
 OVERVIEW = "overview.png"
-FILES = ("images", "labels", *map(list_name, PARTS), SUMMARY, STATISTICS, OVERVIEW, DATASET)
-"""Everything that a data folder has."""
+FILES = {
+    "images": "the chips’ images, GeoTIFFs",
+    "labels": "their class values, 0 = unclassified",
+    **{list_name(part): f"the {part} chips: image, mask" for part in PARTS},
+    SUMMARY: "pixels and shares of each class in the parts, and its weight",
+    STATISTICS: "mean and standard deviation of each band over the training chips",
+    OVERVIEW: "where the chips of each part lie, and which classes they hold",
+    DATASET: "scenes, bands, classes, split and settings",
+}
+"""Everything that a data folder has, and what each is."""
 REVISION = 2
 """What ``dataset.json`` says of how it was made; one more whenever the same command may make other chips, classes or
 another split than before, so that nobody takes a folder of before for what it would make now."""
@@ -81,7 +89,7 @@ class _Looked:
 
 def fill(
     settings: Preparation, scenes: Sequence[Scene], hints: ClassHints, folder: Path, config: dict[str, Any]
-) -> tuple[DatasetSpec, list[str]]:
+) -> tuple[DatasetSpec, SplitSummary]:
     """Fill an empty folder with a data folder's contents.
 
     Args:
@@ -92,7 +100,7 @@ def fill(
         config: What ``dataset.json`` is to say of the settings.
 
     Returns:
-        What ``dataset.json`` says, and a summary in lines.
+        What ``dataset.json`` says, and a summary.
 
     Raises:
         UserError: No chip is left, or fewer than there are parts.
@@ -122,8 +130,9 @@ def fill(
     write_dataset(folder / DATASET, spec)
     wanted = [rule.value for rule in settings.class_map or ()]
     dropped = f"Most windows are dropped: {words}." if (words := _lacking(looked)) else None
-    lines = [*summary_lines(spec, looked.fates, split, counts), *filter(None, [dropped])]
-    return spec, [*lines, *left_out(looked.total, classes, hints, lookup, wanted)]
+    summary = summarise(spec, looked.fates, split, counts)
+    notes = (*filter(None, [dropped]), *left_out(looked.total, classes, hints, lookup, wanted))
+    return spec, replace(summary, notes=(*summary.notes, *notes))
 
 
 def _one_class(classes: ClassTable) -> str | None:

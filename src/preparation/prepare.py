@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path, PurePath
 from typing import Any
@@ -22,6 +22,7 @@ from src.preparation.class_choice import check_one_name
 from src.preparation.cutting import Scene
 from src.preparation.scene_files import check_part_names, describe_all, pair, scene_nodata
 from src.preparation.settings import Preparation
+from src.preparation.split_summary import SplitSummary
 from src.preparation.staging import clear_leftover, is_interrupted, publish, staged
 from src.spec import DatasetSpec
 from src.tables import PARTS, list_name, listed_files
@@ -43,7 +44,15 @@ _KEYS = {
 """What the command line calls the settings whose names it groups."""
 
 
-def prepare(settings: Preparation, data_dir: str | Path, *, overwrite: bool = False) -> DatasetSpec:
+@dataclass(frozen=True)
+class Prepared:
+    """What came of a preparation: what ``dataset.json`` says, and the summary; None where there was nothing to do."""
+
+    spec: DatasetSpec
+    summary: SplitSummary | None
+
+
+def prepare(settings: Preparation, data_dir: str | Path, *, overwrite: bool = False) -> Prepared:
     """Cut scenes into a data folder, split it and measure it.
 
     Args:
@@ -52,7 +61,7 @@ def prepare(settings: Preparation, data_dir: str | Path, *, overwrite: bool = Fa
         overwrite: Replace a data folder that other settings or an earlier version made.
 
     Returns:
-        What ``dataset.json`` says, also where the folder was there already.
+        What the folder is, also where it was there already.
 
     Raises:
         UserError: See the messages: inputs that cannot be read or do not fit, settings that leave no chip.
@@ -68,7 +77,7 @@ def prepare(settings: Preparation, data_dir: str | Path, *, overwrite: bool = Fa
     if (folder / DATASET).is_file():
         clear_leftover(folder)
     if (existing := _existing(folder, config, overwrite=overwrite)) is not None:
-        return existing
+        return Prepared(existing, None)
     class_map = ClassMap(settings.class_map) if settings.class_map is not None else None
     infos = describe_all(images)
     if drawn:
@@ -94,12 +103,12 @@ def prepare(settings: Preparation, data_dir: str | Path, *, overwrite: bool = Fa
     with staged(folder, DATASET) as staging:
         # Another run may have made the folder since it was looked at.
         if (existing := _existing(folder, config, overwrite=overwrite)) is not None:
-            return existing
+            return Prepared(existing, None)
         spec, summary = fill(settings, scenes, hints, staging, config)
         publish(staging, DATASET)
-    for line in [*summary, *(str(folder / name) for name in sorted(FILES))]:
+    for line in [*summary.lines, *(str(folder / name) for name in sorted(FILES))]:
         log.info("%s", line)
-    return spec
+    return Prepared(spec, summary)
 
 
 def _part_map(settings: Preparation) -> ClassMap:

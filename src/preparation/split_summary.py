@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,7 +14,29 @@ from src.splits import Split
 from src.tables import PARTS
 
 
-def summary_lines(spec: DatasetSpec, fates: Mapping[Fate, int], split: Split, counts: Counts) -> list[str]:
+@dataclass(frozen=True)
+class SplitSummary:
+    """A data folder in words.
+
+    Attributes:
+        windows: What became of the windows.
+        classes: Pixels and shares of each class in each part, a table.
+        parts: Chips of each part, and how alike their classes are.
+        notes: What else is worth knowing: classes that a part or all chips lack, what drops most windows.
+    """
+
+    windows: str
+    classes: tuple[str, ...]
+    parts: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def lines(self) -> list[str]:
+        """All of it for the terminal."""
+        return [self.windows, *self.classes, self.parts, *self.notes]
+
+
+def summarise(spec: DatasetSpec, fates: Mapping[Fate, int], split: Split, counts: Counts) -> SplitSummary:
     """Summarise a data folder.
 
     Args:
@@ -21,19 +44,17 @@ def summary_lines(spec: DatasetSpec, fates: Mapping[Fate, int], split: Split, co
         fates: Windows by what became of them when they were cut.
         split: Of the chips that are left.
         counts: n × k pixels of each class in each of them.
-
-    Returns:
-        Lines for the terminal.
     """
     pixels = np.array([counts[split.parts == part].sum(0) for part in range(len(PARTS))])
-    lines = [_chips(fates, split, int(spec.split["buffer"])), *_class_lines(spec, pixels)]
     chips = " ".join(f"{name} {int((split.parts == part).sum())}" for part, name in enumerate(PARTS))
-    lines.append(
-        f"Chips: {chips}. Imbalance {split.imbalance:.4f} (mean total variation distance; 0 = alike, 1 = apart)."
+    imbalance = f"Imbalance {split.imbalance:.4f} (mean total variation distance; 0 = alike, 1 = apart)."
+    cut = [] if split.cut is None else [f"Whole blocks of {split.cut[0]} × {split.cut[1]} px went to one part each."]
+    return SplitSummary(
+        windows=_chips(fates, split, int(spec.split["buffer"])),
+        classes=tuple(_class_lines(spec, pixels)),
+        parts=f"Chips: {chips}. {imbalance}",
+        notes=(*cut, *_absences(spec, pixels, split, counts)),
     )
-    if split.cut is not None:
-        lines.append(f"Whole blocks of {split.cut[0]} × {split.cut[1]} px went to one part each.")
-    return lines + _absences(spec, pixels, split, counts)
 
 
 def _chips(fates: Mapping[Fate, int], split: Split, buffer: int) -> str:

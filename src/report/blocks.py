@@ -163,6 +163,7 @@ class Picture:
         caption: Below it; may be empty.
         scale: Drawn into its lower left corner.
         north: Whether to draw an arrow for north (up).
+        wide: Whether it takes the page's whole width among :class:`Pictures`: a drawing with letters.
     """
 
     uri: str
@@ -172,6 +173,7 @@ class Picture:
     caption: str = ""
     scale: ScaleBar | None = None
     north: bool = False
+    wide: bool = False
 
 
 @dataclass(frozen=True)

@@ -63,12 +63,15 @@ _WIDE = 30
 """How many times the smallest value the largest may be before an axis becomes logarithmic."""
 
 
-def curves_figure(curves: Sequence[Curve], *, ylabel: str, marked: float | None = None, loss: bool = False) -> Figure:
-    """Draw curves over epochs.
+def curves_figure(
+    curves: Sequence[Curve], *, ylabel: str, xlabel: str = "epoch", marked: float | None = None, loss: bool = False
+) -> Figure:
+    """Draw curves over epochs, or over what else is counted or measured in whole numbers.
 
     Args:
         curves: What to draw; a curve without a point is left out.
         ylabel: What is drawn.
+        xlabel: Over what.
         marked: The epoch that was kept, as a vertical line.
         loss: Whether outliers are to be expected: y is logarithmic where they would flatten everything else.
     """
@@ -84,7 +87,7 @@ def curves_figure(curves: Sequence[Curve], *, ylabel: str, marked: float | None 
     values = [y for curve in shown for y in curve.y]
     if loss and values and max(values) > _WIDE * min(values) > 0:
         axes.set_yscale("log")
-    axes.set(xlabel="epoch", ylabel=ylabel)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.spines[["top", "right"]].set_visible(False)
     names = [shortened(curve.name, _LONGEST_NAME) for curve in shown] + ["best"] * (marked is not None)

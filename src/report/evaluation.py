@@ -7,7 +7,7 @@ from pathlib import Path
 
 from src.report.examples import Extremes, example_section
 from src.report.page import Report
-from src.report.provenance import Run, closing_sections
+from src.report.provenance import Run, closing_sections, described_network
 from src.report.scores import score_sections, score_sentences
 from src.report.wording import grouped
 from src.scores import Evaluation
@@ -47,7 +47,7 @@ def evaluation_report(
         sections=(
             *score_sections(evaluation),
             example_section(examples),
-            *closing_sections(run, spec, files, ("Checkpoint", str(checkpoint)), ("Data", data)),
+            *closing_sections(run, files, *described_network(spec, "Checkpoint", checkpoint), ("Data", data)),
         ),
     )
 

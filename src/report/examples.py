@@ -10,10 +10,9 @@ import numpy.typing as npt
 import torch
 
 from src.labels import ClassTable
-from src.quicklook import colorize
 from src.report.blocks import Block, Legend, Strip, Strips, Text
 from src.report.page import Section
-from src.report.pictures import AGREEMENT, difference, picture
+from src.report.pictures import AGREEMENT, difference, painted, picture
 from src.report.wording import counted, decimal, percent
 from src.scores import Scores, confusion_matrix
 
@@ -102,13 +101,8 @@ def strip(example: Example, classes: ClassTable) -> Strip:
         f"mean IoU {decimal(example.iou)}",
         (
             picture(example.image, f"Image of {name}", "Image"),
-            picture(colorize(target, classes), f"Labels of {name}: {_shares(target, classes)}", "Label", drawn=True),
-            picture(
-                colorize(mapped, classes),
-                f"Prediction for {name}: {_shares(mapped, classes)}",
-                "Prediction",
-                drawn=True,
-            ),
+            painted(target, classes, f"Labels of {name}", "Label"),
+            painted(mapped, classes, f"Prediction for {name}", "Prediction"),
             picture(
                 difference(target, mapped),
                 f"Where the map of {name} differs from its labels: {wrong} of the labelled pixels",
@@ -130,10 +124,3 @@ def example_section(examples: Extremes) -> Section:
         if chosen:
             blocks.append(Strips(title, tuple(strip(example, classes) for example in chosen)))
     return Section("Chips", tuple(blocks))
-
-
-def _shares(values: npt.NDArray[np.uint8], classes: ClassTable) -> str:
-    """Name an image's three most frequent classes with their shares: what a picture of it says, in words."""
-    counts = np.bincount(values.reshape(-1), minlength=256)[list(classes.values)]
-    order = [i for i in np.argsort(-counts, kind="stable")[:3] if counts[i]]
-    return ", ".join(f"{classes.names[i]} {percent(counts[i] / values.size)}" for i in order) or "no class"

@@ -16,7 +16,7 @@ from src.pixel_size import ground_pixel
 from src.quicklook import colorize, quicklook
 from src.raster.read import RasterInfo, describe, open_raster, read_decimated, valid_decimated
 from src.report.blocks import Gradient, Picture, ScaleBar
-from src.report.wording import THIN
+from src.report.wording import THIN, percent
 from src.spec import NetworkSpec
 
 MAX_SIDE = 1200
@@ -53,6 +53,21 @@ def picture(
     height, width = image.shape[:2]
     north = info is not None and north_up(info)
     return Picture(uri, width, height, alt, caption, scale_bar(info) if info else None, north)
+
+
+def painted(values: npt.NDArray[np.uint8], classes: ClassTable, what: str, caption: str) -> Picture:
+    """Show class values, H × W, in their colours; whoever does not see it is told the three most frequent classes.
+
+    Args:
+        values: Class values, 0 for none.
+        classes: The class table.
+        what: What it shows.
+        caption: Below it.
+    """
+    counts = np.bincount(values.reshape(-1), minlength=256)[list(classes.values)]
+    order = [i for i in np.argsort(-counts, kind="stable")[:3] if counts[i]]
+    shares = ", ".join(f"{classes.names[i]} {percent(counts[i] / values.size)}" for i in order) or "no class"
+    return picture(colorize(values, classes), f"{what}: {shares}", caption, drawn=True)
 
 
 def scene_picture(path: str, alt: str, caption: str = "", spec: NetworkSpec | None = None) -> Picture:

@@ -12,7 +12,6 @@ from src.mapping.areas import ClassArea
 from src.mapping.ground_truth import UnknownClass
 from src.mapping.map_scores import Values
 from src.passwords import hide_passwords
-from src.pixel_size import ground_pixel
 from src.quicklook import colorize
 from src.raster.read import describe
 from src.report.blocks import Bar, Bars, Block, Legend, Pictures, Text
@@ -27,9 +26,9 @@ from src.report.pictures import (
     scene_picture,
     uncertainty_picture,
 )
-from src.report.provenance import Run, closing_sections
+from src.report.provenance import Run, closing_sections, described_network
 from src.report.scores import score_sections, score_sentences
-from src.report.wording import THIN, decimal, grouped, listed, percent
+from src.report.wording import THIN, decimal, extent, grouped, listed, percent
 from src.scores import Evaluation
 from src.spec import NetworkSpec
 
@@ -108,7 +107,7 @@ def prediction_report(run: Run, scenes: Sequence[MappedScene], *, spec: NetworkS
         lead=tuple(sentence for scene in scenes for sentence in _sentences(scene)),
         sections=(
             *sections,
-            *closing_sections(run, spec, files, ("Checkpoint", str(checkpoint)), mapped),
+            *closing_sections(run, files, *described_network(spec, "Checkpoint", checkpoint), mapped),
         ),
     )
 
@@ -161,14 +160,8 @@ def _limits(scene: MappedScene) -> tuple[str, ...]:
 
 
 def _extent(scene: MappedScene) -> str:
-    info = describe(scene.image)
-    metres = ground_pixel(info)
-    size = f"{grouped(info.width)} × {grouped(info.height)} pixels"
-    if metres is None:
-        return size
     mapped = f", {ground(hectares)} with measurements" if (hectares := _sum(scene.classes)) is not None else ""
-    across, down = (f"{side:.3g}" for side in metres)
-    return f"{size} of {across if across == down else f'{across} × {down}'}{THIN}m{mapped}"
+    return extent(describe(scene.image)) + mapped
 
 
 def _sum(areas: Sequence[ClassArea]) -> float | None:

@@ -38,28 +38,18 @@ class Run:
         return f"{self.finished.day} {self.finished:%B %Y, %H:%M}"
 
 
-def closing_sections(
-    run: Run,
-    spec: NetworkSpec,
-    files: Sequence[tuple[Path, str]],
-    checkpoint: tuple[str, str],
-    subject: tuple[str, str],
-) -> tuple[Section, Section]:
+def closing_sections(run: Run, files: Sequence[tuple[Path, str]], *about: tuple[str, str]) -> tuple[Section, Section]:
     """End a report: what the run wrote, then what was run, on what, with which versions and settings.
 
     Args:
         run: The run.
-        spec: The network.
         files: What the run wrote, each with what it is.
-        checkpoint: What to call the network's checkpoint, and its path.
-        subject: What to call that which it was trained, scored or used on, and which that is.
+        about: What it was run with and on: what to call each, and which that is.
     """
     software = ", ".join(f"{name} {version}" for name, version in run.versions.items())
     rows = (
         ("Command", run.command),
-        checkpoint,
-        ("Network", describe_network(spec)),
-        subject,
+        *about,
         ("Finished", run.when),
         ("Software", software),
         ("Revision", run.revision or "not from a git checkout"),
@@ -70,8 +60,12 @@ def closing_sections(
     )
 
 
-def describe_network(spec: NetworkSpec) -> str:
-    """Describe a network in a line."""
+def described_network(spec: NetworkSpec, called: str, checkpoint: Path) -> tuple[tuple[str, str], tuple[str, str]]:
+    """Tell of a network for :func:`closing_sections`: what its checkpoint is called, and a line about itself."""
+    return (called, str(checkpoint)), ("Network", _describe(spec))
+
+
+def _describe(spec: NetworkSpec) -> str:
     bands = [band.name for band, used in zip(spec.bands, spec.normalization.used, strict=True) if used]
     width, height = spec.chip_size
     return (

@@ -21,7 +21,7 @@ from src.report.blocks import Chart, Charts
 from src.report.charts import Curve, chart, curves_figure
 from src.report.examples import Extremes, example_section
 from src.report.page import Report, Section
-from src.report.provenance import Run, closing_sections
+from src.report.provenance import Run, closing_sections, described_network
 from src.report.scores import score_sections, score_sentences
 from src.report.wording import decimal
 from src.scores import Evaluation, Scores
@@ -78,7 +78,9 @@ def training_report(
             Section("Epoch by epoch", (Charts(tuple(_charts(history, spec.classes, marked))),)),
             *score_sections(evaluation),
             example_section(examples),
-            *closing_sections(run, spec, files, (_LAST if last else _BEST, str(checkpoint)), ("Data", data)),
+            *closing_sections(
+                run, files, *described_network(spec, _LAST if last else _BEST, checkpoint), ("Data", data)
+            ),
         ),
     )
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from src.pixel_size import Georeferenced, ground_pixel
+
 THIN = "\u202f"
 """The space between groups of three digits and before units: narrow, and no line breaks there."""
 
@@ -40,6 +42,16 @@ def in_percent(share: float, digits: int = 0) -> str:
     elif share < 1 and float(text) == 100:
         text = f">{100 - step:.{digits}f}"
     return text
+
+
+def extent(grid: Georeferenced) -> str:
+    """A raster's size, and that of its pixels on the ground as far as it tells: ``300 × 200 pixels of 10 m``."""
+    size = f"{grouped(grid.width)} × {grouped(grid.height)} pixels"
+    metres = ground_pixel(grid)
+    if metres is None:
+        return size
+    across, down = (f"{side:.3g}" for side in metres)
+    return f"{size} of {across if across == down else f'{across} × {down}'}{THIN}m"
 
 
 def listed(words: Sequence[str]) -> str:

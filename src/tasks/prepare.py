@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
@@ -10,16 +11,36 @@ from omegaconf import DictConfig, OmegaConf
 from src.class_map import ClassRule
 from src.class_names import read_named
 from src.errors import UserError
+from src.preparation.assembly import FILES, OVERVIEW
 from src.preparation.prepare import prepare
 from src.preparation.settings import Preparation
 from src.raster.write import Compression
+from src.report.page import Report
+from src.report.preparation import preparation_report
+from src.report.provenance import Run
+from src.tasks.reporting import add_report, cautions
 from src.tasks.schema import ClassRuleConfig, PrepareConfig
+
+REPORT = "overview.html"
+"""The report, in the data folder. A training or an evaluation in the same folder has a ``report.html``."""
 
 
 def run(config: DictConfig) -> None:
-    """Prepare a data folder."""
+    """Prepare a data folder; one that is there already keeps its report."""
     given: PrepareConfig = OmegaConf.to_object(config)  # type: ignore[assignment]  # it is what the schema says
-    prepare(settings(given), given.data_dir, overwrite=given.overwrite)
+    with cautions() as said:
+        summary = prepare(settings(given), given.data_dir, overwrite=given.overwrite).summary
+    if summary is None:
+        return
+    folder = Path(given.data_dir)
+    (folder / REPORT).unlink(missing_ok=True)  # it is that of the folder before
+    files = [(folder / name, what) for name, what in FILES.items()]
+    picture = folder / OVERVIEW
+
+    def make(run: Run) -> Report:
+        return preparation_report(run, folder, picture, summary=summary, cautions=said, files=files)
+
+    add_report(folder / REPORT, "prepare", config, make)
 
 
 def settings(given: PrepareConfig) -> Preparation:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -47,6 +48,28 @@ def add_report(path: Path, task: str, config: DictConfig, make: Callable[[Run], 
         return None
     log.info("%s", path)
     return path
+
+
+@contextmanager
+def cautions() -> Iterator[list[str]]:
+    """Collect what is warned of within the context, line by line: whoever reads the report has to know it, too."""
+    said: list[str] = []
+    ours, keeper = logging.getLogger("src"), _Keeper(said)
+    ours.addHandler(keeper)
+    try:
+        yield said
+    finally:
+        ours.removeHandler(keeper)
+
+
+class _Keeper(logging.Handler):
+    def __init__(self, said: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self._said = said
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a record's message."""
+        self._said.append(record.getMessage())
 
 
 def current_run(task: str, config: DictConfig) -> Run:
