@@ -305,7 +305,7 @@ def test_a_preparation_shows_chips_classes_and_bands_and_what_was_warned_of(tmp_
 
 
 def test_what_was_warned_of_is_told_without_passwords(tmp_path: Path) -> None:
-    page = Page(preparation_page(tmp_path, "CAUTION: PG:host=a password=hunter2 has many"))
+    page = Page(preparation_page(tmp_path, "CAUTION: https://me:hunter2@host/a.tif has many"))
     assert "hunter2" not in page.path.read_text(encoding="utf-8")
     assert "has many" in page.words
 
