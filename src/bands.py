@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -49,22 +49,40 @@ class Band:
         wavelength: Centre in nanometres, None if unknown.
         bad: Whether the metadata mark it as bad.
         fwhm: Full width at half maximum in nanometres, None if unknown.
+        units: Scale and offset that its file declares to turn its numbers into what they measure, 1 and 0 where it
+            declares none; None where nobody knows (chips, earlier versions). They make it no other band.
     """
 
     name: str
     wavelength: float | None = None
     bad: bool = False
     fwhm: float | None = None
+    units: tuple[float, float] | None = field(default=None, compare=False)
 
 
 def bands_from_dicts(rows: Iterable[Mapping[str, Any]]) -> tuple[Band, ...]:
     """Read bands as :func:`bands_to_dicts` wrote them."""
-    return tuple(Band(str(r["name"]), r.get("wavelength"), bool(r.get("bad", False)), r.get("fwhm")) for r in rows)
+    return tuple(
+        Band(str(r["name"]), r.get("wavelength"), bool(r.get("bad", False)), r.get("fwhm"), _units(r.get("units")))
+        for r in rows
+    )
+
+
+def _units(pair: Any) -> tuple[float, float] | None:
+    if pair is None:
+        return None
+    scale, offset = pair
+    return float(scale), float(offset)
 
 
 def bands_to_dicts(bands: Iterable[Band]) -> list[dict[str, Any]]:
     """Plain dicts for JSON and checkpoints."""
-    return [asdict(band) for band in bands]
+    return [{**asdict(band), "units": None if band.units is None else list(band.units)} for band in bands]
+
+
+def without_units(bands: Iterable[Band]) -> tuple[Band, ...]:
+    """Return bands whose units nobody knows: chips hold a scene's numbers, but do not declare what these are."""
+    return tuple(replace(band, units=None) for band in bands)
 
 
 def find_rgb(bands: Sequence[Band]) -> tuple[int, int, int] | None:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from src.ahead import ahead
-from src.bands import Normalization, measured
+from src.bands import Normalization, measured, without_units
 from src.chip_names import named_places, place_in_name
 from src.errors import UserError
 from src.grid import Window
@@ -296,7 +296,7 @@ def derive_dataset(path: Path, statistics: BandTable | None, summary: Summary | 
         measurements = np.ones(len(first.bands), bool)  # read_data_folder reports it
     return DatasetSpec(
         scenes=_scenes(chips),
-        bands=first.bands,
+        bands=without_units(first.bands),
         used=tuple(bool(m) and not band.bad for m, band in zip(measurements, first.bands, strict=True)),
         nodata=first.nodata[0],
         dtype=first.dtype,

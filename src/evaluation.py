@@ -236,8 +236,13 @@ def read_chip(sample: Sample, spec: NetworkSpec) -> LabelledChip:
     )
 
 
-def chips_unlike_training(spec: NetworkSpec, samples: Sequence[Sample]) -> str | None:
+def chips_unlike_training(spec: NetworkSpec, samples: Sequence[Sample], data: DatasetSpec | None = None) -> str | None:
     """Say what about chips is unlike those of training, by a few of them; None for nothing unusual.
+
+    Args:
+        spec: The network.
+        samples: The chips.
+        data: What describes them, units included; None if nothing does.
 
     Raises:
         UserError: One of them cannot be read, or does not fit.
@@ -246,7 +251,8 @@ def chips_unlike_training(spec: NetworkSpec, samples: Sequence[Sample]) -> str |
     chips = [read_chip(samples[(2 * number + 1) * len(samples) // (2 * few)], spec) for number in range(few)]
     for chip in chips:
         found.update(chip.image, chip.valid)
-    return unlike_training(spec, [chip.info for chip in chips], found)
+    bands = [data.bands[band] for band in match_bands(spec.bands, data.bands, "the data folder")] if data else None
+    return unlike_training(spec, [chip.info for chip in chips], found, bands)
 
 
 def read_ahead(

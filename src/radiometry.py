@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from src.bands import BandStatistics, Normalization
+from src.bands import Band, BandStatistics, Normalization
 from src.pixel_size import Georeferenced, other_size, sides_on_ground
 from src.spec import NetworkSpec
 
@@ -19,6 +19,10 @@ NARROW = 0.015
 """Share of the expected standard deviation, in the middle one of the bands, below which all pixels are almost one."""
 LEAST = 100
 """Pixels by which a raster is judged, at least: of fewer a deviation says little."""
+Units = tuple[float, float]
+"""Scale and offset that a file declares."""
+_PLAIN: Units = (1.0, 0.0)
+"""Where it declares none."""
 UNITS = "Reflectances from 0 to 1 and times 10,000 are not alike; give what was measured and stored in the same way."
 
 
@@ -70,23 +74,59 @@ def caution(found: Levels, expected: Levels, who: str) -> str | None:
     return f"{words} ({factor}). {UNITS}" if factor else f"{words}. {UNITS}"
 
 
-def unlike_training(spec: NetworkSpec, rasters: Sequence[Georeferenced], found: BandStatistics) -> str | None:
+def unlike_training(
+    spec: NetworkSpec, rasters: Sequence[Georeferenced], found: BandStatistics, bands: Sequence[Band] | None = None
+) -> str | None:
     """Say what about rasters is so unlike those of training that the network cannot know what they show.
 
     Args:
         spec: The network.
         rasters: Scenes or chips.
         found: Statistics of the network's bands there.
+        bands: The network's bands there, with the units that their files declare; None where nobody knows.
 
     Returns:
         What is the matter and what to do; None where nothing is unusual.
     """
+    scaling = other_scaling(bands, spec.bands, spec.normalization.used, "training's") if bands else None
     expected = spec.statistics if found.count.max(initial=0) >= LEAST else None
     words = [
         caution(Levels.of(found), Levels.expected(expected), "training") if expected else None,
+        f"{scaling}. Bring its numbers to training's unit first." if scaling else None,
         other_size(sides_on_ground(rasters), spec.sides, "training"),
     ]
     return " Also, ".join(filter(None, words)) or None
+
+
+def other_scaling(found: Sequence[Band], expected: Sequence[Band], used: Sequence[bool], whose: str) -> str | None:
+    """Say that bands declare other units than expected, a Sentinel-2 scene's offset of before 2022 for example.
+
+    A scale alone that only one of the two declares says little: it is lost easily, and what is stored by another power
+    of ten shows in the numbers. An offset does not show: it is as small as one landscape's difference from another.
+
+    Args:
+        found: Bands of a raster.
+        expected: The same bands as they should be.
+        used: Which of them count.
+        whose: Whose these are: ``training's``, or ``that of`` a file.
+
+    Returns:
+        What is the matter; None where nothing is, or where one is not known.
+    """
+    for number, (here, there, use) in enumerate(zip(found, expected, used, strict=True), start=1):
+        if use and here.units and there.units and _differ(here.units, there.units):
+            declared = (f"scale {scale:g} and offset {offset:g}" for scale, offset in (here.units, there.units))
+            return (
+                f"its band {number} declares {next(declared)}, {whose} {next(declared)}, and numbers are taken as the "
+                "files hold them"
+            )
+    return None
+
+
+def _differ(here: Units, there: Units) -> bool:
+    if _PLAIN in (here, there):
+        return here[1] != there[1]
+    return not np.allclose(here, there, rtol=1e-5, atol=0)
 
 
 def other_units(scenes: Mapping[str, BandStatistics]) -> dict[str, str]:

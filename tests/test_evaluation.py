@@ -69,7 +69,7 @@ def test_whether_chips_are_like_those_of_training_is_judged_by_some_from_all_ove
         return SimpleNamespace(image=pixels, valid=pixels[0] > 0, info=len(read))
 
     monkeypatch.setattr(evaluation, "read_chip", read_chip)
-    monkeypatch.setattr(evaluation, "unlike_training", lambda _, chips, found: f"{len(chips)} {found.count[0]}")
+    monkeypatch.setattr(evaluation, "unlike_training", lambda _, chips, found, __: f"{len(chips)} {found.count[0]}")
     samples = [Sample(Path(f"{number}.tif"), Path("label.tif")) for number in range(count)]
     assert chips_unlike_training(SPEC, samples) == f"{len(expected)} {4 * len(expected)}"
     assert read == [samples[number] for number in expected]

@@ -11,18 +11,26 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import rasterio
 
 from src.bands import Band, BandStatistics, Normalization
+from src.datafolder import read_data_folder
+from src.datamodules.chips import ChipData
+from src.evaluation import chips_unlike_training
 from src.grid import Window, spread_windows
 from src.mapping.kept_rows import Patch
 from src.mapping.scene_reader import SceneReader, open_scene
 from src.models.checkpoint import load_network, save_network
-from src.radiometry import Levels, caution, other_units, unlike_training
+from src.preparation.prepare import prepare
+from src.preparation.settings import Preparation
+from src.radiometry import Levels, caution, other_scaling, other_units, unlike_training
 from src.report.prediction import MappedScene, prediction_report
 from src.report.provenance import Run
 from src.spec import NetworkSpec
 from src.tasks import predict
 from src.tasks.schema import PredictConfig
+from src.training import NetworkChoice, make_network
+from tests import rasters
 from tests.mapping_scenes import CLASSES, make_trained, noise, write_raster
 
 MEAN, STD = np.array([1816.0, 1466, 1185, 1140]), np.array([175.0, 218, 247, 352])
@@ -34,6 +42,36 @@ Numbers = npt.NDArray[np.float64]
 
 def levels(mean: Numbers, std: Numbers) -> Levels:
     return Levels(np.asarray(mean, float), np.asarray(std, float))
+
+
+PLAIN, SCALED, SHIFTED = (1.0, 0.0), (1e-4, 0.0), (1e-4, -0.1)
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "other"),
+    [
+        (PLAIN, PLAIN, False),
+        (SCALED, (1.0000001e-4, 0.0), False),
+        (PLAIN, SCALED, False),  # the levels tell, and a scale is lost easily
+        (SCALED, PLAIN, False),
+        (SHIFTED, SCALED, True),
+        (SHIFTED, PLAIN, True),
+        (PLAIN, SHIFTED, True),
+        (SCALED, (2e-4, 0.0), True),
+        (None, SHIFTED, False),
+        (SHIFTED, None, False),
+    ],
+)
+def test_units_are_other_ones_where_declared_offsets_or_scales_differ(
+    here: tuple[float, float] | None, there: tuple[float, float] | None, other: bool
+) -> None:
+    found, expected = ([Band("a", units=SHIFTED), Band("b", units=units)] for units in (here, there))
+    said = other_scaling(found, expected, (True, True), "training's")
+    assert (said is not None) is other
+    assert other_scaling(found, expected, (True, False), "training's") is None
+    if said is not None:
+        assert said.startswith("its band 2 declares scale ")
+        assert f", training's scale {(there or PLAIN)[0]:g} and offset {(there or PLAIN)[1]:g}, and" in said
 
 
 @pytest.mark.parametrize(
@@ -187,3 +225,41 @@ def test_a_map_of_another_unit_says_so_before_and_in_its_report(
 def _lead(scenes: list[MappedScene], checkpoint: Path) -> tuple[str, ...]:
     _, spec = load_network(checkpoint)
     return prediction_report(Run("predict.py", "", datetime.now(UTC)), scenes, spec=spec, checkpoint=checkpoint).lead
+
+
+def test_a_scene_that_declares_another_offset_than_training_s_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A Sentinel-2 scene of after 2022 was mapped by a network of before without a word."""
+    mapper = make_trained(tmp_path)
+    bands = tuple(replace(band, units=SCALED) for band in mapper.spec.bands)
+    save_network(mapper.checkpoint, mapper.network, replace(mapper.spec, bands=bands), {})
+    assert [band.units for band in load_network(mapper.checkpoint)[1].bands] == [SCALED] * 3
+    keys = {"checkpoint": str(mapper.checkpoint), "output": str(tmp_path / "map.tif")}
+    for number, units in enumerate((SCALED, PLAIN, SHIFTED)):
+        image = write_raster(tmp_path / f"scene_{number}.tif", noise(90, 70))
+        with rasterio.open(image, "r+") as dataset:
+            dataset.scales, dataset.offsets = (units[0],) * 3, (0.0, units[1], 0.0)
+        _, (scene,) = predict.map_all(PredictConfig(accelerator="cpu", image=str(image), **keys), tmp_path)
+        said = "its band 2 declares scale 0.0001 and offset -0.1, training's scale 0.0001 and offset 0, and numbers"
+        assert (scene.caution or "").startswith(said) is (units is SHIFTED)
+    assert f"CAUTION: {image}: {scene.caution}" in caplog.messages
+
+
+def test_chips_are_in_the_unit_that_their_scene_declared(tmp_path: Path) -> None:
+    """They hold its numbers, but do not declare what these are: their folder does."""
+    folders = []
+    for name, units in (("before", SCALED), ("after", SHIFTED)):
+        image, label = rasters.image(tmp_path / f"{name}.tif"), rasters.label(tmp_path / f"{name}_label.tif")
+        with rasterio.open(image, "r+") as dataset:
+            dataset.scales, dataset.offsets = (units[0],) * 3, (units[1],) * 3
+        prepare(Preparation(str(image), str(label), (32, 32), (32, 32)), tmp_path / f"data_{name}")
+        folders.append(read_data_folder(tmp_path / f"data_{name}"))
+    _, spec = make_network(ChipData(folders[0].path).describe(), NetworkChoice("compact_unet", "none"))
+    assert [band.units for band in spec.bands] == [SCALED] * 3
+    own, other = (folder.samples("train") for folder in folders)
+    assert chips_unlike_training(spec, own, folders[0].spec) is None
+    assert "offset -0.1, training's" in (chips_unlike_training(spec, other, folders[1].spec) or "")
+    assert chips_unlike_training(spec, other) is None
+    (folders[1].path / "dataset.json").unlink()
+    assert [band.units for band in read_data_folder(folders[1].path).spec.bands] == [None] * 3

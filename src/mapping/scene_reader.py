@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from src.bands import BandStatistics, all_measured, match_bands, measured, nodata_of_bands
+from src.bands import Band, BandStatistics, all_measured, match_bands, measured, nodata_of_bands
 from src.cores import cores
 from src.grid import Window, spread_windows
 from src.mapping.kept_rows import MEMORY_BYTES, KeptRows, Patch, blank
@@ -69,6 +69,11 @@ class SceneReader:
         declared = [self.info.nodata[band] for band in self._bands]
         self._nodata = nodata_of_bands(declared, spec.nodata, self.info.dtype, given=spec.nodata_given)
         self._kept: KeptRows | None = None
+
+    @property
+    def bands(self) -> tuple[Band, ...]:
+        """The network's bands, in its order, as the file describes them."""
+        return tuple(self.info.bands[band] for band in self._bands)
 
     @property
     def dtype(self) -> np.dtype[Any]:

@@ -29,8 +29,7 @@ from src.preparation.scene_files import bad_bands, common_nodata
 from src.preparation.settings import Preparation
 from src.preparation.split_summary import SplitSummary, summarise
 from src.progress import progress
-from src.radiometry import other_units
-from src.raster.read import declared_units
+from src.radiometry import other_scaling, other_units
 from src.raster.write import recode
 from src.spec import DatasetSpec, software_versions
 from src.splits import Parts, Split, imbalance, split_chips
@@ -167,19 +166,13 @@ def _compare_scenes(scenes: Sequence[Scene], chips: Sequence[Chip], used: Sequen
 
 
 def _other_scaling(scenes: Sequence[Scene], used: Sequence[bool]) -> dict[str, str]:
-    """Say which scenes declare another scale or offset of a band than the first one: numbers are taken as they are."""
-    declared = [declared_units(scene.info.path) for scene in scenes]
-    first, found = scenes[0].info.path, {}
-    for scene, units in zip(scenes, declared, strict=True):
-        same = np.isclose(units, declared[0], rtol=1e-5, atol=0).all(1)
-        if (bands := np.flatnonzero(~same & np.array(used))).size:
-            pairs = units[bands[0]], declared[0][bands[0]]
-            here, there = (f"scale {scale:g} and offset {offset:g}" for scale, offset in pairs)
-            found[scene.info.path] = (
-                f"its band {bands[0] + 1} declares {here}, that of {first} {there}, and numbers are taken as the files "
-                "hold them. Bring all scenes to one unit: gdal_translate -unscale -ot Float32"
-            )
-    return found
+    """Say which scenes declare other units of a band than the first one: numbers are taken as they are."""
+    first = scenes[0].info
+    said = {
+        scene.info.path: other_scaling(scene.info.bands, first.bands, used, f"that of {first.path}") for scene in scenes
+    }
+    remedy = "Bring all scenes to one unit: gdal_translate -unscale -ot Float32"
+    return {path: f"{words}. {remedy}" for path, words in said.items() if words}
 
 
 def _split(settings: Preparation, scenes: Sequence[Scene], chips: Sequence[Chip], counts: Counts) -> Split:

@@ -74,7 +74,9 @@ def check_part_names(infos: Sequence[RasterInfo]) -> None:
 
 def _named_alike(first: RasterInfo, info: RasterInfo) -> tuple[Band, ...]:
     """Return a scene's bands as those of the data set: what finds them in one chip finds them in all."""
-    return tuple(replace(same, bad=band.bad) for same, band in zip(first.bands, info.bands, strict=True))
+    return tuple(
+        replace(same, bad=band.bad, units=band.units) for same, band in zip(first.bands, info.bands, strict=True)
+    )
 
 
 def _check_same_kind(first: RasterInfo, info: RasterInfo) -> None:

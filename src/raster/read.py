@@ -178,12 +178,6 @@ def describe(path: str | Path) -> RasterInfo:
         return info_of(dataset)
 
 
-def declared_units(path: str | Path) -> tuple[tuple[float, float], ...]:
-    """Read the scale and offset that each band declares; (1, 0) where it does not. Raises like :func:`open_raster`."""
-    with open_raster(path) as dataset:
-        return tuple((dataset.scales[i - 1], dataset.offsets[i - 1]) for i in measurement_indexes(dataset))
-
-
 def info_of(dataset: rasterio.DatasetReader) -> RasterInfo:
     """Describe an open dataset; see :class:`RasterInfo`. Raises UserError for complex numbers and for no raster."""
     if not dataset.count:
@@ -435,7 +429,7 @@ def value_colors(dataset: rasterio.DatasetReader) -> dict[int, str]:
 
 
 def _bands(dataset: rasterio.DatasetReader, indexes: Sequence[int]) -> tuple[Band, ...]:
-    """Names, wavelengths, widths and bad flags: from the bands' own metadata, else from an ENVI header's lists."""
+    """Names, wavelengths, widths and bad flags, from the bands' own metadata or else an ENVI header's lists; units."""
     envi = {key.lower(): value for key, value in dataset.tags(ns="ENVI").items()}
     header = {key: _envi_list(envi.get(key)) for key in ("wavelength", "fwhm", "bbl")}
     bands, descriptions = [], _descriptions(dataset)
@@ -449,7 +443,8 @@ def _bands(dataset: rasterio.DatasetReader, indexes: Sequence[int]) -> tuple[Ban
         factor = _nanometres_in(unit, _number(own["wavelength"]))
         wavelength, fwhm = (_positive(_number(own[key]), factor) for key in ("wavelength", "fwhm"))
         name = description or f"band {position + 1}"
-        bands.append(Band(name, wavelength, _number(own["bbl"]) == 0, fwhm))
+        units = dataset.scales[position], dataset.offsets[position]
+        bands.append(Band(name, wavelength, _number(own["bbl"]) == 0, fwhm, units))
     return tuple(bands)
 
 

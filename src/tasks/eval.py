@@ -121,7 +121,7 @@ def score(settings: EvalConfig, output: Path) -> Scored:
         check_fit(spec, chips.spec.bands, chips.spec.classes, chips.origin)
     log.info("Network  %s, %s", _describe(spec), checkpoint)
     log.info("Chips    %d, %s", len(chips.samples), chips.origin)
-    cautions = [_training_caution(chips, *said.trained_on), chips_unlike_training(spec, chips.samples)]
+    cautions = [_training_caution(chips, *said.trained_on), chips_unlike_training(spec, chips.samples, chips.spec)]
     told = [words for words in cautions if words]
     for words in told:
         log.warning("CAUTION: %s: %s", chips.origin, words)

@@ -214,7 +214,7 @@ def _check(mapper: Mapper, image: str, label: str | None, settings: PredictConfi
     """Open a scene and what it is scored against before hours are spent on mapping others."""
     with open_scene(image, mapper.spec) as reader:
         info = reader.info
-        checked = Checked(None, unlike_training(mapper.spec, [info], reader.sample()))
+        checked = Checked(None, unlike_training(mapper.spec, [info], reader.sample(), reader.bands))
     if label is not None:
         try:
             truth = ground_truth(label, info, mapper.spec.classes, label_options(settings))
