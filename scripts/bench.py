@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run_step(step: str, options: Options) -> list[Row]:
     """Measure one step in a folder of its own."""
-    logging.basicConfig(level=logging.WARNING)
+    logging.basicConfig(level=logging.ERROR)  # nor of chips, which are few
     warnings.filterwarnings("ignore", module="lightning")  # they would stand between the steps
     if step not in CHOOSING:
         use_large_pages()

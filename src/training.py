@@ -142,6 +142,32 @@ def make_network(data: DataDescription, choice: NetworkChoice) -> tuple[Network,
     return network, spec
 
 
+def unheard_bands(network: Network, spec: NetworkSpec) -> list[str]:
+    """Name the bands that are used and do not change what a network with a frozen encoder answers.
+
+    Pretrained weights know nothing of a band that their sensor has not: its kernels begin at zero, and stay so where
+    they do not learn. Nothing is named where all of the encoder learns.
+
+    Args:
+        network: Before its training.
+        spec: What it is.
+    """
+    parameters = [p for name, p in network.architecture.named_parameters() if name.partition(".")[0] in ENCODER_PARTS]
+    if all(parameter.requires_grad for parameter in parameters):
+        return []
+    width, height = spec.chip_size
+    image = torch.randn(1, len(spec.bands), height, width, generator=torch.Generator().manual_seed(0))
+    image.requires_grad_()
+    was = network.training
+    with torch.enable_grad():
+        network.architecture.eval()
+        torch.autograd.backward(network.architecture(image).square().sum(), inputs=[image])
+        network.architecture.train(was)
+    assert image.grad is not None
+    heard = image.grad.flatten(2).any(2)[0].tolist()
+    return [b.name for b, used, there in zip(spec.bands, spec.normalization.used, heard, strict=True) if used > there]
+
+
 def _check_frozen(choice: NetworkChoice, start: Start) -> None:
     """Raise UserError where some of a frozen encoder would stay random."""
     if choice.init_from is None:

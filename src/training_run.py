@@ -19,6 +19,7 @@ from src.callbacks.early_stopping import EarlyStopping
 from src.callbacks.progress import EpochLines
 from src.callbacks.table import EpochTable
 from src.datamodules.base import DataDescription, SegmentationData
+from src.errors import UserError
 from src.models.losses import CrossEntropy
 from src.models.optimization import Optimization
 from src.models.segmenter import Segmenter
@@ -96,6 +97,11 @@ def train(
         UserError: The data, the network or the recipe cannot be used, or the loss became no number.
     """
     folder, network, recipe = Path(folder), network or NetworkChoice(), recipe or Recipe()
+    if network.resume is not None:
+        raise UserError(
+            f"resume={network.resume} is a key of train.py, which goes on with a run; expected a new one here. Give "
+            "init_from to begin with its weights, or run train.py resume=…."
+        )
     quiet_lightning()
     L.seed_everything(recipe.seed, verbose=False)
     options = choose_trainer_options(accelerator, 1, "auto")

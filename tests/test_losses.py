@@ -59,10 +59,36 @@ def test_a_right_answer_costs_less_than_a_wrong_one_and_bfloat16_is_welcome(loss
 @pytest.mark.parametrize("weight", [None, WEIGHT])
 @pytest.mark.parametrize("smoothing", [0, 0.1])
 def test_cross_entropy_is_pytorchs_where_there_are_labels(weight: tuple[float, ...] | None, smoothing: float) -> None:
+    """With both, a pixel of weight w counts as w pixels; PyTorch weighs the smoothed part by the other classes."""
     logits, target = example()
-    tensor = None if weight is None else torch.tensor(weight)
-    expected = F.cross_entropy(logits, target.long(), tensor, ignore_index=IGNORE, label_smoothing=smoothing)
+    tensor = torch.tensor((1.0, 1.0, 1.0) if weight is None else weight)
+    each = F.cross_entropy(logits, target.long(), ignore_index=IGNORE, label_smoothing=smoothing, reduction="none")
+    share = torch.where(target == IGNORE, 0.0, tensor[target.long() % 3])
+    expected = (each * share).sum() / share.sum()
     assert torch.allclose(CrossEntropy(weight, smoothing)(logits, target), expected)
+    if not smoothing:
+        assert torch.allclose(expected, F.cross_entropy(logits, target.long(), tensor, ignore_index=IGNORE))
+
+
+@pytest.mark.parametrize("weights", [(0.03, 0.97), (0.01, 0.2, 5.0)])
+def test_smoothing_and_weights_together_still_want_each_pixel_s_own_class(weights: tuple[float, ...]) -> None:
+    """The rarest class was the best answer everywhere from a weight of 19 times the commonest's on."""
+    classes = len(weights)
+    logits = torch.zeros(1, classes, 1, classes, requires_grad=True)
+    target = torch.arange(classes)[None, None]
+    loss, optimizer = CrossEntropy(weights, 0.1), torch.optim.LBFGS([logits], max_iter=200)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        value: torch.Tensor = loss(logits, target)
+        value.backward()
+        return value
+
+    for _ in range(20):
+        optimizer.step(closure)
+    probability = logits.detach().softmax(1)[0, :, 0].T
+    assert probability.argmax(1).tolist() == list(range(classes))
+    assert torch.allclose(probability.diagonal(), torch.full((classes,), 0.9 + 0.1 / classes), atol=0.02)
 
 
 @pytest.mark.parametrize("weight", [None, WEIGHT])

@@ -150,6 +150,13 @@ def test_the_same_call_gives_the_same_network(folder: Path, tmp_path: Path) -> N
     assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
+def test_a_run_is_not_gone_on_with_from_python(folder: Path, trained: Trained, tmp_path: Path) -> None:
+    """It began anew, from random weights, without a word."""
+    with pytest.raises(UserError, match=r"resume=.* is a key of train\.py.*init_from"):
+        train(ChipData(folder), tmp_path / "run", NetworkChoice("compact_unet", "none", resume=trained.last))
+    assert not (tmp_path / "run").exists()
+
+
 def test_it_ends_when_nothing_gets_better(folder: Path, tmp_path: Path) -> None:
     still = Recipe(epochs=30, patience=1, augmentation=Augmentation())
     train(ChipData(folder, batch_size=6), tmp_path, SMALL, still, accelerator="cpu")

@@ -23,6 +23,7 @@ from src.models.checkpoint import save_network
 from src.models.network import Network, build_network
 from src.models.weights import KEYS, WeightsChoice, WeightsPlan, apply_weights, input_layers, prepare_weights
 from src.spec import NetworkSpec
+from src.training import unheard_bands
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "weights"
 SIZE = (64, 64)
@@ -109,6 +110,25 @@ def test_reflectances_are_brought_to_the_weights_numbers(
     image = torch.full((1, 13, 2, 2), 0.25)
     normalized = Network(nn.Identity(), plan.normalization).normalize(image, torch.ones(1, 2, 2, dtype=torch.bool))
     torch.testing.assert_close(normalized, image)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "frozen", "named"), [("fpn", True, ["height"]), ("fpn", False, []), ("unet", True, ["height"])]
+)
+def test_a_band_that_frozen_weights_do_not_know_is_named(
+    architecture: str, frozen: bool, named: list[str], resnet18_of_13_bands: tuple[Path, dict[str, torch.Tensor]]
+) -> None:
+    """It stays without effect for the whole training, where nothing but the encoder sees the bands."""
+    bands = (Band("B08"), Band("B04"), Band("height"), Band("unused"))
+    data = Normalization((True, True, True, False), 1.0, (3000.0, 800.0, 55.0, 0.0), (500.0, 90.0, 5.0, 1.0))
+    choice = {"kind": "file", "path": str(resnet18_of_13_bands[0]), "like": "torchgeo", "name": MOCO}
+    network = Network(start(choice, architecture, bands=bands, data=data), data)
+    spec = NetworkSpec(architecture, "resnet18", {}, bands, data, None, ClassTable.build([1, 2, 3, 4]), SIZE)
+    if frozen:
+        architectures.freeze(network.architecture)
+    assert unheard_bands(network, spec) == named
+    assert network.training
+    assert all(parameter.grad is None for parameter in network.parameters())
 
 
 def test_missing_and_further_bands(resnet18_of_13_bands: tuple[Path, dict[str, torch.Tensor]]) -> None:

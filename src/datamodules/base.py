@@ -179,11 +179,11 @@ class SegmentationData(L.LightningDataModule, ABC):
 
     def _checked(self, source: ChipSource, stage: Stage) -> Iterator[Chip]:
         """Read every chip of a stage; raises UserError at the end if none has a labelled pixel."""
-        labelled = False
+        labelled, classes = False, len(self.describe().classes)
         for chip in read_all(source, stage, self._threads):
             labelled = labelled or bool((chip.target != IGNORE).any())
             if stage == "train" and self.oversample:
-                self._counts.append(np.bincount(chip.target.ravel(), minlength=256)[: len(self.describe().classes)])
+                self._counts.append(np.bincount(chip.target.ravel(), minlength=256)[:classes])
             yield chip
         if not labelled:
             raise UserError(

@@ -31,7 +31,7 @@ from src.labels import IGNORE, UNCLASSIFIED, ClassTable
 from src.pixel_size import sides_on_ground
 from src.preparation.class_choice import check_one_name
 from src.preparation.cutting import Scene, measured_bands
-from src.preparation.scene_files import bad_bands, common_nodata, describe_all, pair, scene_nodata
+from src.preparation.scene_files import bad_bands, common_nodata, describe_all, pair, replaced_nodata, scene_nodata
 from src.progress import progress
 from src.raster.read import open_raster, read_valid, read_window
 from src.splits import Parts, imbalance, part_sizes, random_parts
@@ -245,6 +245,8 @@ class SceneData(SegmentationData):
             Scene(infos[place], sources[number], scene_nodata(infos[place], self.nodata))
             for place, number in enumerate(kept)
         )
+        if replaced := replaced_nodata(infos, self.nodata):
+            log.warning("CAUTION: %s.", replaced)
         bad = bad_bands(infos)
         used = tuple((measured_bands(scenes, (self.size, self.size)).all(axis=0) & ~bad).tolist())
         blocks = [block for block in self._look(scenes, used) if block.labelled]

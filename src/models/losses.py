@@ -63,7 +63,8 @@ class CrossEntropy(nn.Module):
 
     Args:
         weight: One weight per class, None for 1 each.
-        label_smoothing: Share of the probability that is spread over all classes, 0–1.
+        label_smoothing: Share of the probability that is spread over all classes, 0–1. A pixel counts by its own
+            class's weight, whatever the others' are.
         gamma: Focus of the focal loss (Lin et al. 2017): pixels count with (1 − p)^gamma. 0 for none.
     """
 
@@ -83,21 +84,23 @@ class CrossEntropy(nn.Module):
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Return the weighted mean over labelled pixels."""
         target = target.long()
-        if self.weight is not None and self.label_smoothing:  # or the other classes' part of such a pixel would count
-            target = torch.where(self.shares[target] > 0, target, IGNORE)
+        smoothed = self.weight is not None and self.label_smoothing > 0
         each = F.cross_entropy(
             logits.float(),
             target,
-            self.weight,
+            None if smoothed else self.weight,
             ignore_index=IGNORE,
-            reduction="none" if self.gamma else "sum",
+            reduction="none" if smoothed or self.gamma else "sum",
             label_smoothing=self.label_smoothing,
         )
+        if smoothed:
+            # PyTorch would weigh each other class's part by that one's weight: the rarest would be mapped everywhere.
+            each = each * self.shares[target]
         if self.gamma:
             likely = F.cross_entropy(logits.float(), target, ignore_index=IGNORE, reduction="none").neg().exp()
             # Never 0, where powers below 1 have no slope; for powers from 1 on it is as good as that.
-            each = ((1 - likely).clamp(min=_SURE) ** self.gamma * each).sum()
-        return each / self.shares[target].sum().clamp(min=1e-6)
+            each = (1 - likely).clamp(min=_SURE) ** self.gamma * each
+        return each.sum() / self.shares[target].sum().clamp(min=1e-6)
 
 
 class Dice(nn.Module):

@@ -20,7 +20,7 @@ from src.label_sources import label_sources, scenes_with_labels
 from src.preparation.assembly import FILES, OVERVIEW, REVISION, fill
 from src.preparation.class_choice import check_one_name
 from src.preparation.cutting import Scene
-from src.preparation.scene_files import check_part_names, describe_all, pair, scene_nodata
+from src.preparation.scene_files import check_part_names, describe_all, pair, replaced_nodata, scene_nodata
 from src.preparation.settings import Preparation
 from src.preparation.split_summary import SplitSummary
 from src.preparation.staging import clear_leftover, is_interrupted, publish, staged
@@ -90,6 +90,8 @@ def prepare(settings: Preparation, data_dir: str | Path, *, overwrite: bool = Fa
     words = [f"split.raster: {part.note} What it leaves out is in no part." for part in parts if part and part.note]
     for note in (*(source.note for source in sources if source.note), *words):
         log.info("%s", note)
+    if replaced := replaced_nodata(infos, settings.nodata):
+        log.warning("CAUTION: %s.", replaced)
     for info in infos:
         if info.masked:
             log.info("%s has a mask or an alpha band: what it leaves out is unclassified.", info.path)

@@ -128,6 +128,27 @@ def scene_nodata(info: RasterInfo, override: float | None) -> tuple[float | None
     return (override,) * len(info.bands)
 
 
+def replaced_nodata(infos: Sequence[RasterInfo], override: float | None) -> str | None:
+    """Say that scenes declare another nodata value than the given one, which takes its place; None where none does."""
+    if override is None:
+        return None
+
+    def others(info: RasterInfo) -> list[float]:
+        held = as_dtype(override, info.dtype)
+        declared = {value for value in info.nodata if value is not None and math.isfinite(value)}
+        return sorted(declared - {override, held})
+
+    found = [info for info in infos if others(info)]
+    if not found:
+        return None
+    more = f" (and {len(found) - 1} more like it)" if len(found) > 1 else ""
+    return (
+        f"{found[0].path}{more} declares nodata {others(found[0])[0]:g}, and nodata={override:g} takes its place: such "
+        "pixels are measurements in training, while predict.py leaves out both. Where they are none, make them one "
+        "value first (gdalwarp -srcnodata … -dstnodata …)"
+    )
+
+
 def common_nodata(per_scene: Sequence[Sequence[float | None]]) -> float | None:
     """Return the nodata value that all bands of all scenes share; None if they have none or differ."""
     values = {None if value is None else repr(float(value)) for scene in per_scene for value in scene}

@@ -30,6 +30,7 @@ from src.datamodules.base import SegmentationData
 from src.errors import UserError
 from src.file_lock import only_run
 from src.first_process import is_first, numbered
+from src.foreign_text import in_a_line
 from src.models.architectures import encoder_name
 from src.models.checkpoint import load_network
 from src.models.lr_finder import draw_range_test, find_learning_rate
@@ -61,6 +62,7 @@ from src.training import (
     interruptible,
     make_network,
     quiet_lightning,
+    unheard_bands,
 )
 
 log = logging.getLogger(__name__)
@@ -119,7 +121,7 @@ def run(config: DictConfig) -> float:
         data.check_processes(trainer.world_size)
         if is_first():
             _open_folder(config, fresh=not checkpoint, first=first)
-            for line in (*idle_encoder(config), *changed):
+            for line in (*idle_encoder(config), *_unheard(trainer, segmenter), *changed):
                 log.warning("%s", line)
         return _train(config, trainer, segmenter, data, checkpoint)
 
@@ -144,6 +146,19 @@ def idle_encoder(config: DictConfig) -> list[str]:
     if not given or encoder_name(config.model.name, config.encoder) == config.encoder:
         return []
     return [f"CAUTION: encoder={config.encoder}: without effect, since model={config.model.name} has no encoder"]
+
+
+def _unheard(trainer: L.Trainer, segmenter: Segmenter) -> list[str]:
+    """Say in a line which bands stay without effect, since the encoder that does not know them never learns."""
+    if any(isinstance(callback, Unfreeze) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+        return []
+    names = unheard_bands(segmenter.network, segmenter.spec)
+    if not names:
+        return []
+    return [
+        f"CAUTION: {in_a_line(names)}: without effect, since the weights do not know such bands and the encoder is "
+        "frozen; let it learn (freeze_encoder=false, or later: callbacks.unfreeze.epoch=5)"
+    ]
 
 
 def _open_folder(config: DictConfig, *, fresh: bool, first: int) -> None:
