@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure the steps that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("steps", nargs="*", metavar="step", help=f"{', '.join(STEPS)} (all but {', '.join(ASKED)})")
-    parser.add_argument("--rounds", type=int, default=5, help="how often the runs take turns (default 5)")
+    parser.add_argument("--rounds", type=int, default=4, help="how often the runs take turns (default 4)")
     parser.add_argument("--whole", action="store_true", help="measure memory on 20 000 × 20 000 px, which takes long")
     parser.add_argument("--folder", type=Path, default=tempfile.gettempdir(), help="where scenes are kept meanwhile")
     parser.add_argument("--json", type=Path, help="where the figures are written (default: logs/bench/<time>.json)")

@@ -68,6 +68,8 @@ def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["predict.py", "class_map=3"], ["class_map=3 does not fit; expected a list"]),
         (["train.py", "init_from={}"], ["init_from={} does not fit; expected a text"]),
         (["train.py", "trainer=3"], ["A group is given as a number", "train.py --help"]),
+        (["train.py", "-m", "lr=0.001,0.003", "--cfg", "job"], ["-m, --cfg,", "show a single run", "Leave -m out"]),
+        (["train.py", "--resolve"], ["--resolve is given alone", "--cfg job --resolve"]),
         (["train.py", "augmentation=[flip]"], ["augmentation has no choice flip", "configs/augmentation"]),
     ],
 )

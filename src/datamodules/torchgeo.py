@@ -232,7 +232,7 @@ class TorchGeoData(SegmentationData):
         size: Side in pixels of the windows that are drawn from data sets on the map, and from images that their data
             module crops.
         windows: Windows per epoch of such; None for as many as would cover them.
-        validation: Percent of the area that validates, where the data set has no split of its own.
+        validation: Percent of the area of a data set on the map that validates; others bring their split.
         sampler: Class in ``torchgeo.samplers`` that draws the training windows.
         options: Further arguments of the class.
         batch_size: Samples per batch and process.

@@ -21,7 +21,8 @@ class MapOptions:
         window: Side of a window in pixels; None for the fastest.
         blend: How windows share what both cover.
         batch_size: Windows that go through the network together, on a CPU in each lane; None for a good number.
-        tta: Average over the eight flips and rotations (test-time augmentation).
+        tta: Average over the eight flips and rotations, or the four that keep the shape of windows that are not square
+            (test-time augmentation).
         probabilities: Store probabilities and uncertainty, and how; None not to.
         vector: Also write polygons.
         sieve: Polygons with fewer pixels join their largest neighbour.

@@ -53,7 +53,9 @@ class SplitConfig:
         buffer: Pixels that parts keep from each other, with ``blocks``.
         block: Side of a block in pixels, with ``blocks``; null to have it chosen.
         raster: A raster per scene, or one for all, that says each pixel's part: chips keep their part's labels only.
-        values: The raster's values for training, validation and test; null for a part that it does not have.
+        values: The raster's values for training, validation and test; null for a part that it does not have. With null
+            for validation, training's chips are divided by ``train``, ``validation`` (0: none validate) and
+            ``strategy``; else percentages count for nothing.
     """
 
     train: float = 80.0
@@ -245,7 +247,8 @@ class PredictConfig:
         overlap: Percent of the training chip's side that neighbouring windows share on each side.
         window: Side of a window in pixels; null for the fastest of those that were tried.
         blend: What happens where windows share pixels: ``cosine`` fades, ``crop`` puts a border in the middle.
-        tta: Average over the eight flips and 90° rotations: eight times the work.
+        tta: Average over the eight flips and 90° rotations, or the four that keep the shape of windows that are not
+            square: eight or four times the work.
         probabilities: Write the classes' probabilities and the uncertainty too: false, true (``uint8``),
             ``uint8`` or ``float16``.
         vector: Write polygons as GeoPackage too.

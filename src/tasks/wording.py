@@ -104,8 +104,8 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def is_hydras(error: ValueError) -> bool:
-    """Tell the one mistake on a command line that Hydra raises as a ValueError from all others."""
-    return str(error).startswith("Config group override must be")
+    """Tell the mistakes on a command line that Hydra raises as ValueErrors from all others."""
+    return str(error).startswith(("Config group override must be", "Only one of --run,", "The --resolve flag"))
 
 
 def is_unknown(error: Exception) -> bool:
@@ -194,6 +194,17 @@ def _null_choice(task: str, found: Match) -> str:
     )
 
 
+def _one_question(_: str, __: Match) -> str:
+    return (
+        "More than one of -m, --cfg, --info and --shell-completion is given; expected one: --cfg and --info show a "
+        "single run. Leave -m out, and give each key one value."
+    )
+
+
+def _nothing_to_resolve(task: str, _: Match) -> str:
+    return f"--resolve is given alone; expected --cfg with it. Give both: python {task}.py --cfg job --resolve."
+
+
 def _no_listed_config(_: str, found: Match) -> str:
     return f"{found[1]} has no choice {found[2]}; expected one of the files in configs/{found[1]}. Give {found[1]}=…"
 
@@ -209,6 +220,8 @@ _WORDINGS: tuple[tuple[str, Callable[[str, Match], str]], ...] = (
     (r"Error merging override (\S+?)=(\S*).*?incompatible container types.*?object_type=(\w+)", _keys_of_its_own),
     (r"Error merging override (\S+?)=(\S*).*?Cannot convert '\w+' to string.*?full_key: (\S+)", _no_text),
     (r"^Config group override must be a string.*?Got (\w+)", _null_choice),
+    (r"^Only one of --run, --multirun", _one_question),
+    (r"^The --resolve flag", _nothing_to_resolve),
     (r"Could not find '([^']+)/([^'/]+)'.*?Available options in '[^']+':(.*)", _no_config),
     (r"Could not load '([^']+)/([^'/]+)'", _no_listed_config),
 )
