@@ -41,6 +41,10 @@ _DETAILED = 500
 """Vertices above which a geometry is cut to the window before it is burnt: handing it over costs more than that."""
 _INSIDE = np.linspace(0, 1, 23)[1:-1]
 """Where, along each side, an image is asked for the extent of its inside."""
+_BY_INDEX = ("GPKG", "MapInfo File")
+"""GDAL's drivers that return what lies in an extent in a spatial index's order, and number features in the file's."""
+_BENT = 0.01
+"""Pixels that an edge may lie beside the line that is straight in its file's CRS."""
 
 
 def is_vector(path: str | Path) -> bool:
@@ -109,6 +113,7 @@ def read_features(path: str | Path, target: RasterInfo, field: str | None, layer
     geometries, classes = geometries[there], classes[there]
     if crs is not None and target.crs is not None and not same_crs(crs, target.crs):
         geometries, origin = _around(geometries, extents)
+        geometries = _with_short_edges(geometries, _longest_edge(geometries, extents, crs, target))
         geometries, classes = _transformed(geometries, crs, target.crs), classes[origin]
     geometries, origin = _touching(geometries, target)
     return Features(geometries, classes[origin])
@@ -176,12 +181,12 @@ def _within(extents: Sequence[Bounds]) -> dict[str, Any]:
 
 
 def _in_file_order(path: str | Path, layer: str, fids: npt.NDArray[np.int64]) -> npt.NDArray[np.intp]:
-    """Say how to sort features that were read by their extent: a GeoPackage has them as its spatial index does.
+    """Say how to sort features that were read by their extent: some formats have them as their spatial index does.
 
     There the number of a feature is its place; elsewhere it may be anything, and the order is that of the file.
     """
-    in_a_database = pyogrio.read_info(path, layer=layer)["driver"] == "GPKG"
-    return np.argsort(fids) if in_a_database else np.arange(len(fids))
+    by_index = pyogrio.read_info(path, layer=layer)["driver"] in _BY_INDEX
+    return np.argsort(fids) if by_index else np.arange(len(fids))
 
 
 def _around(geometries: npt.NDArray[Any], extents: Sequence[Bounds]) -> tuple[npt.NDArray[Any], npt.NDArray[np.intp]]:
@@ -207,6 +212,57 @@ def _in_order(
     order = np.argsort(origin, kind="stable")
     order = order[~shapely.is_empty(joined[order])]
     return joined[order], origin[order]
+
+
+def _longest_edge(geometries: npt.NDArray[Any], extents: Sequence[Bounds], crs: str, target: RasterInfo) -> float:
+    """Return how long an edge in a CRS may be, so that moving its ends moves all of it onto its place in a raster.
+
+    Lines all over what the extents share with that of the geometries are tried: how far a middle lies beside that of
+    the ends grows with the square of the length. An edge of a pixel is never too long.
+    """
+    longest, its = math.inf, shapely.total_bounds(geometries)
+    for extent in extents or [its]:
+        (left, bottom), (right, top) = np.maximum(extent[:2], its[:2]), np.minimum(extent[2:], its[2:])
+        if not (left <= right and bottom <= top):
+            continue
+        with suppress(NoWayError), np.errstate(divide="ignore", invalid="ignore"):  # of a CRS for a part of the earth
+            points = np.stack(np.meshgrid(left + _INSIDE * (right - left), bottom + _INSIDE * (top - bottom)), axis=-1)
+            moved = transform_points(points.reshape(-1, 2), crs, str(target.crs)).reshape(points.shape)
+            for step in ((0, 1), (1, 0), (1, 1), (1, -1)):
+                length = math.dist(points[1, 1], points[1 + step[0], 1 + step[1]])
+                after, before = (
+                    _in_pixels(np.roll(moved, np.multiply(step, sign), (0, 1)) - moved, target) for sign in (-1, 1)
+                )
+                beside, along = (
+                    np.linalg.norm(way[1:-1, 1:-1], axis=-1) / 2 for way in (after + before, after - before)
+                )
+                allowed = length * np.maximum(2 * np.sqrt(_BENT / beside), 1 / along)
+                longest = min(longest, allowed[np.isfinite(allowed)].min(initial=math.inf))
+    return longest
+
+
+def _in_pixels(ways: npt.NDArray[np.float64], target: RasterInfo) -> npt.NDArray[np.float64]:
+    """Turn ways in a raster's CRS, the shorter ones around the earth, into pixels."""
+    turn = _turn(target.crs)
+    nearer = ways - (np.round(ways / turn) * [turn, 0] if turn else 0)
+    a, b, _, d, e, _ = target.transform
+    return np.asarray(nearer @ np.linalg.inv([[a, d], [b, e]]))
+
+
+def _with_short_edges(geometries: npt.NDArray[Any], longest: float) -> npt.NDArray[Any]:
+    """Put points onto edges that are longer, at equal distances: onto one that two geometries share, the same."""
+    if longest == math.inf:
+        return geometries
+    left, bottom, right, top = shapely.bounds(geometries).T
+    large = np.flatnonzero(np.hypot(right - left, top - bottom) > longest)
+    points, number = shapely.get_coordinates(geometries[large], return_index=True)
+    long = (np.hypot(*np.diff(points, axis=0).T) > longest) & (np.diff(number) == 0)
+    which = large[np.setdiff1d(number[1:][long], number[~np.isfinite(points).all(1)])]  # GEOS stops at NaN
+    found, whole = geometries.copy(), geometries[which]
+    broken = ~shapely.is_valid(whole)
+    whole[broken] = shapely.make_valid(whole[broken])  # else a part of what crosses itself would be lost
+    found[which] = shapely.segmentize(whole, longest)
+    return found
 
 
 def _transformed(geometries: npt.NDArray[Any], source: str, goal: str) -> npt.NDArray[Any]:

@@ -17,7 +17,7 @@ from rasterio.transform import Affine
 from src.bands import Band
 from src.errors import UserError
 from src.grid import Window
-from src.raster.georeference import bounds_in, offset_on, transform_points
+from src.raster.georeference import bounds_in, offset_on, transform_points, warped
 from src.raster.read import (
     category_names,
     describe,
@@ -209,6 +209,31 @@ def test_a_nodata_value_hides_neither_alpha_nor_mask(beside: str, tmp_path: Path
         valid = read_valid(dataset, info.window, read_window(dataset, info.window, 0), info.nodata)
     np.testing.assert_array_equal(valid, there & (pixels[1] != 0))
     assert (info.masked, info.alpha) == (True, (4,) if beside == "alpha" else ())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "alpha"),
+    [("uint8", 255), ("uint8", 254), ("uint8", 1), ("uint16", 65535), ("uint16", 255), ("int16", 1), ("float32", 0.2)],
+)
+@pytest.mark.parametrize("nodata", [None, 2])
+def test_labels_that_are_not_fully_opaque_are_warped(
+    dtype: str, alpha: float, nodata: float | None, tmp_path: Path
+) -> None:
+    """GDAL mixed them with what was below, which is NaN: all were lost, on another grid only."""
+    values = np.random.default_rng(0).integers(1, 4, (20, 24))
+    there = np.ones(values.shape, bool)
+    there[:5] = False
+    opaque = np.where(there, alpha, 0)
+    upward = Affine(10, 0, 330_000, 0, 10, 5_820_000)
+    cube = np.stack([values, opaque]).astype(dtype)[:, ::-1]
+    path = rasters.write(tmp_path / "l.tif", cube, transform=upward, alpha="YES", nodata=nodata)
+    finer = Affine(5, 0, 330_001, 0, -5, 5_820_199)
+    target = describe(rasters.image(tmp_path / "s.tif", 40, 48, bands=1, transform=finer))
+    with open_raster(path) as dataset, warped(dataset, target) as laid_over:
+        found = read_window(laid_over, target.window, 0)
+        valid = read_valid(laid_over, target.window, found, nodata)
+    expected = np.where(there & (values != nodata), values, 0)
+    np.testing.assert_array_equal(np.where(valid, found[0], 0), expected.repeat(2, 0).repeat(2, 1))
 
 
 def test_nodata_of_a_picture_is_that_of_its_bands_where_an_alpha_band_comes_first(tmp_path: Path) -> None:

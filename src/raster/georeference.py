@@ -154,4 +154,5 @@ def warped(dataset: rasterio.DatasetReader, target: RasterInfo) -> WarpedVRT:
         **({"src_nodata": None} if both else {}),
         dtype=str(np.result_type(np.float32, *dataset.dtypes)),
         tolerance=0.01,  # pixels that a position may be off; GDAL's default is an eighth
+        SRC_ALPHA_MAX=1e-30,  # GDAL would mix what is less opaque than this with the NaN below it
     )
