@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -14,6 +15,8 @@ from src.labels import UNCLASSIFIED
 
 _BLACK = "#000000"
 """What colour tables show a value in that nobody chose a colour for."""
+_PLAIN = re.compile(r"(?!(?:true|false|null|nan|inf)$)[a-z_][a-z0-9_]*", re.IGNORECASE)
+"""Text that Hydra takes for itself without quotes."""
 
 
 def spellings(source: int | str) -> tuple[int | str, ...]:
@@ -83,10 +86,12 @@ class ClassMap:
     Attributes:
         rules: The rules.
         key: What the configuration calls the map, for errors.
+        in_file_order: Whether polygons are burnt in their file's order instead, as they are without a class map.
     """
 
     rules: tuple[ClassRule, ...]
     key: str = "class_map"
+    in_file_order: bool = False
 
     @classmethod
     def from_entries(cls, entries: Any, key: str = "class_map") -> ClassMap:
@@ -119,6 +124,11 @@ class ClassMap:
         """Return the position of every source's rule, like :meth:`target`."""
         rules = enumerate(self.rules)
         return {key: position for position, rule in rules for source in rule.merge for key in spellings(source)}
+
+    def written(self) -> str:
+        """Write value and merge of all rules as Hydra takes them on the command line; a shell needs quotes around."""
+        entries = ((rule.value, ", ".join(map(_word, rule.merge))) for rule in self.rules)
+        return f"[{', '.join(f'{{value: {value}, merge: [{merged}]}}' for value, merged in entries)}]"
 
     def names(self, called: Sequence[tuple[int | str, str]]) -> dict[int, str]:
         """Return the classes' names by value: those that the rules give, else the labels' own.
@@ -199,6 +209,14 @@ def class_values(
 def _only(names: Sequence[str]) -> str | None:
     """Return the name that all are but for case and blanks; None if there are several or none."""
     return names[0] if len({name.strip().casefold() for name in names}) == 1 else None
+
+
+def _word(source: int | str) -> str:
+    """Write a class as Hydra takes it."""
+    if isinstance(source, int) or _PLAIN.fullmatch(source):
+        return str(source)
+    # To Hydra a backslash is one, but before a quote.
+    return '"' + re.sub(r'(\\*)("|$)', lambda end: 2 * end[1] + end[2].replace('"', '\\"'), source) + '"'
 
 
 def _whole(number: Any) -> bool:

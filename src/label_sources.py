@@ -501,17 +501,22 @@ def _vector_source(
             f"{path} and {image.path} do not overlap: no geometry with a class lies within {extent} in "
             f"{crs_label(image.crs)}; give the labels of this image."
         )
-    order = np.arange(len(features.classes))
     if features.classes.dtype.kind in "iuf":
         values = class_values(features.classes, None, class_map, path, "or choose another field with label_field=…")
     else:
         values = np.array([texts[text] for text in features.classes], np.uint8)
-    if class_map is not None:
-        ranks = class_map.order()
-        rank = np.array([ranks.get(code(_plain(entry)), -1) for entry in features.classes.tolist()])
-        order = np.argsort(rank, kind="stable")
-        order = order[rank[order] >= 0]
+    order = _burning_order(features.classes, class_map)
     return VectorLabels(Burner(features.geometries[order], values[order], image.transform))
+
+
+def _burning_order(classes: npt.NDArray[Any], class_map: ClassMap | None) -> npt.NDArray[np.intp]:
+    """Say which geometries to burn in which order, given the class of each; those that no rule names are left out."""
+    if class_map is None:
+        return np.arange(len(classes))
+    ranks = class_map.order()
+    rank = np.array([ranks.get(code(_plain(entry)), -1) for entry in classes.tolist()])
+    order = np.arange(len(rank)) if class_map.in_file_order else np.argsort(rank, kind="stable")
+    return order[rank[order] >= 0]
 
 
 def _extent(bounds: Bounds) -> str:

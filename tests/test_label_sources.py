@@ -6,6 +6,7 @@ import json
 import struct
 import warnings
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pyogrio.raw
 import pytest
 import rasterio.features
 import shapely
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -104,6 +106,25 @@ def test_later_polygons_of_class_0_make_pixels_unclassified(kind: str, tmp_path:
     (source,), _ = label_sources([str(label)], [image], rules, None, None)
     with source.open() as reader:
         assert reader.read(image.window)[0, ::63].tolist() == [0, 4]
+
+
+def test_a_class_map_burns_in_the_order_of_its_rules_or_in_that_of_the_file(tmp_path: Path) -> None:
+    image = describe(rasters.image(tmp_path / "s.tif"))
+    whole = shapely.box(330_000, 5_821_360, 330_640, 5_822_000)
+    label = rasters.polygons(tmp_path / "l.gpkg", [(whole, "wood"), *_halves("lake", "mine")])
+    rules = ClassMap((ClassRule(1, ("lake",)), ClassRule(2, ("wood",))))
+    for in_file_order, values in ((False, [2, 2]), (True, [1, 2])):
+        given = replace(rules, in_file_order=in_file_order)
+        (source,), _ = label_sources([str(label)], [image], given, None, None)
+        with source.open() as reader:
+            assert reader.read(image.window)[0, ::63].tolist() == values
+
+
+def test_a_class_map_is_written_as_the_command_line_takes_it() -> None:
+    texts = ["wood", "wet land", "x, y]", 'say "x"', "back\\", '\\"', "it's", "null", "TRUE", "nan", "1e3", "ü", "a: b"]
+    rules = ClassMap((ClassRule(3, (112, -5, *texts), "wood", "#006400"), ClassRule(0, ("01",))))
+    parsed = OverridesParser.create().parse_override(f"class_map={rules.written()}").value()
+    assert parsed == [{"value": 3, "merge": [112, -5, *texts]}, {"value": 0, "merge": ["01"]}]
 
 
 def test_a_number_and_the_same_as_text_are_one_class() -> None:

@@ -31,9 +31,13 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 
+from src.class_map import ClassRule
+from src.datafolder import DATASET, read_dataset, write_dataset
 from src.errors import UserError
 from src.mapping import outputs, scene_map
-from src.models.checkpoint import save_network
+from src.models.checkpoint import load_described, save_network
+from src.preparation.prepare import prepare
+from src.preparation.settings import Preparation
 from src.report.blocks import Pictures
 from src.report.prediction import prediction_report
 from src.report.provenance import Run
@@ -253,6 +257,57 @@ def test_a_value_that_label_and_checkpoint_call_differently_is_named(
     run(tmp_path, checkpoint=str(checkpoint), image=scene(tmp_path), label=str(label))
     assert caplog.text.count("Label    calls") == 1
     assert "Label    calls 4 'bare soil', the checkpoint 'forest & heath'" in caplog.text
+
+
+def made_with_class_map(folder: Path, checkpoint: Path, config: dict[str, Any]) -> Path:
+    """Write a checkpoint whose training says so; ``{data}`` is a data folder that was prepared with MERGED."""
+    from_data = config == {"data": True}
+    if from_data:
+        scenes = [scene(folder, "trained.tif"), str(write_raster(folder / "t.tif", np.ones((1, 90, 70), np.uint8)))]
+        rules = tuple(ClassRule(value, tuple(merge)) for value, merge in MERGED)
+        prepare(Preparation(scenes[0], scenes[1], (16, 16), (16, 16), class_map=rules), folder / "data")
+        spec = read_dataset(folder / "data" / DATASET)
+        write_dataset(folder / "data" / DATASET, replace(spec, classes=CLASSES))
+        config = {"data_dir": str(folder / "data"), "datamodule": {"data_dir": str(folder / "data")}}
+    network, said = load_described(checkpoint)
+    save_network(folder / "merged.ckpt", network, said.spec, config)
+    return folder / "merged.ckpt"
+
+
+MERGED = ((1, (1, 2)), (4, (3, "wet land")), (9, (4,)))
+ENTRIES = [{"value": value, "merge": list(merge), "name": None, "color": None} for value, merge in MERGED]
+SAID = "class_map='[{value: 1, merge: [1, 2]}, {value: 4, merge: [3, \"wet land\"]}, {value: 9, merge: [4]}]'"
+
+
+@pytest.mark.parametrize("config", [{"data": True}, {"datamodule": {"class_map": ENTRIES}}])
+def test_labels_that_are_not_merged_as_those_of_training_are_scored_with_a_caution(
+    config: dict[str, Any], tmp_path: Path, checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What training's class map puts into the class 9 was scored as the class 4, whose value it has, without a word."""
+    given = {"checkpoint": str(made_with_class_map(tmp_path, checkpoint, config)), "image": scene(tmp_path)}
+    label = str(write_raster(tmp_path / "label.tif", np.full((1, 90, 70), 4, np.uint8)))
+    (found,) = run(tmp_path / "a", **given, label=label)
+    said = [message for message in caplog.messages if "read without one" in message]
+    assert len(said) == 1
+    assert said[0].startswith(f"CAUTION: {label}: the labels of training were read with a class_map")
+    assert said[0].endswith(f"if they have the classes that those had, add {SAID}")
+    assert SAID in json.loads((tmp_path / "a/out/scores.json").read_text())["caution"]
+    assert SAID in str(found.seen)
+    caplog.clear()
+    rules = [ClassRuleConfig(value, list(merge)) for value, merge in MERGED]
+    (mapped,) = run(tmp_path / "b", **given, label=label, class_map=rules)
+    run(tmp_path / "c", **given)
+    assert "class_map" not in f"{caplog.text}{mapped.seen}"
+
+
+@pytest.mark.parametrize("entries", [None, "nonsense", [{"value": 4, "merge": [4], "name": "heath"}]])
+def test_a_class_map_of_training_that_changes_no_label_is_no_reason_for_caution(
+    entries: Any, tmp_path: Path, checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    merged = made_with_class_map(tmp_path, checkpoint, {"datamodule": {"class_map": entries}})
+    label = str(write_raster(tmp_path / "label.tif", np.full((1, 90, 70), 4, np.uint8)))
+    (found,) = run(tmp_path, checkpoint=str(merged), image=scene(tmp_path), label=label)
+    assert "class_map" not in f"{caplog.text}{found.seen}"
 
 
 def test_an_empty_map_says_which_band_has_no_measurement(

@@ -33,11 +33,14 @@ from src.class_map import ClassRule
 from src.datafolder import DataFolder, read_data_folder
 from src.datamodules.chips import ChipData
 from src.errors import UserError
+from src.label_sources import ClassHints
+from src.mapping.ground_truth import LabelOptions, ground_truth
 from src.mapping.options import MapOptions
 from src.mapping.scene_map import Mapper, map_scene
 from src.models.checkpoint import save_network
 from src.preparation import assembly
 from src.preparation import prepare as preparation
+from src.preparation.class_choice import class_table
 from src.preparation.overview import Overview
 from src.preparation.prepare import prepare
 from src.preparation.settings import Preparation
@@ -1211,3 +1214,41 @@ def test_rare_classes_do_not_take_another_class_s_name(tmp_path: Path) -> None:
     names: dict[int | str, str] = {1: "forest", 2: "water", 3: "soil", 4: "urban", 5: "vineyard"}
     folder = made(tmp_path, settings(image, label, min_class_share=0.5, class_names=names))
     assert [(c.value, c.name) for c in folder.spec.classes.classes] == [(1, "forest"), (2, "water"), (6, "other")]
+
+
+def test_another_nodata_value_than_the_declared_one_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It takes the other's place in training, and prediction leaves out both: −9999 was a measurement, unsaid."""
+    pixels = np.full((2, 64, 64), 1000, np.int16)
+    pixels[:, ::2] = -9999
+    image, label = rasters.write(tmp_path / "s.tif", pixels, nodata=-9999), rasters.label(tmp_path / "label.tif")
+    for nodata, warned in ((None, False), (-9999.0, False), (0.0, True)):
+        caplog.clear()
+        prepare(settings(image, label, nodata=nodata), tmp_path / f"data_{nodata}")
+        assert ("declares nodata -9999, and nodata=0 takes its place" in caplog.text) is warned
+    bare = rasters.image(tmp_path / "bare.tif")
+    caplog.clear()
+    prepare(settings(bare, label, nodata=0.0), tmp_path / "bare")
+    assert "CAUTION" not in caplog.text
+
+
+def test_what_the_labels_call_a_class_is_kept_where_the_user_calls_it_otherwise(tmp_path: Path) -> None:
+    """After class_names= the polygons of training were of no class when they were to score a map."""
+    image = rasters.image(tmp_path / "s.tif")
+    x, y = 330_000, 5_822_000
+    halves = [(shapely.box(x, y - 640, x + 320, y), "grass"), (shapely.box(x + 320, y - 640, x + 640, y), "lake")]
+    label = rasters.polygons(tmp_path / "l.gpkg", halves)
+    folder = made(tmp_path, settings(image, label, class_names={1: "meadow"}))
+    assert [(entry.name, entry.data_name) for entry in folder.spec.classes.classes] == [
+        ("meadow", "grass"),
+        ("lake", None),
+    ]
+    truth = ground_truth(str(label), describe(image), folder.spec.classes, LabelOptions())
+    with truth.open() as reader:
+        assert reader.read(describe(image).window)[0, ::63].tolist() == [1, 2]
+
+
+def test_a_name_that_nothing_can_show_is_not_kept_beside_the_user_s() -> None:
+    table = class_table([1, 2], ClassHints({1: "a\x1b[31m", 2: "b"}), ("wood", "lake"), None)
+    assert [entry.data_name for entry in table.classes] == [None, "b"]

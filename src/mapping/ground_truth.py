@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from src.class_map import ClassMap, ClassRule, spellings
+from src.class_map import ClassMap, ClassRule, code, spellings
 from src.errors import UserError
 from src.grid import Window
 from src.label_sources import LabelSource, NoLabelError, are_values, label_sources, zero_doubt
-from src.labels import IGNORE, ClassTable
+from src.labels import IGNORE, ClassTable, LandClass
 from src.mapping.styles import polygon_style, raster_style
 from src.raster.read import RasterInfo
 from src.vector import choose_class_field, is_vector, read_classes
@@ -100,7 +101,7 @@ def ground_truth(path: str, image: RasterInfo, classes: ClassTable, options: Lab
 
     Raises:
         UserError: The file cannot be read, does not overlap the image, or none of its text classes has the name of
-            one of the network's.
+            one of the network's; they call a value by the name of another of the network's classes.
     """
     class_map, texts = options.class_map, dict[int, str]()
     if class_map is None and is_vector(path):
@@ -108,12 +109,11 @@ def ground_truth(path: str, image: RasterInfo, classes: ClassTable, options: Lab
         if class_map is not None and others:
             log.info("Label    has %s, which the checkpoint does not know; they do not count.", ", ".join(others))
             rules = _unknown_rules(others, class_map, classes)
-            class_map, texts = ClassMap((*rules, *class_map.rules)), {rule.value: str(rule.name) for rule in rules}
+            class_map = replace(class_map, rules=(*rules, *class_map.rules))
+            texts = {rule.value: str(rule.name) for rule in rules}
     sources, hints = label_sources([path], [image], class_map, options.field, options.layer)
-    for entry in classes.classes if class_map is None else ():
-        its = hints.names.get(entry.value, entry.name)
-        if its.strip().casefold() != entry.name.strip().casefold():
-            log.info("Label    calls %d %r, the checkpoint %r; they count as the same.", entry.value, its, entry.name)
+    if class_map is None:
+        _compare_names(path, hints.names, classes)
     return GroundTruth(sources[0], hints.names, texts)
 
 
@@ -153,6 +153,73 @@ def check_ground_truth(source: GroundTruth, path: str, image: RasterInfo, classe
         )
 
 
+def read_otherwise(path: str, classes: ClassTable, options: LabelOptions, class_map: ClassMap) -> bool:
+    """Tell whether a class map may make other classes of labels than they are read as without one.
+
+    It may if it makes another one of a class that they have, or burns their polygons in its own order. Labels of
+    other classes than those that it names are not its matter.
+
+    Args:
+        path: The labels.
+        classes: The network's classes.
+        options: How the labels are read, without a class map.
+        class_map: The class map.
+
+    Raises:
+        UserError: They cannot be read.
+    """
+    target, vector = class_map.target(), is_vector(path)
+    if vector:
+        entries = read_classes(path, options.field, options.layer).tolist()
+        there = {code(entry) for entry in entries if isinstance(entry, str)}
+        there |= {int(entry) for entry in entries if not isinstance(entry, str) and math.isfinite(entry)}
+    else:
+        there = {source for source in target if not isinstance(source, str)}
+    now = {source: _value_called(source, classes) if isinstance(source, str) else source for source in there}
+    named, values = there & target.keys(), {*classes.values}
+    if any(target[source] != now[source] for source in named if {target[source], now[source]} & values):
+        return True
+    return vector and len(named) > 1 and not any(now[source] in values for source in there - named)
+
+
+def _compare_names(path: str, names: Mapping[int, str], classes: ClassTable) -> None:
+    """Say which values labels call otherwise than the network, as where it was trained on merged classes.
+
+    Raises:
+        UserError: They call a value by the name of another of its classes: most likely it is that class's.
+    """
+    known = {entry.value: entry for entry in classes.classes}
+    for value, its in sorted(names.items()):
+        own, name = known.get(value), _folded(its)
+        if own is not None and name in _words(own):
+            continue
+        other = next((entry for entry in classes.classes if name in _words(entry) - _made_up(entry)), None)
+        # Of a value that the network does not know no pixel is scored: the name is enough on the value that it knows.
+        if other is not None and (own is not None or _folded(names.get(other.value, "")) not in _words(other)):
+            raise UserError(
+                f"{path} calls {value} {its!r}, but to the checkpoint that is {other.title}"
+                f"{f', and {value} is {own.name}' if own else ''}; expected one meaning of each value. Say which value "
+                f"becomes which, class_map='[{{value: {other.value}, merge: [{value}]}}, …]', or give labels with the "
+                "checkpoint's values."
+            )
+        if own is not None:
+            log.info("Label    calls %d %r, the checkpoint %r; they count as the same.", value, its, own.name)
+
+
+def _folded(name: str) -> str:
+    return name.strip().casefold()
+
+
+def _words(entry: LandClass) -> set[str]:
+    """Return what a class is called, by the network and by the data that it was trained on."""
+    return {_folded(entry.name), _folded(entry.data_name or entry.name)}
+
+
+def _made_up(entry: LandClass) -> set[str]:
+    """Return what a class is called whose labels have no name for it."""
+    return {f"class_{entry.value}", str(entry.value), ""}
+
+
 def _by_name(path: str, classes: ClassTable, options: LabelOptions) -> tuple[ClassMap | None, list[str]]:
     """Match text classes with the names of the classes, and return those without a match.
 
@@ -174,29 +241,37 @@ def _by_name(path: str, classes: ClassTable, options: LabelOptions) -> tuple[Cla
             f"{path} has the classes {', '.join(texts)}; the checkpoint knows {', '.join(classes.names)}. Say with "
             "class_map which become which, as for prepare.py."
         )
-    class_map = ClassMap(tuple(rules))
+    class_map = ClassMap(tuple(rules), in_file_order=True)
     return class_map, [text for text in texts if text not in class_map.target()]
 
 
 def _value_called(text: str, classes: ClassTable) -> int | None:
-    """Return the value of the class with a name, else of the only one that differs from it in case only; or None."""
-    names = {entry.value: entry.name.strip() for entry in classes.classes}
-    exact = [value for value, name in names.items() if name == text.strip()]
-    alike = [value for value, name in names.items() if name.casefold() == text.strip().casefold()]
-    found = exact or alike
-    return found[0] if len(found) == 1 else None
+    """Return the value of the class with a name, else of the only one that differs from it in case only; or None.
+
+    The names that the training data have go first: a network whose classes were renamed still knows their polygons.
+    """
+    data = {entry.value: (entry.data_name or entry.name).strip() for entry in classes.classes}
+    own = {entry.value: entry.name.strip() for entry in classes.classes}
+    for names in (data, own):
+        exact = [value for value, name in names.items() if name == text.strip()]
+        alike = [value for value, name in names.items() if _folded(name) == _folded(text)]
+        if found := exact or alike:
+            return found[0] if len(found) == 1 else None
+    return None
 
 
 def _unknown_rules(others: list[str], class_map: ClassMap, classes: ClassTable) -> list[ClassRule]:
     """Give text classes without a match values that no class has, so that their pixels are counted.
 
-    Where there are more than such values, the last value stands for all that are left.
+    Where there are more than such values, the last value stands for all that are left; where there is none, they
+    become unclassified.
     """
     matched = {spellings(source)[0] for rule in class_map.rules for source in rule.merge}
     texts = [text for key, text in {spellings(text)[0]: text for text in others}.items() if key not in matched]
     free = [value for value in range(1, 256) if value not in classes.values]
-    ones, rest = (texts, []) if len(texts) <= len(free) else (texts[: len(free) - 1], texts[len(free) - 1 :])
+    alone = len(texts) if len(texts) <= len(free) else max(len(free) - 1, 0)
+    ones, rest = texts[:alone], texts[alone:]
     rules = [ClassRule(value, (text,), text) for value, text in zip(free, ones, strict=False)]
-    if rest and free:
-        rules.append(ClassRule(free[-1], tuple(rest), f"{rest[0]} and {len(rest) - 1} more"))
+    if rest:
+        rules.append(ClassRule(free[-1] if free else 0, tuple(rest), f"{rest[0]} and {len(rest) - 1} more"))
     return rules

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ from src.balance import Counts
 from src.class_map import ClassRule, free_value, rare_values
 from src.class_names import Named, by_value, names_by_value
 from src.errors import UserError
+from src.foreign_text import steers
 from src.label_sources import ClassHints
 from src.labels import UNCLASSIFIED, ClassTable
 
@@ -72,11 +74,15 @@ def class_table(
 ) -> ClassTable:
     """Name and colour classes: as the user says, else as the labels do, else ``class_3`` and a palette.
 
+    What the labels call a class that the user calls otherwise is kept: by that their polygons score a map.
+
     Raises:
         UserError: A list of names or colours is not as long as that of the classes, or a key is no class value.
     """
     names = hints.names | names_by_value(class_names, values)
-    return ClassTable.build(values, names, hints.colors | by_value("class_colors", class_colors, values))
+    table = ClassTable.build(values, names, hints.colors | by_value("class_colors", class_colors, values))
+    said = {value: name for value, name in hints.names.items() if name != names[value] and not steers(name)}
+    return ClassTable(tuple(replace(entry, data_name=said.get(entry.value)) for entry in table.classes))
 
 
 def left_out(

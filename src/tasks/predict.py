@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.atomic import check_output_folder
 from src.class_map import ClassMap
+from src.datafolder import DATASET, read_dataset
 from src.errors import UserError
 from src.grid import Blend
 from src.input_files import GEOTIFFS, find_files
@@ -28,11 +30,13 @@ from src.mapping.ground_truth import (
     check_ground_truth,
     ground_truth,
     ground_truth_style,
+    read_otherwise,
 )
 from src.mapping.layer_file import ShownLayer, scene_layer, write_layer_file
 from src.mapping.map_paths import areas_path, layer_file_path, strips_folder
 from src.mapping.map_record import record_path
 from src.mapping.map_scores import MapSurvey, survey
+from src.mapping.network_file import hashed
 from src.mapping.options import MapOptions
 from src.mapping.outputs import (
     check_not_among_scenes,
@@ -46,6 +50,7 @@ from src.mapping.scene_map import Mapper, SceneMap, map_scene
 from src.mapping.scene_reader import open_scene
 from src.mapping.strips import Probabilities
 from src.mapping.trained_ground import TrainedGround
+from src.models.checkpoint import part_of, read_checkpoint
 from src.models.precision import arrange_memory, choose_device, precision_name
 from src.preparation.scene_files import pair
 from src.progress import stage
@@ -115,7 +120,12 @@ def map_all(settings: PredictConfig, run_folder: Path) -> tuple[Mapper, list[Map
     check_replaces_nothing(files, scenes=images, labels=scored, checkpoint=mapper.checkpoint)
     folder, refit = mapper.trained_on
     trained = TrainedGround.of(folder, refit=refit) if scored else TrainedGround()
+    unmapped = _unmapped(mapper, scored, settings)
     checked = [_check(mapper, image, label, settings, trained) for image, label in zip(images, labels, strict=True)]
+    checked = [
+        found._replace(unmapped=unmapped.get(label)) if label and found.truth else found
+        for found, label in zip(checked, labels, strict=True)
+    ]
     labels = _labels_there(images, labels, checked)
     with _saying_where(outputs, settings.output):
         return mapper, [
@@ -197,17 +207,61 @@ class Checked(NamedTuple):
         unlike: What about its numbers is unlike those of training; None for nothing.
         seen: That the network was trained on it, where it is scored; None if it was not, or if nobody knows.
         beside: That the label has no class on it; None if it has, or where there is no label.
+        unmapped: That the labels of training were read with a class map, and these are not; None for nothing.
     """
 
     truth: GroundTruth | None
     unlike: str | None
     seen: str | None = None
     beside: NoLabelError | None = None
+    unmapped: str | None = None
+
+    @property
+    def limits(self) -> str | None:
+        """What speaks against its scores and not against its map; None for nothing."""
+        return "; ".join(words for words in (self.seen, self.unmapped) if words) or None
 
     @property
     def caution(self) -> str | None:
         """All that speaks against its scores; None for nothing."""
-        return "; ".join(words for words in (self.unlike, self.seen) if words) or None
+        return "; ".join(words for words in (self.unlike, self.limits) if words) or None
+
+
+def _unmapped(mapper: Mapper, labels: Sequence[str], settings: PredictConfig) -> dict[str, str]:
+    """Say of which labels the classes may be others because training's were read with a class map, and these are not.
+
+    Returns:
+        What to say, by label. It is logged, once for all of them.
+    """
+    class_map = _training_map(mapper) if labels and settings.class_map is None else None
+    if class_map is None:
+        return {}
+    classes, options = mapper.spec.classes, label_options(settings)
+    found = [label for label in dict.fromkeys(labels) if read_otherwise(label, classes, options, class_map)]
+    words = (
+        "the labels of training were read with a class_map and these are read without one, so their classes may count "
+        f"as others; if they have the classes that those had, add class_map={shlex.quote(class_map.written())}"
+    )
+    if found:
+        log.warning("CAUTION: %s: %s", ", ".join(found[:3]) + " …" * (len(found) > 3), words)
+    return dict.fromkeys(found, words)
+
+
+def _training_map(mapper: Mapper) -> ClassMap | None:
+    """Return the class map that training's labels were read with; None without one, or where nobody knows."""
+    folder, entries = mapper.trained_on[0], None
+    with suppress(UserError, OSError):  # what is wrong with another command's files is not ours to say
+        if folder is None:  # it was trained on scenes, if on anything that is known
+            content, found = hashed(mapper.checkpoint, partial(read_checkpoint, weights=False))
+            data = part_of(content, "config").get("datamodule")
+            if found == mapper.fingerprint and isinstance(data, Mapping):
+                entries = data.get("class_map")
+        elif (folder / DATASET).is_file():
+            made = read_dataset(folder / DATASET)
+            if made.classes.values == mapper.spec.classes.values:  # else it was made anew since
+                entries = made.config.get("class_map")
+        return None if entries is None else ClassMap.from_entries(entries)
+    return None
 
 
 def _check(mapper: Mapper, image: str, label: str | None, settings: PredictConfig, trained: TrainedGround) -> Checked:
@@ -292,7 +346,7 @@ def _map_one(
         named,
         found.sample,
         checked.unlike,
-        checked.seen,
+        checked.limits,
         unknown,
     )
 
