@@ -46,7 +46,8 @@ class MappedScene:
         files: Everything that was written, each with what it is.
         sample: Class values of the map and of the ground truth, decimated alike, H × W; None for none.
         caution: What about its numbers is so unlike those of training that the map cannot be trusted; None for nothing.
-        seen: That the network was trained on it, so that its scores say less; None for nothing.
+        seen: What speaks against its scores alone: that the network was trained on it, or that training's labels were
+            read with a class map and these without one; None for nothing.
         unknown: Classes of the ground truth that the network does not know.
         called: What tells it from the other scenes; its file name if None.
         titled: The same for headings, where it needs no suffix; its file name without one if None.
