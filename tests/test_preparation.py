@@ -731,11 +731,11 @@ def test_a_folder_of_an_earlier_version_is_said_to_be_one(tmp_path: Path, caplog
     assert content.pop("revision") == assembly.REVISION
     (folder / "dataset.json").write_text(json.dumps(content))
     caplog.set_level(logging.INFO)
-    assert prepare(given, folder).spec.revision == 1
+    assert prepare(given, folder).revision == 1
     assert "nothing to do" in caplog.text
     assert "CAUTION" in caplog.text
     assert "overwrite=true makes it anew" in caplog.text
-    assert prepare(given, folder, overwrite=True).spec.revision == assembly.REVISION
+    assert prepare(given, folder, overwrite=True).revision == assembly.REVISION
     assert digest(folder) == before
     caplog.clear()
     prepare(given, folder, overwrite=True)
@@ -1094,7 +1094,7 @@ def test_a_split_raster_knows_no_unclassified_pixels_as_a_class(tmp_path: Path) 
         if number:
             split = rasters.write(tmp_path / "split.tif", np.repeat(np.uint8([[1, 9, 1, 3]]), 64, 0).repeat(32, 1))
         given = settings(image, label, split_raster=str(split), split_values=parts, min_coverage=10.0)
-        assert prepare(given, tmp_path / str(number)).spec.split["imbalance"] == 0
+        assert prepare(given, tmp_path / str(number)).split["imbalance"] == 0
 
 
 def test_where_a_split_raster_lies_otherwise_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -251,9 +251,9 @@ def test_label_files_that_call_one_value_differently(scene: Path) -> None:
     fails(scene, r"The labels call class 1 both 'Forest' and 'Water'.*class_names=\{1: Forest\}", **clash)
     fails(scene, r"The labels call class 2 both", **clash, class_names={1: "green"})
     given = replace(SETTINGS, **clash, class_names=("green", "blue"))
-    assert prepare(given, scene / "named").spec.classes.names == ("green", "blue")
+    assert prepare(given, scene / "named").classes.names == ("green", "blue")
     (scene / "b.hdr").write_text((scene / "b.hdr").read_text().replace("Water, forest", "FOREST, water"))
-    assert prepare(replace(SETTINGS, **clash), scene / "alike").spec.classes.names == ("FOREST", "water")
+    assert prepare(replace(SETTINGS, **clash), scene / "alike").classes.names == ("FOREST", "water")
 
 
 def test_a_nodata_value_beyond_the_floating_type(scene: Path) -> None:

@@ -125,7 +125,7 @@ def test_real_data_become_folders_that_are_balanced(name: str, tmp_path: Path) -
     given = Preparation(
         str(SHARED / image), str(SHARED / label), (size, size), (size, size), min_coverage=10, scaler=10_000
     )
-    spec = prepare(given, tmp_path / "data").spec
+    spec = prepare(given, tmp_path / "data")
     folder = read_data_folder(tmp_path / "data")
     parts = ("train", "validation", "test")
     labels = [rasters.read(s.label) for part in parts for s in folder.samples(part)]

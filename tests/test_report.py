@@ -30,7 +30,7 @@ from src.mapping.ground_truth import UnknownClass
 from src.mapping.map_scores import survey
 from src.palette import PALETTE
 from src.pixel_size import pixel_metres
-from src.preparation.prepare import prepare
+from src.preparation.prepare import prepare_folder
 from src.preparation.settings import Preparation
 from src.raster.read import RasterInfo
 from src.raster.write import write_geotiff
@@ -203,7 +203,7 @@ def preparation_page(folder: Path, caution: str = "few <chips>", **settings: Any
     given = Preparation(
         str(image), str(rasters.write(folder / "labels.tif", labels)), (32, 32), (32, 32), 20.0, **settings
     )
-    made = prepare(given, folder / "data")
+    made = prepare_folder(given, folder / "data")
     assert made.summary is not None
     report = preparation_report(
         RUN,

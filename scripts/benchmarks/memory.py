@@ -64,7 +64,7 @@ def _peaks(folder: Path, size: tuple[int, int], layout: dict[str, Any], checkpoi
 
 def prepare_once(files: SceneFiles, folder: Path) -> float:
     """Prepare a scene; return its megapixels."""
-    spec = prepare(Preparation(str(files.image), str(files.label), (CHIP, CHIP), (CHIP, CHIP)), folder).spec
+    spec = prepare(Preparation(str(files.image), str(files.label), (CHIP, CHIP), (CHIP, CHIP)), folder)
     scene = spec.scenes[0]
     return scene.width * scene.height / 1e6
 

@@ -52,7 +52,15 @@ class Prepared:
     summary: SplitSummary | None
 
 
-def prepare(settings: Preparation, data_dir: str | Path, *, overwrite: bool = False) -> Prepared:
+def prepare(settings: Preparation, data_dir: str | Path, *, overwrite: bool = False) -> DatasetSpec:
+    """Cut scenes into a data folder, split it and measure it; return what ``dataset.json`` says.
+
+    As :func:`prepare_folder`, which also tells what became of the windows.
+    """
+    return prepare_folder(settings, data_dir, overwrite=overwrite).spec
+
+
+def prepare_folder(settings: Preparation, data_dir: str | Path, *, overwrite: bool = False) -> Prepared:
     """Cut scenes into a data folder, split it and measure it.
 
     Args:

@@ -12,7 +12,7 @@ from src.class_map import ClassRule
 from src.class_names import read_named
 from src.errors import UserError
 from src.preparation.assembly import FILES, OVERVIEW
-from src.preparation.prepare import prepare
+from src.preparation.prepare import prepare_folder
 from src.preparation.settings import Preparation
 from src.raster.write import Compression
 from src.report.page import Report
@@ -29,7 +29,7 @@ def run(config: DictConfig) -> None:
     """Prepare a data folder; one that is there already keeps its report."""
     given: PrepareConfig = OmegaConf.to_object(config)  # type: ignore[assignment]  # it is what the schema says
     with cautions() as said:
-        summary = prepare(settings(given), given.data_dir, overwrite=given.overwrite).summary
+        summary = prepare_folder(settings(given), given.data_dir, overwrite=given.overwrite).summary
     if summary is None:
         return
     folder = Path(given.data_dir)

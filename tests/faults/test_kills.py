@@ -98,7 +98,7 @@ JOBS = {
     "prepare": Job(
         "prepare",
         ("image=i.tif", "label=l.tif", "data_dir=new", "chip.size=16", "chip.step=8"),
-        lambda whole, broken: same_bytes(whole, broken, "new"),
+        lambda whole, broken: same_bytes(whole, broken, "new", "overview.html"),  # which says when, and the command
     ),
     "train": Job(
         "train",
