@@ -94,8 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run_step(step: str, options: Options) -> list[Row]:
     """Measure one step in a folder of its own."""
-    logging.basicConfig(level=logging.ERROR)  # nor of chips, which are few
-    warnings.filterwarnings("ignore", module="lightning")  # they would stand between the steps
+    # Lightning's warnings, and ours of few chips, would stand between the steps.
+    logging.basicConfig(level=logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
     if step not in CHOOSING:
         use_large_pages()
     with tempfile.TemporaryDirectory(dir=options.folder) as scratch:

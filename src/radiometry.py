@@ -99,7 +99,7 @@ def unlike_training(
 
 
 def other_scaling(found: Sequence[Band], expected: Sequence[Band], used: Sequence[bool], whose: str) -> str | None:
-    """Say that bands declare other units than expected, a Sentinel-2 scene's offset of before 2022 for example.
+    """Say that bands declare other units than expected, the offset that Sentinel-2 has since 2022 for example.
 
     A scale alone that only one of the two declares says little: it is lost easily, and what is stored by another power
     of ten shows in the numbers. An offset does not show: it is as small as one landscape's difference from another.

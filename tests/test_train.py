@@ -461,6 +461,28 @@ def test_a_process_that_leaves_all_to_a_first_one_that_there_is_not_is_one_clear
 TINY = ["model=compact_unet", "model.widths=[4,8]", "model.stem=4", "batch_size=3", "callbacks.pictures.chips=0"]
 
 
+def test_a_band_that_a_frozen_encoder_never_learns_is_named(
+    composed: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As after weights of a sensor without it, and as long as no epoch thaws the encoder."""
+    keys = [*SMALL, "model.detail=0"]
+    train.run(composed(*keys, "trainer.max_epochs=1", run="base"))
+    content = torch.load(tmp_path / "base/checkpoints/last.ckpt", weights_only=True)
+    (kernels,) = (value for name, value in content["state_dict"].items() if name.endswith("encoder.conv1.weight"))
+    kernels[:, 1] = 0
+    torch.save(content, tmp_path / "deaf.ckpt")
+    frozen = [*keys, "freeze_encoder=true", f"init_from={tmp_path / 'deaf.ckpt'}", "trainer.max_epochs=2"]
+    for name, more, named in (("frozen", [], True), ("thawed", ["callbacks.unfreeze.epoch=1"], False)):
+        caplog.clear()
+        train.run(composed(*frozen, *more, run=name))
+        assert (
+            f"CAUTION: {load_network(tmp_path / 'deaf.ckpt')[1].bands[1].name}: without effect" in caplog.text
+        ) is named
+    caplog.clear()
+    train.run(composed(*frozen[:-1], "trainer.max_epochs=3", "resume=last", f"output_dir={tmp_path / 'frozen'}"))
+    assert "without effect, since the weights" not in caplog.text
+
+
 def test_an_encoder_that_no_epoch_would_thaw_is_refused_before_an_earlier_run_is_set_aside(
     composed: Compose, tmp_path: Path
 ) -> None:

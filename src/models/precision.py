@@ -75,8 +75,8 @@ def _bf16_pays() -> bool:
     """Time a product of two matrices in either precision, once in a process; it takes 30 ms.
 
     AMD's AVX-512 BF16 and Intel's AMX are twice as fast as float32 and more, Intel's AVX-512 BF16 without AMX, which is
-    what many virtual machines have, takes twice as long: nothing that it declares tells them apart. A thread's own time
-    does not depend on who else computes, and the shortest of several runs hardly on what else happens.
+    what many virtual machines have, takes nearly twice as long: nothing that it declares tells them apart. A thread's
+    own time does not depend on who else computes, and the shortest of several runs hardly on what else happens.
     """
     with ThreadPoolExecutor(1) as pool:  # whose time is its own
         return pool.submit(_faster_in_bf16).result()

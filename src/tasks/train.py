@@ -121,7 +121,8 @@ def run(config: DictConfig) -> float:
         data.check_processes(trainer.world_size)
         if is_first():
             _open_folder(config, fresh=not checkpoint, first=first)
-            for line in (*idle_encoder(config), *_unheard(trainer, segmenter), *changed):
+            new = _unheard(trainer, segmenter) if checkpoint is None else []  # else its weights are yet to be loaded
+            for line in (*idle_encoder(config), *new, *changed):
                 log.warning("%s", line)
         return _train(config, trainer, segmenter, data, checkpoint)
 
@@ -150,9 +151,9 @@ def idle_encoder(config: DictConfig) -> list[str]:
 
 def _unheard(trainer: L.Trainer, segmenter: Segmenter) -> list[str]:
     """Say in a line which bands stay without effect, since the encoder that does not know them never learns."""
-    if any(isinstance(callback, Unfreeze) for callback in trainer.callbacks):  # type: ignore[attr-defined]
-        return []
-    names = unheard_bands(segmenter.network, segmenter.spec)
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    thawed = any(isinstance(callback, Unfreeze) and callback.epoch is not None for callback in callbacks)
+    names = [] if thawed else unheard_bands(segmenter.network, segmenter.spec)
     if not names:
         return []
     return [
