@@ -18,7 +18,9 @@ from src.class_map import ClassMap, ClassRule
 from src.errors import UserError
 from src.preparation.prepare import prepare
 from src.preparation.settings import Preparation
+from src.raster import mould
 from src.raster import write as raster_write
+from src.raster.write import Compression
 from tests import rasters
 
 SETTINGS = Preparation("", "", (16, 16), (16, 16))
@@ -218,7 +220,8 @@ def test_class_maps_that_contradict_themselves(rules: list[ClassRule], words: st
         ClassMap(tuple(rules))
 
 
-def test_a_full_disk_leaves_nothing(scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("compress", ["none", "deflate"], ids=["by a mould", "by GDAL"])
+def test_a_full_disk_leaves_nothing(scene: Path, compress: Compression, monkeypatch: pytest.MonkeyPatch) -> None:
     left = 3
     real: Callable[[Any], Any] = raster_write.whole_file
 
@@ -231,9 +234,11 @@ def test_a_full_disk_leaves_nothing(scene: Path, monkeypatch: pytest.MonkeyPatch
         with real(path) as partial:
             yield partial
 
-    monkeypatch.setattr(raster_write, "whole_file", full)
+    for module in (raster_write, mould):
+        monkeypatch.setattr(module, "whole_file", full)
+    settings = replace(SETTINGS, image=str(scene / "s.tif"), label=str(scene / "l.tif"), compress=compress)
     with pytest.raises(OSError, match="No space left"):
-        prepare(replace(SETTINGS, image=str(scene / "s.tif"), label=str(scene / "l.tif")), scene / "out/data")
+        prepare(settings, scene / "out/data")
     assert not (scene / "out/data").exists()
 
 

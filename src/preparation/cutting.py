@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from src.grid import Window, WindowGroup, grouped_windows
 from src.label_sources import LabelReader, LabelSource
 from src.labels import UNCLASSIFIED
 from src.raster.georeference import shifted
+from src.raster.mould import Mould
 from src.raster.read import DatasetReader, RasterInfo, block_cache, open_raster, read_valid, read_window, reading
 from src.raster.write import Compression, write_geotiff
 from src.tables import PARTS
@@ -157,6 +159,7 @@ def cut_scene(
     """
     workers = cores()
     cutter = _Cutter(index, scene, chip_format, folder, seen)
+    _ = cutter.moulds  # once, before there are threads
     with block_cache(_BLOCK_CACHE), _readers(scene, workers) as idle, ThreadPoolExecutor(workers) as pool:
 
         def cut(group: WindowGroup) -> list[Look]:
@@ -207,6 +210,26 @@ class _Cutter:
     format: ChipFormat
     folder: Path
     seen: Seen | None
+
+    @cached_property
+    def image_files(self) -> dict[str, Any]:
+        """What all images have in common, as :func:`write_geotiff` takes it."""
+        return self.label_files | {"nodata": self.format.nodata, "bands": self.scene.info.bands}
+
+    @cached_property
+    def label_files(self) -> dict[str, Any]:
+        """The same of the labels: a band in one piece, not pixel by pixel, which is how training reads fastest."""
+        layout = {"interleave": "band", "blockysize": self.format.size[1], "compress": self.format.compress}
+        return {"crs": self.scene.info.crs, **layout}
+
+    @cached_property
+    def moulds(self) -> tuple[Mould | None, Mould | None]:
+        """What writes images and labels faster than GDAL; None where GDAL has to."""
+        info, (width, height) = self.scene.info, self.format.size
+        if self.format.compress != "none":
+            return None, None
+        image = Mould.of((len(info.bands), height, width), info.dtype, info.transform, **self.image_files)
+        return image, Mould.of((1, height, width), np.uint8, info.transform, **self.label_files)
 
     def cut(self, reader: _Reader, group: WindowGroup) -> Iterator[Look]:
         extent = group.extent
@@ -260,7 +283,7 @@ class _Cutter:
             return Look(window, fate, None, counts, labels, self._lacking(image))
         if fate != "kept" or (self.scene.parts is not None and not labelled):
             return Look(window, fate if fate != "kept" else "without label", None, counts, labels)
-        name = name or chip_name(self.scene.info.name, window)
+        name, image = name or chip_name(self.scene.info.name, window), np.ascontiguousarray(image)
         self._write(name, window, image, valid, label)
         statistics = BandStatistics(len(image))
         # A band that is not used may lack measurements where the others have them.
@@ -280,22 +303,27 @@ class _Cutter:
         valid: npt.NDArray[np.bool_],
         label: npt.NDArray[np.uint8],
     ) -> None:
-        info, chip = self.scene.info, self.format
-        grid = shifted(info.transform, window)
-        # A band in one piece, not pixel by pixel: that is how training wants it, and reads fastest.
-        layout: dict[str, Any] = {"interleave": "band", "blockysize": window.height, "compress": chip.compress}
-        told = all_measured(image, chip.nodata, chip.used)
-        write_geotiff(
-            self.folder / "images" / name,
-            image,
-            crs=info.crs,
-            transform=grid,
-            nodata=chip.nodata,
-            bands=info.bands,
-            mask=None if np.array_equal(told, valid) else valid,
-            **layout,
-        )
-        write_geotiff(self.folder / "labels" / name, label, crs=info.crs, transform=grid, **layout)
+        grid = shifted(self.scene.info.transform, window)
+        told = all_measured(image, self.format.nodata, self.format.used)
+        mask = None if np.array_equal(told, valid) else valid
+        images, labels = self.moulds
+        _write(self.folder / "images" / name, image, grid, images if mask is None else None, mask, self.image_files)
+        _write(self.folder / "labels" / name, label[None], grid, labels, None, self.label_files)
+
+
+def _write(
+    path: Path,
+    image: npt.NDArray[Any],
+    grid: Sequence[float],
+    mould: Mould | None,
+    mask: npt.NDArray[np.bool_] | None,
+    description: dict[str, Any],
+) -> None:
+    """Write a chip's file: by its mould if it has one that fits, else by GDAL."""
+    if mould is not None and mould.fits(image, grid):
+        mould.write(path, image, grid)
+    else:
+        write_geotiff(path, image, transform=grid, mask=mask, **description)
 
 
 def _counts(label: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,6 +60,27 @@ def write_geotiff(
     Raises:
         OSError: The disk is full or the folder cannot be written.
     """
+    description: dict[str, Any] = {"crs": crs, "transform": transform, "nodata": nodata, "bands": bands}
+    with geotiff(image, **description, classes=classes, mask=mask, **options) as content, whole_file(path) as partial:
+        partial.write_bytes(content)
+
+
+@contextmanager
+def geotiff(
+    image: npt.NDArray[Any],
+    *,
+    crs: str | None,
+    transform: Sequence[float],
+    nodata: float | None = None,
+    bands: Sequence[Band] = (),
+    classes: ClassTable | None = None,
+    mask: npt.NDArray[np.bool_] | None = None,
+    **options: Any,
+) -> Iterator[memoryview]:
+    """Make the bytes of a small GeoTIFF in memory, where they stay as long as the context; see :func:`write_geotiff`.
+
+    GDAL does not report that a disk is full when it happens while a file is closed.
+    """
     cube = image if image.ndim == 3 else image[None]
     grid = {"crs": CRS.from_wkt(crs) if crs else None, "transform": rasterio.Affine(*transform)}
     size = {"count": cube.shape[0], "height": cube.shape[1], "width": cube.shape[2], "dtype": cube.dtype}
@@ -66,19 +88,17 @@ def write_geotiff(
         options["nodata"] = nodata
     if classes is None:
         options = {"photometric": "minisblack", **options}  # else GDAL takes a fourth uint8 band for alpha
-    # In memory first: GDAL does not report that a disk is full when it happens while a file is closed.
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), MemoryFile() as memory:
         with memory.open(driver="GTiff", **size, **grid, **options) as dataset:
             if classes is not None:
                 dataset.write_colormap(1, color_table(classes))  # first: pixels freeze the TIFF's kind of colour
-            dataset.write(cube)
             for index, band in enumerate(bands, start=1):
                 dataset.set_band_description(index, band.name)
                 dataset.update_tags(index, **band_tags(band))
+            dataset.write(cube)  # last: else what is said of it comes once more behind the pixels
             if mask is not None:
                 dataset.write_mask(mask)
-        with whole_file(path) as partial:
-            partial.write_bytes(memory.getbuffer())
+        yield memory.getbuffer()
 
 
 def recode(path: Path, lookup: npt.NDArray[np.uint8]) -> None:
