@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import chain, combinations, cycle, islice
+from itertools import combinations, cycle, islice
 
 import numpy as np
 import numpy.typing as npt
@@ -27,10 +27,10 @@ _ENUMERATED = 8_000
 """Possible choices of a part's chips, at most, of which every one is tried."""
 _DRAWN = 600
 """Choices that are drawn by chance and tried, for each of two parts, where more are possible."""
-_KEPT = 60
-"""Choices of each of two parts, the most promising, that are paired first: their best pair rules out others."""
-_PAIRS = 200_000
-"""Pairs of choices not ruled out, at most, of which every one is tried; where there are more, chips are swapped."""
+_PAIRED = ((24, 20_000), (60, 200_000))
+"""Choices of each of two parts, the most promising, that are paired first, since their best pair rules out others, and
+pairs not ruled out, at most, of which every one is tried. Where more are left of a few, more are paired; where more are
+left then too, chips are swapped."""
 _FEW = 6
 """Chips in the second smallest of three parts, at most, for whose choices pairs are formed at all."""
 _STARTS = 64
@@ -197,14 +197,15 @@ class _Problem:
             small.append(replace(small[0], part=second))  # all that is asked of both is the same
         else:
             small.append(_Choices.of(self, second, generator))
-        promising = [choices.best(_KEPT) for choices in small]
-        cost = self._costs(*promising)
-        if cost.min() < self.enough + _GAIN:
-            return _Starts.of(self, self.sizes, self._orders(promising, np.array([cost.argmin()]))).best()
-        possible = [choices.up_to(float(cost.min() + _GAIN)) for choices in small]
-        if all(choices.complete for choices in small) and math.prod(len(p.least) for p in possible) <= _PAIRS:
-            pairs = np.array([self._costs(*possible).argmin()])
-            return _Starts.of(self, self.sizes, self._orders(possible, pairs)).best()
+        complete = all(choices.complete for choices in small)
+        for kept, most in _PAIRED:
+            promising = [choices.best(kept) for choices in small]
+            cost = self._costs(*promising)
+            if cost.min() < self.enough + _GAIN:
+                return self._members(promising, int(cost.argmin()))
+            possible = [choices.up_to(float(cost.min() + _GAIN)) for choices in small]
+            if complete and math.prod(len(choices.least) for choices in possible) <= most:
+                return self._members(possible, int(self._costs(*possible).argmin()))
         pairs = np.argpartition(cost, min(_STARTS, cost.size) - 1, axis=None)[:_STARTS]
         pairs = pairs[np.isfinite(cost.flat[pairs])]
         return self._search(generator, self._orders(promising, pairs) if pairs.size else None)
@@ -214,15 +215,21 @@ class _Problem:
         one, other = first.sums[:, :, None], second.sums[:, None]
         parts = {first.part: one, second.part: other}
         parts[3 - first.part - second.part] = self.pixels.sum(1)[:, None, None] - one - other
-        return np.where(first.inside @ second.inside.T > 0, np.inf, self.cost([parts[part] for part in range(3)]))
+        shared = first.inside(len(self.counts)) @ second.inside(len(self.counts)).T > 0
+        return np.where(shared, np.inf, self.cost([parts[part] for part in range(3)]))
 
     def _orders(self, choices: Sequence[_Choices], pairs: Indices) -> Indices:
         """Turn pairs, by their place in :meth:`_costs`, into assignments: pairs × n chips, part after part."""
         places = np.divmod(pairs, len(choices[1].least))
         part = np.full((len(pairs), len(self.counts)), 3 - choices[0].part - choices[1].part)
         for chosen, at in zip(choices, places, strict=True):
-            part[chosen.inside[at] > 0] = chosen.part
+            part[np.arange(len(at))[:, None], chosen.chosen[at]] = chosen.part
         return np.argsort(part, axis=1, kind="stable")
+
+    def _members(self, choices: Sequence[_Choices], pair: int) -> list[Indices]:
+        """Return the members of each part, given two parts' choices and a pair's place in :meth:`_costs`."""
+        order = self._orders(choices, np.array([pair]))[0]
+        return np.split(order, np.cumsum(self.sizes)[:-1])
 
     def _search(self, generator: np.random.Generator, orders: Indices | None) -> list[Indices]:
         """Swap chips between parts, from several starts at once, given or by chance; the best start wins."""
@@ -259,20 +266,32 @@ def _spread(shares: Sequence[Singles]) -> Singles:
     return np.asarray((high - low).sum(0) / np.float32(len(shares)))
 
 
+def _combinations(count: int, size: int) -> Indices:
+    """Return all ways to choose ``size`` of ``count`` things, ways × size, as :func:`itertools.combinations` does."""
+    chosen = np.arange(count)[:, None]
+    for _ in range(size - 1):
+        following = count - 1 - chosen[:, -1]
+        chosen = chosen.repeat(following, axis=0)
+        ends = following.cumsum()
+        further = np.arange(len(chosen)) - (ends - following).repeat(following)
+        chosen = np.column_stack([chosen, chosen[:, -1] + 1 + further])
+    return chosen
+
+
 @dataclass(frozen=True)
 class _Choices:
     """Ways to choose the chips of a part.
 
     Attributes:
         part: The part.
-        inside: ways × n, 1 for a chip that is in it.
+        chosen: ways × chips of the part.
         sums: (k + 1) × ways pixels.
         least: What an assignment costs at least that has this part; see :meth:`_Problem._pair`.
         complete: Whether these are all ways.
     """
 
     part: int
-    inside: Singles
+    chosen: Indices
     sums: Singles
     least: Singles
     complete: bool
@@ -283,16 +302,24 @@ class _Choices:
         count, size = len(problem.counts), problem.sizes[part]
         complete = math.comb(count, size) <= _ENUMERATED
         if complete:
-            chosen = np.fromiter(chain.from_iterable(combinations(range(count), size)), np.intp).reshape(-1, size)
+            chosen = _combinations(count, size)
         else:
             chosen = generator.random((_DRAWN, count), np.float32).argpartition(size - 1, axis=1)[:, :size]
-        inside = np.zeros((len(chosen), count), np.float32)
-        np.put_along_axis(inside, chosen, np.float32(1), axis=1)
-        sums = problem.pixels @ inside.T
+        by_chip = np.ascontiguousarray(problem.pixels.T)
+        taken = by_chip.take(chosen[:, 0], 0)
+        for further in chosen.T[1:]:
+            taken += by_chip.take(further, 0)
+        sums = np.ascontiguousarray(taken.T)
         whole = problem.pixels[:-1].sum(1)[:, None]
         others = np.maximum(1 - sums[-1], _NOTHING)
         least = _spread([_shares(sums), whole]) / (np.float32(1.5) * others) + problem.absences(part, sums)
-        return cls(part, inside, sums, least, complete)
+        return cls(part, chosen, sums, least, complete)
+
+    def inside(self, count: int) -> Singles:
+        """Return ways × ``count`` chips, 1 for a chip that is in the part."""
+        there = np.zeros((len(self.chosen), count), np.float32)
+        there[np.arange(len(there))[:, None], self.chosen] = 1
+        return there
 
     def best(self, count: int) -> _Choices:
         """Keep those that cost least."""
@@ -303,7 +330,7 @@ class _Choices:
         return self._only(np.flatnonzero(self.least <= cost))
 
     def _only(self, at: Indices) -> _Choices:
-        return replace(self, inside=self.inside[at], sums=self.sums[:, at], least=self.least[at])
+        return _Choices(self.part, self.chosen[at], self.sums[:, at], self.least[at], self.complete)
 
 
 @dataclass(frozen=True)

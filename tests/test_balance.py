@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import permutations
+from itertools import combinations, permutations
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from src import balance
 from src.balance import balanced_parts, needed_pixels
 from src.splits import imbalance, part_sizes, random_parts
 
@@ -171,3 +172,8 @@ def test_parts_that_groups_without_a_class_fill_get_no_further_chip() -> None:
     counts, theirs = chips(18, 5, 1), np.array([1, 2])
     parts = balanced_parts(counts, (18, 0, 0), 0, settled=(np.zeros((2, 5), np.int64), theirs))
     assert (parts == 0).all()
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, 1), (5, 1), (4, 4), (6, 2), (30, 3), (13, 6)])
+def test_every_way_to_choose_is_looked_at_once(count: int, size: int) -> None:
+    assert balance._combinations(count, size).tolist() == list(map(list, combinations(range(count), size)))
