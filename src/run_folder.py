@@ -110,12 +110,13 @@ def describe(folder: Path, config: Mapping[str, Any], overrides: Sequence[str], 
 
 
 def read_trained(best: Path, last: Path) -> Trained:
-    """Read the validation scores that stand in a checkpoint; raises UserError if it was never validated."""
+    """Read the validation scores that stand in a checkpoint; raises UserError where its epoch was not validated."""
     content = read_checkpoint(best, weights=False) if best.is_file() else {}
     if (scores := validation_scores(content)) is None:
         kept = f"; {best} is as far as it came, and resume= goes on from there" if content else ""
         raise UserError(
-            f"The training ended before its first validation: there are no scores and no best checkpoint{kept}. Give "
-            "it more time (trainer.max_time), or validate more often (trainer.check_val_every_n_epoch)."
+            "The training ended before a validation of what it keeps: there are no scores and no best "
+            f"checkpoint{kept}. Give it more time (trainer.max_time), or validate more often "
+            "(trainer.check_val_every_n_epoch)."
         )
     return Trained(best, scores, last)

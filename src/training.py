@@ -270,13 +270,13 @@ def interruptible(trainer: L.Trainer) -> Iterator[None]:
             signal.signal(signal.SIGINT, before)
 
 
-def check_run(seed: int, trainer: Mapping[str, Any], *, refit: bool = False) -> None:
+def check_run(seed: int, trainer: Mapping[str, Any], *, keeping_last: str | None = None) -> None:
     """Check what Lightning would stumble over only when the training runs.
 
     Args:
         seed: Of everything random.
         trainer: Keys of the trainer.
-        refit: Whether the last epoch is the one that counts.
+        keeping_last: The key by which the last epoch is the one that counts; None where the best one is.
 
     Raises:
         UserError: The seed does not fit, a training would have no epoch or see no chip, or the numbers are of a kind
@@ -292,10 +292,10 @@ def check_run(seed: int, trainer: Mapping[str, Any], *, refit: bool = False) -> 
             f"trainer.check_val_every_n_epoch={every} would leave the {epochs} epochs without a validation, and the "
             f"best checkpoint unknown; give 1 to {epochs}."
         )
-    if refit and epochs % every:
+    if keeping_last and epochs % every:
         raise UserError(
             f"trainer.check_val_every_n_epoch={every} would leave the last of {epochs} epochs without a validation, "
-            f"and refit=true keeps that one; give 1, or another number that {epochs} is a multiple of."
+            f"and {keeping_last} keeps that one; give 1, or another number that {epochs} is a multiple of."
         )
     for key in ("limit_train_batches", "limit_val_batches"):
         if (limit := trainer.get(key)) is not None and not (isinstance(limit, int | float) and limit > 0):

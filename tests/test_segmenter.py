@@ -27,7 +27,7 @@ from src.datamodules.chips import ChipData
 from src.errors import UserError
 from src.labels import IGNORE, ClassTable
 from src.models.architectures import build, freeze
-from src.models.checkpoint import load_network
+from src.models.checkpoint import load_network, validation_scores
 from src.models.distributed import SyncBatchNorms
 from src.models.losses import CrossEntropy
 from src.models.lr_finder import HIGHEST, LOWEST, draw_range_test, find_learning_rate
@@ -296,7 +296,9 @@ def test_an_epoch_without_a_validation_is_saved_and_has_no_scores(folder: Path, 
     run = trainer(tmp_path, 3, Remember(), check_val_every_n_epoch=2)
     run.fit(segmenter(folder, "compact_unet"), ChipData(folder, batch_size=3))
     assert scored == [False, True, False]
-    assert torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 2
+    last = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)
+    assert last["epoch"] == 2
+    assert validation_scores(last) is None
 
 
 def test_a_run_that_ended_before_a_validation_has_no_scores_and_says_so(folder: Path, tmp_path: Path) -> None:

@@ -646,6 +646,10 @@ def test_one_command_begins_a_run_goes_on_with_it_and_says_that_it_is_done(
         (["callbacks.model_checkpoint=null"], r"callbacks\.model_checkpoint is not what keeps"),
         (["callbacks.model_checkpoint=null", "refit=true"], r"callbacks\.model_checkpoint is not what keeps"),
         (["refit=true", "trainer.max_epochs=3", "trainer.check_val_every_n_epoch=2"], "last of 3 epochs without"),
+        (
+            ["callbacks.model_checkpoint.save_top_k=0", "trainer.max_epochs=3", "trainer.check_val_every_n_epoch=2"],
+            r"last of 3 epochs without .*save_top_k=0 keeps that one",
+        ),
         (["trainer.limit_train_batches=0.01", *SMALL], r"trainer cannot train so: .*limit_train_batches"),
         (["trainer.accumulate_grad_batches=0"], "accumulate_grad_batches=0 is no number of batches"),
         (["trainer.gradient_clip_val=-1"], "gradient_clip_val=-1 is no length"),
@@ -674,7 +678,7 @@ def test_a_mistake_is_one_line(
 
 def test_a_time_that_is_over_at_once_is_one_line(composed: Compose, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    with pytest.raises(UserError, match=r"ended before its first validation.*trainer\.max_time"):
+    with pytest.raises(UserError, match=r"ended before a validation.*trainer\.max_time"):
         train.run(composed("trainer.max_time=00:00:00:00", *SMALL))
     assert "trainer.max_time is over, which all parts of a resumed run share" in caplog.text
 

@@ -241,7 +241,8 @@ class Segmenter(L.LightningModule):
         """Begin an epoch: its random numbers follow from seed and epoch alone."""
         L.seed_everything(self._step_seed(-1) % 2**32, verbose=False)
         self._begin("train")
-        self._tallies.pop("val", None)  # of an earlier epoch
+        for earlier in (self._tallies, self._outcomes):  # epochs without a validation have no scores
+            earlier.pop("val", None)
         self._began = time.monotonic()
 
     def setup(self, stage: str) -> None:

@@ -91,7 +91,7 @@ FILES = {
 def run(config: DictConfig) -> float:
     """Train, and return the best validation IoU, which a sweep maximises."""
     quiet_lightning()
-    check_run(config.seed, _plain(config.trainer), refit=config.refit)
+    check_run(config.seed, _plain(config.trainer), keeping_last=_keeping_last(config))
     checkpoint = _resumed(config)
     if checkpoint:
         _keep_start(config, checkpoint)
@@ -440,6 +440,14 @@ def _find_rate(config: DictConfig, segmenter: Segmenter, data: SegmentationData,
     plot = Path(config.output_dir) / "lr_finder.png"
     draw_range_test(plot, test)
     log.info("learning rate %.3g found in a range test: %s", test.rate, plot)
+
+
+def _keeping_last(config: DictConfig) -> str | None:
+    """Return the key by which the last epoch is kept, not the best one; None where there is none."""
+    if config.refit:
+        return "refit=true"
+    kept = OmegaConf.select(config, "callbacks.model_checkpoint.save_top_k")
+    return "callbacks.model_checkpoint.save_top_k=0" if kept == 0 else None
 
 
 def _finish(config: DictConfig, trainer: L.Trainer, segmenter: Segmenter) -> Trained:
