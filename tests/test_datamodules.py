@@ -630,6 +630,29 @@ def test_a_band_that_is_bad_in_one_scene_is_used_in_none(tmp_path: Path) -> None
     assert data.describe().used == (True, False, True)
 
 
+def test_scenes_of_other_units_and_pixels_are_named_as_in_preparation(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Only prepare.py said so; such scenes trained together without a word."""
+    rng = np.random.default_rng(0)
+    images, labels = [], []
+    for number, (offset, size, times) in enumerate([(0.0, 10, 1), (-0.1, 10, 1), (0.0, 20, 100)]):
+        grid = Affine(size, 0, 3e5 + 1e4 * number, 0, -size, 5.8e6)
+        pixels = (times * rng.integers(300, 600, (3, 64, 64))).astype(np.uint16)
+        images.append(str(rasters.write(tmp_path / f"s{number}.tif", pixels, transform=grid)))
+        labels.append(str(rasters.label(tmp_path / f"l{number}.tif", transform=grid)))
+        with rasterio.open(images[-1], "r+") as dataset:
+            dataset.scales, dataset.offsets = (1e-4,) * 3, (offset,) * 3
+    assert len(SceneData(images[:1], labels[:1], size=16, block=16).survey.scenes) == 1
+    assert not caplog.messages
+    assert len(SceneData(images, labels, size=16, block=16).survey.scenes) == 3
+    unit, scaling, pixel = caplog.messages
+    assert unit.startswith(f"CAUTION: {images[2]}: ")
+    assert "100 times as large" in unit
+    assert scaling.startswith(f"CAUTION: {images[1]}: its band 1 declares scale 0.0001 and offset -0.1, that of")
+    assert pixel.startswith(f"CAUTION: {images[2]}: ")
+
+
 def test_scenes_classes_are_merged_as_in_preparation(scene: Any) -> None:
     """Text was taken letter by letter: ``merge: "12"`` merged 1 and 2."""
     rules = [{"value": 7, "merge": "1", "name": "wood"}, {"value": 9, "merge": ["12", 2, 3]}]

@@ -31,7 +31,15 @@ from src.labels import IGNORE, UNCLASSIFIED, ClassTable
 from src.pixel_size import sides_on_ground
 from src.preparation.class_choice import check_one_name
 from src.preparation.cutting import Scene, measured_bands
-from src.preparation.scene_files import bad_bands, common_nodata, describe_all, pair, replaced_nodata, scene_nodata
+from src.preparation.scene_files import (
+    bad_bands,
+    common_nodata,
+    describe_all,
+    pair,
+    replaced_nodata,
+    scene_nodata,
+    unlike_scenes,
+)
 from src.progress import progress
 from src.raster.read import open_raster, read_valid, read_window
 from src.splits import Parts, imbalance, part_sizes, random_parts
@@ -259,6 +267,8 @@ class SceneData(SegmentationData):
         hint = zero_hint(sources, np.flatnonzero(counts.sum(0)).tolist(), "datamodule.class_map")
         for caution in filter(None, (no_place_caution(infos), hint)):
             log.warning("CAUTION: %s.", caution)
+        for caution in unlike_scenes(infos, used, ((block.scene, block.statistics) for block in blocks)):
+            log.warning("CAUTION: %s", caution)
         meeting = across_scenes([(block.scene, block.window) for block in blocks], infos)
         parts = divide(counts, meeting, self.share, self.seed)
         train, validation = (tuple(b for b, p in zip(blocks, parts, strict=True) if p == part) for part in (0, 1))

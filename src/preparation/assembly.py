@@ -21,15 +21,13 @@ from src.grid import Window, chip_windows
 from src.ground import Places, no_place_caution
 from src.label_sources import ClassHints, zero_hint
 from src.labels import UNCLASSIFIED, ClassTable
-from src.pixel_size import other_size, sides_on_ground
 from src.preparation.class_choice import class_table, known_values, left_out, merge_rare
 from src.preparation.cutting import Chip, ChipFormat, Fate, Scene, cut_scene, measured_bands
 from src.preparation.overview import MOST_SCENES, Overview, Thumbnail
-from src.preparation.scene_files import bad_bands, common_nodata
+from src.preparation.scene_files import bad_bands, common_nodata, unlike_scenes
 from src.preparation.settings import Preparation
 from src.preparation.split_summary import SplitSummary, summarise
 from src.progress import progress
-from src.radiometry import other_scaling, other_units
 from src.raster.write import recode
 from src.spec import DatasetSpec, software_versions
 from src.splits import Parts, Split, imbalance, split_chips
@@ -113,7 +111,9 @@ def fill(
     if len(chips) < (1 if settings.split_raster is not None else sum(share > 0 for share in settings.shares)):
         raise UserError(_too_few(looked, settings, _zero(scenes, looked)))
     hints, lookup, values, counts = _classify(settings, hints, looked, folder)
-    _compare_scenes(scenes, chips, chip_format.used)
+    measured = [(chip.scene, chip.statistics) for chip in chips]
+    for unlike in unlike_scenes([scene.info for scene in scenes], chip_format.used, measured):
+        log.warning("CAUTION: %s", unlike)
     split = (_split if settings.split_raster is None else _split_as_drawn)(settings, scenes, chips, counts[:, 1:])
     chips, counts, split = _keep_assigned(chips, counts, split, folder)
     background, counts = bool(counts[:, 0].any()), counts[:, 1:]
@@ -147,32 +147,6 @@ def _one_class(classes: ClassTable) -> str | None:
 def _zero(scenes: Sequence[Scene], looked: _Looked) -> str | None:
     """Say what to do where 0 looks like a class; None where it does not."""
     return zero_hint((scene.labels for scene in scenes), np.flatnonzero(looked.total).tolist())
-
-
-def _compare_scenes(scenes: Sequence[Scene], chips: Sequence[Chip], used: Sequence[bool]) -> None:
-    """Say which scenes are in another unit, or of other pixels, than the rest: one network cannot learn from both."""
-    by_scene: dict[int, BandStatistics] = {}
-    for chip in chips:
-        by_scene.setdefault(chip.scene, BandStatistics(len(used))).merge(chip.statistics)
-    units = other_units({scenes[index].info.path: found for index, found in by_scene.items()})
-    first, size = scenes[0].info.path, sides_on_ground([scenes[0].info])
-    words = (other_size(sides_on_ground([scene.info]), size, first) for scene in scenes)
-    sizes = {scene.info.path: said for scene, said in zip(scenes, words, strict=True) if said}
-    for others in (units, _other_scaling(scenes, used), sizes):
-        if others:
-            path, said = next(iter(others.items()))
-            more = f" (and {len(others) - 1} more like it)" if len(others) > 1 else ""
-            log.warning("CAUTION: %s%s: %s", path, more, said)
-
-
-def _other_scaling(scenes: Sequence[Scene], used: Sequence[bool]) -> dict[str, str]:
-    """Say which scenes declare other units of a band than the first one: numbers are taken as they are."""
-    first = scenes[0].info
-    said = {
-        scene.info.path: other_scaling(scene.info.bands, first.bands, used, f"that of {first.path}") for scene in scenes
-    }
-    remedy = "Bring all scenes to one unit: gdal_translate -unscale -ot Float32"
-    return {path: f"{words}. {remedy}" for path, words in said.items() if words}
 
 
 def _split(settings: Preparation, scenes: Sequence[Scene], chips: Sequence[Chip], counts: Counts) -> Split:

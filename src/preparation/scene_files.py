@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
-from src.bands import Band, as_dtype, match_bands
+from src.bands import Band, BandStatistics, as_dtype, match_bands
 from src.chip_names import with_part
 from src.errors import UserError
 from src.input_files import check_names
+from src.pixel_size import other_size, sides_on_ground
+from src.radiometry import other_scaling, other_units
 from src.raster.read import RasterInfo, describe
 from src.tables import PARTS
 
@@ -147,6 +149,36 @@ def replaced_nodata(infos: Sequence[RasterInfo], override: float | None) -> str 
         "pixels are measurements in training, while predict.py leaves out both. Where they are none, make them one "
         "value first (gdalwarp -srcnodata … -dstnodata …)"
     )
+
+
+def unlike_scenes(
+    infos: Sequence[RasterInfo], used: Sequence[bool], measured: Iterable[tuple[int, BandStatistics]]
+) -> list[str]:
+    """Say which scenes are in another unit, or of other pixels, than the rest: one network cannot learn from both.
+
+    Args:
+        infos: The scenes.
+        used: Which bands are used.
+        measured: Numbers of scenes, each with statistics of some of its pixels.
+
+    Returns:
+        A caution of each kind at most: the first scene of it, and how many more there are.
+    """
+    by_scene: dict[int, BandStatistics] = {}
+    for index, statistics in measured:
+        by_scene.setdefault(index, BandStatistics(len(used))).merge(statistics)
+    units = other_units({infos[index].path: found for index, found in by_scene.items()})
+    first = infos[0]
+    scalings = {info.path: other_scaling(info.bands, first.bands, used, f"that of {first.path}") for info in infos}
+    remedy = "Bring all scenes to one unit: gdal_translate -unscale -ot Float32"
+    sizes = {info.path: other_size(sides_on_ground([info]), sides_on_ground([first]), first.path) for info in infos}
+    cautions = []
+    for kind in (units, {path: f"{said}. {remedy}" for path, said in scalings.items() if said}, sizes):
+        if others := {path: said for path, said in kind.items() if said}:
+            path, said = next(iter(others.items()))
+            more = f" (and {len(others) - 1} more like it)" if len(others) > 1 else ""
+            cautions.append(f"{path}{more}: {said}")
+    return cautions
 
 
 def common_nodata(per_scene: Sequence[Sequence[float | None]]) -> float | None:
