@@ -30,6 +30,9 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
+from rasterio.control import GroundControlPoint
+from rasterio.crs import CRS
+from rasterio.transform import Affine
 
 from src.class_map import ClassRule
 from src.datafolder import DATASET, read_dataset, write_dataset
@@ -446,6 +449,25 @@ def test_a_raster_without_crs_works_and_says_so(
     (found,) = run(tmp_path, checkpoint=str(checkpoint), image=scene(tmp_path, crs=None))
     assert "Without a CRS" in caplog.text
     assert read(found.output).all()
+
+
+@pytest.mark.parametrize("crs", ["EPSG:4326", "EPSG:32633"])
+def test_a_map_keeps_the_control_points_of_a_scene_that_has_no_grid(
+    crs: str, tmp_path: Path, checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It lay nowhere; gdalwarp puts it where it puts the scene."""
+    caplog.set_level(logging.INFO)
+    path = scene(tmp_path, crs=None, transform=Affine.identity())
+    corners = [(0.0, 0.0, 13.1, 52.6), (0.0, 9.5, 13.2, 52.7), (9.25, 0.0, 13.3, 52.3), (9.25, 9.5, 13.4, 52.4)]
+    points = [GroundControlPoint(row, column, x, y, 34.5) for row, column, x, y in corners]
+    with rasterio.open(path, "r+") as dataset:
+        dataset.gcps = points, CRS.from_string(crs)
+    (found,) = run(tmp_path, checkpoint=str(checkpoint), image=path, vector=True)
+    assert "Without a CRS the map has the scene's control points; areas and polygons are in pixels." in caplog.text
+    with rasterio.open(found.output) as mapped:
+        kept, its = mapped.gcps
+    assert [(p.row, p.col, p.x, p.y, p.z) for p in kept] == [(p.row, p.col, p.x, p.y, p.z) for p in points]
+    assert its == CRS.from_string(crs)
 
 
 def broken_scene(tmp_path: Path) -> str:

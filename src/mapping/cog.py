@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import escape
+from xml.sax.saxutils import escape, quoteattr
 
 from src.cores import cores
 from src.labels import UNCLASSIFIED, ClassTable
-from src.raster.read import RasterInfo
+from src.raster.read import ControlPoints, RasterInfo
 from src.raster.write import color_table, copy_raster
 
 _GDAL_TYPES = {"uint8": ("Byte", 1), "float32": ("Float32", 4)}
@@ -82,8 +82,20 @@ def virtual_raster(raw: Path, layer: Layer, grid: RasterInfo) -> str:
         parts.append(f"<SRS>{escape(grid.crs)}</SRS>")
     if has_grid:
         parts.append("<GeoTransform>" + ",".join(repr(float(x)) for x in (c, a, b, f, d, e)) + "</GeoTransform>")
+    elif grid.control:
+        parts.append(_control_points(grid.control))
     parts += [_band(raw, layer, grid.width, position) for position in range(len(layer.bands))]
     return "".join([*parts, "</VRTDataset>"])
+
+
+def _control_points(control: ControlPoints) -> str:
+    """Return a scene's control points: its map lies where these say, as it does itself."""
+    projection = f" Projection={quoteattr(control.crs)}" if control.crs else ""
+    points = (
+        f'<GCP Id="{number}" Pixel="{column!r}" Line="{row!r}" X="{x!r}" Y="{y!r}" Z="{z!r}"/>'
+        for number, (column, row, x, y, z) in enumerate(control.points, start=1)
+    )
+    return f"<GCPList{projection}>{''.join(points)}</GCPList>"
 
 
 def _band(raw: Path, layer: Layer, width: int, position: int) -> str:

@@ -331,6 +331,7 @@ def _fingerprint(mapper: Mapper, info: RasterInfo) -> dict[str, Any]:
         "image_changed": stat.st_mtime_ns if stat else None,
         **({"image_files": beside} if beside else {}),
         "grid": [info.width, info.height, info.crs, list(info.transform), info.dtype, str(info.nodata)],
+        **({"control": [info.control.crs, *map(list, info.control.points)]} if info.control else {}),
         # Which may stand beside the file, in what fingerprints() leaves out since programs write it by themselves.
         "bands": [[band.name, band.wavelength] for band in info.bands],
         "masks": [info.masked, list(info.alpha)],

@@ -45,6 +45,19 @@ _NANOMETRES = {"nanometers": 1.0, "nanometer": 1.0, "nm": 1.0, "micrometers": 1e
 
 
 @dataclass(frozen=True)
+class ControlPoints:
+    """Places of single pixels, of rasters that have no grid on earth: raw satellite and aerial images.
+
+    Attributes:
+        crs: Theirs, as WKT; None where they have none.
+        points: Column, row, x, y and z of each; z is 0 where it is unknown.
+    """
+
+    crs: str | None
+    points: tuple[tuple[float, float, float, float, float], ...]
+
+
+@dataclass(frozen=True)
 class RasterInfo:
     """What a raster says of itself.
 
@@ -61,6 +74,7 @@ class RasterInfo:
         masked: Whether a mask or an alpha band says which pixels are measurements; see :func:`read_valid`.
         block: Height and width of the blocks that the file is stored in.
         alpha: 1-based numbers of the alpha bands in the file.
+        control: Control points, where these are all that tells its place.
     """
 
     path: str
@@ -74,6 +88,7 @@ class RasterInfo:
     masked: bool = False
     block: tuple[int, int] = (1, 1)
     alpha: tuple[int, ...] = ()
+    control: ControlPoints | None = None
 
     @property
     def name(self) -> str:
@@ -205,7 +220,14 @@ def info_of(dataset: rasterio.DatasetReader) -> RasterInfo:
         masked=bool(mask_indexes(dataset) or unheeded_alpha(dataset)),
         block=dataset.block_shapes[0],
         alpha=tuple(alpha_indexes(dataset)),
+        control=None if dataset.crs else _control_points(dataset),
     )
+
+
+def _control_points(dataset: rasterio.DatasetReader) -> ControlPoints | None:
+    points, crs = dataset.gcps
+    places = tuple((float(p.col), float(p.row), float(p.x), float(p.y), float(p.z or 0)) for p in points)
+    return ControlPoints(crs.to_wkt() if crs else None, places) if places else None
 
 
 def measurement_indexes(dataset: rasterio.DatasetReader) -> list[int]:

@@ -309,7 +309,8 @@ def _map_one(
     log.info("")
     log.info("Scene    %s, %d × %d px, %s, %s", image, info.width, info.height, info.dtype, crs_label(info.crs))
     if info.crs is None:
-        log.info("         Without a CRS the map lies where the scene lies in rows and columns; areas are in pixels.")
+        where = "has the scene's control points" if info.control else "lies where the scene lies in rows and columns"
+        log.info("         Without a CRS the map %s; areas and polygons are in pixels.", where)
     if truth is not None and truth.note:
         log.info("Label    %s", truth.note)
     began = time.monotonic()
