@@ -303,6 +303,7 @@ def label_sources(
     beside = [source.error for source in sources if isinstance(source, NoLabels)]
     if beside and len(beside) == len(sources):
         raise beside[0]
+    _say_lines(labels, sources)
     if class_map is not None:
         hints = ClassHints(class_map.names(called), class_map.colors(hints.colors))
     return sources, hints
@@ -367,6 +368,21 @@ def _text_classes(found: Mapping[str, Sequence[float | str]], class_map: ClassMa
     if len(texts) > 255:
         raise UserError(f"{', '.join(found)}: {len(texts)} text classes; 255 fit. Merge some with class_map.")
     return {text: value for value, text in enumerate(texts, start=1)}
+
+
+def _say_lines(labels: Sequence[str], sources: Sequence[LabelSource]) -> None:
+    """Say which vector files have lines: roads and outlines hold no pixels."""
+    drawn = (path for path, source in zip(labels, sources, strict=True) if _has_lines(source))
+    for path in dict.fromkeys(drawn):
+        log.warning(
+            "CAUTION: %s has lines, and each is drawn one pixel wide; labels are polygons or points. Take lines out, "
+            "or give them a width (buffer them in QGIS).",
+            path,
+        )
+
+
+def _has_lines(source: LabelSource) -> bool:
+    return isinstance(source, VectorLabels) and source.burner.has_lines
 
 
 def _say_same_but_for_case(texts: Iterable[str]) -> None:

@@ -92,10 +92,22 @@ def unlike_training(
     expected = spec.statistics if found.count.max(initial=0) >= LEAST else None
     words = [
         caution(Levels.of(found), Levels.expected(expected), "training") if expected else None,
+        _marked_bad(bands, spec) if bands else None,
         f"{scaling}. Bring its numbers to training's unit first." if scaling else None,
         other_size(sides_on_ground(rasters), spec.sides, "training"),
     ]
     return " Also, ".join(filter(None, words)) or None
+
+
+def _marked_bad(bands: Sequence[Band], spec: NetworkSpec) -> str | None:
+    """Say that bands are marked bad which the network has learnt from."""
+    learnt = zip(bands, spec.bands, spec.normalization.used, strict=True)
+    bad = [here.name for here, there, use in learnt if use and here.bad and not there.bad]
+    if not bad:
+        return None
+    are, they = ("is", "it") if len(bad) == 1 else ("are", "them")
+    listed = ", ".join(bad[:10]) + " …" * (len(bad) > 10)
+    return f"{listed} {are} marked bad (bbl), and the network uses {they} all the same"
 
 
 def other_scaling(found: Sequence[Band], expected: Sequence[Band], used: Sequence[bool], whose: str) -> str | None:

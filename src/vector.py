@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from collections.abc import Sequence
@@ -32,26 +33,40 @@ from src.raster.georeference import (
     shifted,
     transform_points,
 )
-from src.raster.read import RasterInfo
+from src.raster.read import RasterInfo, open_raster
 
 Bounds = tuple[float, float, float, float]
 """Left, bottom, right, top."""
 
+_VECTOR = (".gpkg", ".geojson", ".shp", ".fgb", ".gml", ".kml")
+"""Suffixes of vector files."""
+_PASSES = 20
+"""Passes of sieving, at most: two regions that are both too small may swap their classes for ever."""
 _DETAILED = 500
 """Vertices above which a geometry is cut to the window before it is burnt: handing it over costs more than that."""
 _INSIDE = np.linspace(0, 1, 23)[1:-1]
 """Where, along each side, an image is asked for the extent of its inside."""
 _BY_INDEX = ("GPKG", "MapInfo File")
 """GDAL's drivers that return what lies in an extent in a spatial index's order, and number features in the file's."""
+_LINE, _AREA, _SEVERAL = 1, 2, 4
+"""GEOS's dimensions of lines and of what has an area, and the least of its numbers for geometries of several others."""
 _BENT = 0.01
 """Pixels that an edge may lie beside the line that is straight in its file's CRS."""
 
 
 def is_vector(path: str | Path) -> bool:
-    """Tell whether a file holds vector layers with geometries."""
+    """Tell whether a file holds vector layers with geometries.
+
+    Raises:
+        UserError: Its name says so, but GDAL cannot read it, nor as a raster.
+    """
     try:
         return any(kind is not None for _, kind in pyogrio.list_layers(path))
     except DataSourceError:
+        if Path(path).suffix.lower() in _VECTOR and Path(path).exists():
+            with suppress(UserError), open_raster(path):
+                return False
+            raise _unreadable(path) from None
         return False
 
 
@@ -199,7 +214,7 @@ def _around(geometries: npt.NDArray[Any], extents: Sequence[Bounds]) -> tuple[np
     its = shapely.bounds(geometries)
     for box in boxes:
         far &= (its[:, :2] < box[:2]).any(1) | (its[:, 2:] > box[2:]).any(1)
-    whole = shapely.make_valid(geometries[far])
+    whole = _mended(geometries[far])
     parts = [geometries[~far], *(shapely.clip_by_rect(whole, *box) for box in boxes)]
     return _in_order(parts, [np.flatnonzero(~far), *(np.flatnonzero(far) for _ in boxes)])
 
@@ -220,6 +235,8 @@ def _longest_edge(geometries: npt.NDArray[Any], extents: Sequence[Bounds], crs: 
     Lines all over what the extents share with that of the geometries are tried: how far a middle lies beside that of
     the ends grows with the square of the length. An edge of a pixel is never too long.
     """
+    if not len(geometries):  # which have no bounds
+        return math.inf
     longest, its = math.inf, shapely.total_bounds(geometries)
     for extent in extents or [its]:
         (left, bottom), (right, top) = np.maximum(extent[:2], its[:2]), np.minimum(extent[2:], its[2:])
@@ -259,10 +276,36 @@ def _with_short_edges(geometries: npt.NDArray[Any], longest: float) -> npt.NDArr
     long = (np.hypot(*np.diff(points, axis=0).T) > longest) & (np.diff(number) == 0)
     which = large[np.setdiff1d(number[1:][long], number[~np.isfinite(points).all(1)])]  # GEOS stops at NaN
     found, whole = geometries.copy(), geometries[which]
-    broken = ~shapely.is_valid(whole)
-    whole[broken] = shapely.make_valid(whole[broken])  # else a part of what crosses itself would be lost
-    found[which] = shapely.segmentize(whole, longest)
+    found[which] = shapely.segmentize(_mended(whole), longest)  # else a part of what crosses itself would be lost
     return found
+
+
+def _mended(geometries: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Make geometries valid that hold the same pixels as before.
+
+    Those of a polygon that crosses itself are the ones that lines to its outside cross it from an odd number of times,
+    those of several polygons are the ones of any: so they are burnt. Spikes hold none.
+    """
+    found = geometries.copy()
+    for place in np.flatnonzero(~shapely.is_valid(geometries)):
+        parts = _parts(geometries[place])
+        flat = shapely.get_dimensions(parts) == _AREA
+        areas = _parts(shapely.make_valid(parts[flat]))
+        areas = areas[shapely.get_dimensions(areas) == _AREA]
+        found[place] = (
+            shapely.geometrycollections([shapely.union_all(areas), *parts[~flat]])
+            if (~flat).any()
+            else (shapely.union_all(areas))
+        )
+    return found
+
+
+def _parts(geometries: Any) -> npt.NDArray[Any]:
+    """Return the points, lines and polygons in geometries, however deep these are."""
+    parts = shapely.get_parts(geometries)
+    while (shapely.get_type_id(parts) >= _SEVERAL).any():
+        parts = shapely.get_parts(parts)
+    return np.asarray(parts)
 
 
 def _transformed(geometries: npt.NDArray[Any], source: str, goal: str) -> npt.NDArray[Any]:
@@ -374,6 +417,11 @@ class Burner:
     values: npt.NDArray[np.uint8]
     transform: tuple[float, float, float, float, float, float]
 
+    @property
+    def has_lines(self) -> bool:
+        """Whether some geometries are lines, which hold no pixel and are drawn one pixel wide."""
+        return bool((shapely.get_dimensions(self.geometries) == _LINE).any())
+
     @cached_property
     def _cut(self) -> npt.NDArray[np.bool_]:
         """Which geometries are cut to a window: one that crosses itself may come back as all of it, or none."""
@@ -407,14 +455,18 @@ class Burner:
 
 
 def _layers(path: str | Path) -> npt.NDArray[Any]:
-    text = os.fspath(path)
     try:
         layers: npt.NDArray[Any] = pyogrio.list_layers(path)
     except (DataSourceError, DataLayerError) as error:
-        raise UserError(
-            f"{text} cannot be read as a vector file; expected a GeoPackage, GeoJSON or Shapefile."
-        ) from error
+        raise _unreadable(path) from error
     return layers
+
+
+def _unreadable(path: str | Path) -> UserError:
+    return UserError(
+        f"{path} cannot be read as a vector file; expected a whole GeoPackage, GeoJSON or Shapefile (its .shx and .dbf "
+        f"lie beside the .shp). Check it with: ogrinfo -so {path}"
+    )
 
 
 def _choose(path: str | Path, what: str, key: str, given: str | None, there: Sequence[str]) -> str:
@@ -456,6 +508,7 @@ def outline(values: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[Any], npt.NDArra
 def sieve(source: str | Path, target: str | Path, pixels: int) -> None:
     """Write a class map in which regions below a size have joined their largest neighbour; 0 stays as it is.
 
+    Again and again, since GDAL leaves a region whose neighbours were too small themselves; one that has none stays.
     GDAL goes through the file line by line, so memory grows with the number of regions and not with the raster.
 
     Args:
@@ -472,8 +525,22 @@ def sieve(source: str | Path, target: str | Path, pixels: int) -> None:
             if hasattr(os, "posix_fallocate"):  # GDAL would not say that the disk is full
                 with Path(target).open("r+b") as file:
                     os.posix_fallocate(file.fileno(), 0, width * height)
-            band, into = rasterio.band(before, 1), rasterio.band(after, 1)
-            # rasterio hands the file's band to GDAL, which fills it, and then cannot return it as an array; 1.5
-            # stumbles over the array that it did not make.
-            with suppress(TypeError, UnboundLocalError):
-                rasterio.features.sieve(band, min(pixels, width * height), out=into, mask=band)
+            _sieve(before, after, pixels, before)
+        digest = None
+        for _ in range(_PASSES):
+            with Path(target).open("rb") as file:
+                if digest == (digest := hashlib.file_digest(file, "blake2b").digest()):
+                    break
+            with rasterio.open(target, "r+") as after:
+                _sieve(after, after, pixels, before)
+
+
+def _sieve(source: Any, target: Any, pixels: int, mask: Any) -> None:
+    """Let GDAL sieve a raster once into another or the same one."""
+    size = min(pixels, source.width * source.height)
+    # rasterio hands the file's band to GDAL, which fills it, and then cannot return it as an array; 1.5 stumbles over
+    # the array that it did not make.
+    with suppress(TypeError, UnboundLocalError):
+        rasterio.features.sieve(
+            rasterio.band(source, 1), size, out=rasterio.band(target, 1), mask=rasterio.band(mask, 1)
+        )

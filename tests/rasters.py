@@ -83,6 +83,7 @@ def polygons(path: Path, shapes: Sequence[tuple[Any, Any]], field: str = "class"
     geometries = shapely.to_wkb(np.array([geometry for geometry, _ in shapes], dtype=object))
     values = [value for _, value in shapes]
     column = np.array(values, dtype=object if any(isinstance(v, str) or v is None for v in values) else None)
+    kind = "Polygon" if all(geometry.geom_type == "Polygon" for geometry, _ in shapes) else "Unknown"
     driver = {".gpkg": "GPKG", ".geojson": "GeoJSON", ".shp": "ESRI Shapefile"}[path.suffix]
-    pyogrio.raw.write(path, geometries, [column], [field], driver=driver, geometry_type="Polygon", crs=crs)
+    pyogrio.raw.write(path, geometries, [column], [field], driver=driver, geometry_type=kind, crs=crs)
     return path

@@ -728,3 +728,20 @@ def test_what_rare_classes_become_has_no_other_meaning() -> None:
     rules = (ClassRule(3, (30,)), ClassRule(0, (9,)))
     assert other(ClassHints(), known_values(rules, {"4": "urban", 5: "vineyard"}, {7: "#000000"})) == 8
     assert other(ClassHints(), known_values(None, ["a", "b", "c"], None)) == 3
+
+
+def test_lines_among_labels_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Roads were drawn over polygons, one pixel wide, without a word."""
+    scene = describe(rasters.image(tmp_path / "s.tif"))
+    left, top = scene.transform[2], scene.transform[5]
+    area = shapely.box(left, top - 300, left + 300, top)
+    road = shapely.LineString([(left, top - 100), (left + 300, top - 100)])
+    polygons = rasters.polygons(tmp_path / "p.gpkg", [(area, 1)])
+    mixed = rasters.polygons(tmp_path / "l.gpkg", [(area, 1), (road, 2), (shapely.Point(left + 9, top - 9), 2)])
+    label_sources([str(polygons)], [scene], None, None, None)
+    assert not caplog.messages
+    label_sources([str(mixed)] * 2, [scene, replace(scene, path="other.tif")], None, None, None)
+    assert caplog.messages == [
+        f"CAUTION: {mixed} has lines, and each is drawn one pixel wide; labels are polygons or points. Take lines out, "
+        "or give them a width (buffer them in QGIS)."
+    ]

@@ -57,6 +57,48 @@ def test_a_ring_around_everything_is_one_polygon_with_a_hole() -> None:
     assert shapely.equals(ring, shapely.box(0, 0, 30, 30) - shapely.box(5, 5, 25, 25))  # older GEOS begins amid an edge
 
 
+def sieved(values: npt.NDArray[np.uint8], pixels: int) -> npt.NDArray[np.uint8]:
+    """Sieve an array until nothing changes."""
+    while True:
+        after = rasterio.features.sieve(values, pixels, mask=values > 0)
+        if (after == values).all():
+            return values
+        values = after
+
+
+def test_no_region_with_a_neighbour_stays_below_the_size(tmp_path: Path) -> None:
+    """GDAL's one pass leaves those whose neighbours were too small as well."""
+    values = np.random.default_rng(0).integers(1, 5, (60, 80)).astype(np.uint8)
+    values[:9] = 0
+    values[3:5, 3:5] = 2  # alone
+    source = write_raster(tmp_path / "map.tif", values[None])
+    sieve(source, tmp_path / "sieved.raw", 10)
+    after = read(tmp_path / "sieved.raw")
+    assert ((after == 0) == (values == 0)).all()
+    once = rasterio.features.sieve(values, 10, mask=values > 0)
+    assert sorted(shapely.area(outline(once)[0]))[:2] == [1.0, 1.0]
+    small, large = sorted(shapely.area(outline(after)[0]))[:2]
+    assert (small, large >= 10) == (4.0, True)
+
+
+def test_regions_that_swap_their_classes_come_to_an_end(tmp_path: Path) -> None:
+    values = np.zeros((9, 9), np.uint8)
+    values[3:5, 3:5], values[3:5, 5:7] = 1, 2
+    sieve(write_raster(tmp_path / "map.tif", values[None]), tmp_path / "sieved.raw", 10)
+    assert ((read(tmp_path / "sieved.raw") == 0) == (values == 0)).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"), [("(1) berlin", "1) berlin"), ("-x", "x"), ("$", "polygons"), ("a(b", "a(b")]
+)
+def test_a_map_may_be_called_anything(name: str, layer: str, tmp_path: Path) -> None:
+    """GDAL refuses such a layer, and all mapping was in vain."""
+    grid = describe(write_raster(tmp_path / "map.tif", np.ones((1, 4, 4), np.uint8)))
+    batches = [(np.array([shapely.box(0, 0, 1, 1)]), np.array([1], np.uint8))]
+    assert write_polygons(tmp_path / f"{name}.gpkg", batches, grid, CLASSES, "2024-05-06T07:08:09Z") == 1
+    assert pyogrio.list_layers(tmp_path / f"{name}.gpkg").tolist() == [[layer, "Polygon"]]
+
+
 def test_sieving_a_file_is_sieving_an_array(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     values = np.kron(rng.integers(1, 4, (30, 40)), np.ones((4, 4))).astype(np.uint8)
@@ -64,7 +106,7 @@ def test_sieving_a_file_is_sieving_an_array(tmp_path: Path) -> None:
     values[:20, :20] = 0
     source = write_raster(tmp_path / "map.tif", values[None], tiled=True, blockxsize=32, blockysize=32)
     sieve(source, tmp_path / "sieved.tif", 30)
-    expected = rasterio.features.sieve(values, 30, mask=values > 0)
+    expected = sieved(values, 30)
     assert (expected != values).any()
     np.testing.assert_array_equal(read(tmp_path / "sieved.tif"), expected)
 
@@ -89,7 +131,7 @@ def test_polygons_carry_value_and_name_and_lie_where_the_pixels_are(grid: raster
     burnt = rasterio.features.rasterize(
         zip(geometries, values, strict=True), classes.shape, transform=transform, dtype="uint8"
     )
-    np.testing.assert_array_equal(burnt, rasterio.features.sieve(classes, 12, mask=classes > 0))
+    np.testing.assert_array_equal(burnt, sieved(classes, 12))
     assert (burnt != classes).any(), "nothing was sieved"
 
 

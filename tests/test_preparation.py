@@ -162,6 +162,15 @@ def test_envi_as_enmap_ships_it_with_bad_and_dead_bands(interleave: str, tmp_pat
         assert chip.nodata == -32768
 
 
+def test_a_list_of_bad_bands_that_names_some_only_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It was passed over, and bands without a signal were learnt."""
+    image = rasters.image(tmp_path / "scene.bsq", driver="ENVI")
+    with image.with_suffix(".hdr").open("a") as header:
+        header.write("bbl = {1, 0}\n")
+    assert made(tmp_path, settings(image, rasters.label(tmp_path / "label.tif"))).spec.used == (True, False, True)
+    assert f"CAUTION: {image} has a list of bad bands (bbl) with 2 entries for 3 bands; bands that" in caplog.text
+
+
 def test_a_vrt_and_a_path_in_a_zip(tmp_path: Path) -> None:
     image, label = rasters.image(tmp_path / "scene.tif"), rasters.label(tmp_path / "label.tif")
     rasterio.shutil.copy(str(image), str(tmp_path / "scene.vrt"), driver="VRT")

@@ -227,6 +227,19 @@ def _lead(scenes: list[MappedScene], checkpoint: Path) -> tuple[str, ...]:
     return prediction_report(Run("predict.py", "", datetime.now(UTC)), scenes, spec=spec, checkpoint=checkpoint).lead
 
 
+def test_a_band_that_only_the_scene_marks_bad_is_named(tmp_path: Path) -> None:
+    mapper = make_trained(tmp_path, "compact_unet")
+    bands = [replace(band, bad=number > 0) for number, band in enumerate(mapper.spec.bands)]
+    names = [band.name for band in bands]
+    nothing = BandStatistics(len(bands))
+    said = unlike_training(mapper.spec, [], nothing, bands)
+    assert said == f"{names[1]}, {names[2]} are marked bad (bbl), and the network uses them all the same"
+    known = replace(mapper.spec, bands=tuple(bands))  # as in training
+    assert unlike_training(known, [], nothing, bands) is None
+    unused = replace(mapper.spec.normalization, used=(True, False, False))
+    assert unlike_training(replace(mapper.spec, normalization=unused), [], nothing, bands) is None
+
+
 def test_a_scene_that_declares_another_offset_than_training_s_is_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

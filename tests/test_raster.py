@@ -288,3 +288,45 @@ def test_a_warning_about_an_earlier_call_is_no_error_of_the_next() -> None:
             return ColorInterp.gray, ColorInterp.alpha
 
     assert measurement_indexes(Warned()) == [1]  # type: ignore[arg-type]
+
+
+def envi(path: Path, bands: int = 3, **changed: str) -> Path:
+    """Write an ENVI file whose header is then changed or gets further entries."""
+    rasters.write(path, np.ones((bands, 8, 10), np.int16), driver="ENVI")
+    header = path.with_suffix(".hdr")
+    kept = [line for line in header.read_text().splitlines() if line.split("=")[0].strip() not in changed]
+    header.write_text("\n".join([*kept, *(f"{key} = {value}" for key, value in changed.items())]) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("interleave", ["bsq", "bil", "bip"])
+def test_a_raw_file_that_is_not_as_long_as_its_header_says_is_refused(interleave: str, tmp_path: Path) -> None:
+    """GDAL reads zeros where nothing is, and they were mapped; with too few lines bands began in the middle."""
+    path = tmp_path / f"s.{interleave}"
+    rasters.write(path, np.ones((3, 8, 10), np.int16), driver="ENVI", interleave=interleave)
+    content = path.read_bytes()
+    assert describe(path).width == 10
+    path.write_bytes(content + bytes(19))  # less than a row of a band is padding
+    assert describe(path).width == 10
+    for other, size in ((content[:-1], 479), (content[:240], 240), (content + bytes(20), 500)):
+        path.write_bytes(other)
+        said = f"{size} bytes, but its header says 10 samples × 8 lines × 3 bands of int16, which are 480; expected a"
+        with pytest.raises(UserError, match=said):
+            describe(path)
+
+
+def test_a_raw_file_s_offset_counts(tmp_path: Path) -> None:
+    path = envi(tmp_path / "s.bsq", **{"header offset": "100"})
+    with pytest.raises(UserError, match="int16 behind 100 bytes, which are 580;"):
+        describe(path)
+    path.write_bytes(bytes(100) + path.read_bytes())
+    assert describe(path).height == 8
+
+
+@pytest.mark.parametrize(
+    ("listed", "said"),
+    [("{1, 0, 1}", None), ("{1, 0}", "2 entries for 3 bands"), ("{true, false, true}", "entries that are no numbers")],
+)
+def test_a_list_of_bad_bands_that_cannot_be_used_is_doubted(listed: str, said: str | None, tmp_path: Path) -> None:
+    doubt = describe(envi(tmp_path / "s.bsq", bbl=listed)).doubt
+    assert (doubt is None) if said is None else (said in str(doubt))

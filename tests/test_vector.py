@@ -15,9 +15,10 @@ import shapely
 from rasterio.crs import CRS
 from rasterio.transform import Affine
 
+from src.errors import UserError
 from src.raster.georeference import apply_transform, transform_points
 from src.raster.read import RasterInfo, describe
-from src.vector import Burner, read_features
+from src.vector import Burner, is_vector, read_features
 from tests import rasters
 
 DEGREES = "EPSG:4326"
@@ -149,3 +150,58 @@ def test_a_vertex_without_coordinates_stops_nothing(tmp_path: Path) -> None:
         warnings.simplefilter("ignore", RuntimeWarning)  # shapely's
         (found,) = read_features(path, scene, None, None).geometries
     assert not np.isfinite(shapely.get_coordinates(found)).all()
+
+
+LOOP = shapely.Polygon([(0, 0), (50, 0), (50, 30), (10, 30), (10, 10), (60, 10), (60, 60), (0, 60)])
+BOXES = [shapely.box(0, 0, 40, 40), shapely.box(20, 20, 60, 60)]
+BOW = shapely.Polygon([(0, 0), (40, 30), (40, 0), (0, 30)])
+SPIKE = shapely.Polygon([(0, 0), (40, 0), (40, 20), (90, 50), (40, 20), (40, 40), (0, 40)])
+BEYOND = shapely.Polygon([(0, 0), (40, 0), (40, 40), (0, 40)], [[(30, 30), (60, 30), (60, 60), (30, 60)]])
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        LOOP,
+        BOW,
+        SPIKE,
+        BEYOND,
+        shapely.MultiPolygon(BOXES),
+        shapely.MultiPolygon([BOXES[0], BOXES[0]]),
+        shapely.MultiPolygon([LOOP, shapely.box(20, 15, 30, 25)]),
+        shapely.GeometryCollection([BOW, shapely.MultiPolygon(BOXES), shapely.Point(70, 70)]),
+    ],
+    ids=["a loop", "a bow", "a spike", "a hole beyond", "overlapping", "twice", "a loop and more", "a collection"],
+)
+@pytest.mark.parametrize("far", [False, True])
+def test_what_is_invalid_holds_the_same_pixels_in_any_crs(shape: Any, far: bool, tmp_path: Path) -> None:
+    """Overlapping parts became holes, and spikes got pixels, wherever geometries were moved or cut."""
+    scene = _scene(tmp_path, (100, 110), Affine(10, 0, 400_000, 0, -10, 5_590_000))
+    placed = shapely.transform(shape, lambda points: np.array([400_051, 5_589_949]) + [9.97, -9.96] * points)
+    if far:
+        elsewhere = shapely.box(430_000, 5_600_000, 440_000, 5_610_000)
+        placed = shapely.GeometryCollection([*shapely.get_parts(placed), elsewhere])
+    here, degrees = str(scene.crs), CRS.from_user_input(DEGREES).to_wkt()
+    moved = shapely.transform(placed, lambda points: transform_points(points, here, degrees))
+    expected = _burnt([placed], rasters.UTM, scene, tmp_path)
+    assert expected.any()
+    np.testing.assert_array_equal(_burnt([moved], DEGREES, scene, tmp_path), expected)
+
+
+def test_polygons_elsewhere_are_none_in_another_crs_too(tmp_path: Path) -> None:
+    """No geometry has no extent: it ended in a traceback."""
+    path = rasters.polygons(tmp_path / "l.gpkg", [(shapely.box(100, 10, 101, 11), 1)], crs=DEGREES)
+    assert not len(read_features(path, _scene(tmp_path), None, None).geometries)
+
+
+@pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".shp"])
+def test_a_broken_vector_file_is_no_broken_raster(suffix: str, tmp_path: Path) -> None:
+    path = rasters.polygons(tmp_path / f"l{suffix}", [(shapely.box(0, 0, 9, 9), n) for n in range(1, 40)])
+    if suffix == ".shp":
+        path.with_suffix(".shx").unlink()
+    else:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(UserError, match=r"cannot be read as a vector file; expected a whole .*\.shx.* ogrinfo"):
+        is_vector(path)
+    assert not is_vector(tmp_path / f"none{suffix}")
+    assert not is_vector(rasters.label(tmp_path / "raster.tif"))

@@ -20,6 +20,9 @@ from src.labels import ClassTable
 from src.raster.read import RasterInfo
 from src.vector import outline
 
+_NOT_FIRST = " `~!@#$%^&*()+-={}|[]\\:\";'<>?,./"
+"""What GDAL takes at the beginning of no layer's name."""
+
 Polygons = tuple[npt.NDArray[Any], npt.NDArray[np.uint8]]
 """Geometries in pixel coordinates (x = column, y = row), and the class value of each."""
 
@@ -141,7 +144,7 @@ def write_polygons(path: Path, batches: Iterable[Polygons], grid: RasterInfo, cl
     """Write polygons as a GeoPackage with the fields ``value`` and ``name`` and return how many there are.
 
     Args:
-        path: Where to; its layer has the file's name.
+        path: Where to; its layer is called as :func:`layer_name` says.
         batches: See :func:`map_polygons`; at least one.
         grid: The map.
         classes: Its classes.
@@ -173,6 +176,11 @@ def write_polygons(path: Path, batches: Iterable[Polygons], grid: RasterInfo, cl
     return count
 
 
+def layer_name(path: Path) -> str:
+    """Return what the layer of a GeoPackage is called: as its file, without what GDAL refuses at the beginning."""
+    return path.stem.lstrip(_NOT_FIRST) or "polygons"
+
+
 def _append(path: Path, wkb: npt.NDArray[Any], fields: list[npt.NDArray[Any]], crs: str | None, append: bool) -> None:
     with warnings.catch_warnings():
         # A scene without a CRS has polygons without one.
@@ -182,7 +190,7 @@ def _append(path: Path, wkb: npt.NDArray[Any], fields: list[npt.NDArray[Any]], c
             wkb,
             fields,
             ["value", "name"],
-            layer=path.stem,
+            layer=layer_name(path),
             driver="GPKG",
             geometry_type="Polygon",
             crs=crs,

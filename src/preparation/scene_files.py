@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -17,6 +18,8 @@ from src.pixel_size import other_size, sides_on_ground
 from src.radiometry import other_scaling, other_units
 from src.raster.read import RasterInfo, describe
 from src.tables import PARTS
+
+log = logging.getLogger(__name__)
 
 
 def pair(images: Sequence[str], files: Sequence[str], key: str) -> list[str]:
@@ -42,12 +45,15 @@ def pair(images: Sequence[str], files: Sequence[str], key: str) -> list[str]:
 
 
 def describe_all(images: Sequence[str]) -> list[RasterInfo]:
-    """Describe the images of one data set, all with the first one's names and wavelengths of the bands.
+    """Describe the images of one data set, all with the first one's names and wavelengths of the bands; say doubts.
 
     Raises:
         UserError: One cannot be read; two have the same name; bands, their order, or data types differ.
     """
     infos = [describe(path) for path in images]
+    for info in infos:
+        if info.doubt:
+            log.warning("CAUTION: %s.", info.doubt)
     first = infos[0]
     names: dict[str, str] = {}
     for info in infos:

@@ -75,6 +75,7 @@ class RasterInfo:
         block: Height and width of the blocks that the file is stored in.
         alpha: 1-based numbers of the alpha bands in the file.
         control: Control points, where these are all that tells its place.
+        doubt: What its header says that cannot be right; None where nothing is seen.
     """
 
     path: str
@@ -89,6 +90,7 @@ class RasterInfo:
     block: tuple[int, int] = (1, 1)
     alpha: tuple[int, ...] = ()
     control: ControlPoints | None = None
+    doubt: str | None = None
 
     @property
     def name(self) -> str:
@@ -208,6 +210,7 @@ def info_of(dataset: rasterio.DatasetReader) -> RasterInfo:
             f"{dataset.name} holds {strange[0]} numbers; expected real ones. Compute an intensity first, for example "
             "with gdal_calc.py --calc='abs(A)'."
         )
+    _check_size(dataset)
     return RasterInfo(
         path=dataset.name,
         width=dataset.width,
@@ -221,7 +224,46 @@ def info_of(dataset: rasterio.DatasetReader) -> RasterInfo:
         block=dataset.block_shapes[0],
         alpha=tuple(alpha_indexes(dataset)),
         control=None if dataset.crs else _control_points(dataset),
+        doubt=_doubt_about_bbl(dataset),
     )
+
+
+def _check_size(dataset: rasterio.DatasetReader) -> None:
+    """Raise UserError if a raw file has not the size that its header says: GDAL reads zeros where nothing is.
+
+    What lies behind may be padding, but not as much as a row: then lines, bands or the type are wrong.
+    """
+    envi = _envi_header(dataset)
+    file = Path(dataset.name)
+    if dataset.driver != "ENVI" or envi.get("file_compression", "0").strip() not in ("", "0") or not file.is_file():
+        return
+    row = dataset.width * np.dtype(dataset.dtypes[0]).itemsize
+    offset = int(_number(envi.get("header_offset")) or 0)
+    expected, size = offset + dataset.height * dataset.count * row, file.stat().st_size
+    if not expected <= size < expected + row:
+        raise UserError(
+            f"{file} has {size:,} bytes, but its header says {dataset.width} samples × {dataset.height} lines × "
+            f"{dataset.count} band{'s' * (dataset.count > 1)} of {dataset.dtypes[0]}"
+            f"{f' behind {offset:,} bytes' * bool(offset)}, which are {expected:,}; expected a whole file and its own "
+            "header. Copy it again, or correct the header."
+        )
+
+
+def _doubt_about_bbl(dataset: rasterio.DatasetReader) -> str | None:
+    """Say that a list of bad bands is of no use; None where there is none, or it is."""
+    listed = _envi_list(_envi_header(dataset).get("bbl"))
+    if not listed or (len(listed) == dataset.count and None not in map(_number, listed)):
+        return None
+    what = (
+        f"{len(listed)} entries for {dataset.count} bands"
+        if len(listed) != dataset.count
+        else "entries that are no numbers"
+    )
+    return f"{dataset.name} has a list of bad bands (bbl) with {what}; bands that it does not name are taken for good"
+
+
+def _envi_header(dataset: rasterio.DatasetReader) -> dict[str, str]:
+    return {key.lower().replace(" ", "_"): value for key, value in dataset.tags(ns="ENVI").items()}
 
 
 def _control_points(dataset: rasterio.DatasetReader) -> ControlPoints | None:
@@ -452,7 +494,7 @@ def value_colors(dataset: rasterio.DatasetReader) -> dict[int, str]:
 
 def _bands(dataset: rasterio.DatasetReader, indexes: Sequence[int]) -> tuple[Band, ...]:
     """Names, wavelengths, widths and bad flags, from the bands' own metadata or else an ENVI header's lists; units."""
-    envi = {key.lower(): value for key, value in dataset.tags(ns="ENVI").items()}
+    envi = _envi_header(dataset)
     header = {key: _envi_list(envi.get(key)) for key in ("wavelength", "fwhm", "bbl")}
     bands, descriptions = [], _descriptions(dataset)
     for position in (index - 1 for index in indexes):
@@ -461,7 +503,7 @@ def _bands(dataset: rasterio.DatasetReader, indexes: Sequence[int]) -> tuple[Ban
         own = {
             key: tags.get(key) or next(iter(listed[position : position + 1]), None) for key, listed in header.items()
         }
-        unit = tags.get("wavelength_units") or envi.get("wavelength_units") or envi.get("wavelength units")
+        unit = tags.get("wavelength_units") or envi.get("wavelength_units")
         factor = _nanometres_in(unit, _number(own["wavelength"]))
         wavelength, fwhm = (_positive(_number(own[key]), factor) for key in ("wavelength", "fwhm"))
         name = description or f"band {position + 1}"
