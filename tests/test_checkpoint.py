@@ -8,10 +8,10 @@ import torch
 
 from src.callbacks.checkpoints import BestCheckpoints
 from src.errors import UserError
-from src.models.checkpoint import LAST, Description, find_checkpoint, part_of, read_checkpoint
+from src.models.checkpoint import LAST, Description, TrainedOn, find_checkpoint, part_of, read_checkpoint
 
 
-def trained_on(path: Path) -> tuple[Path | None, bool]:
+def trained_on(path: Path) -> TrainedOn:
     return Description(None, part_of(read_checkpoint(path, weights=False), "config")).trained_on
 
 
@@ -55,13 +55,28 @@ def test_a_description_needs_no_weights(tmp_path: Path, old: bool) -> None:
     content = {"state_dict": {"a": torch.ones(3)}, "hyper_parameters": {"config": {"data_dir": "x", "refit": True}}}
     torch.save(content, tmp_path / "a.ckpt", _use_new_zipfile_serialization=not old)
     assert read_checkpoint(tmp_path / "a.ckpt", weights=False)["state_dict"]["a"].tolist() == [1, 1, 1]
-    assert trained_on(tmp_path / "a.ckpt") == (Path("x"), True)
+    assert trained_on(tmp_path / "a.ckpt") == TrainedOn(Path("x"), True)
 
 
 @pytest.mark.parametrize("parameters", [None, 1, {}, {"config": None}, {"config": {"data_dir": 1, "refit": True}}])
 def test_a_checkpoint_that_does_not_say_what_it_was_trained_on(tmp_path: Path, parameters: object) -> None:
     torch.save({"state_dict": {}, "hyper_parameters": parameters}, tmp_path / "a.ckpt")
-    assert trained_on(tmp_path / "a.ckpt") == (None, False)
+    assert trained_on(tmp_path / "a.ckpt") == TrainedOn()
+
+
+def test_what_was_trained_on_is_what_the_data_were_read_from() -> None:
+    """A data_dir beside scenes was taken for it, and one of the datamodule's own was not seen."""
+    own = {"_target_": "src.datamodules.chips.ChipData", "data_dir": "own"}
+    scenes = {"_target_": "src.datamodules.scenes.SceneData", "image": ["a.tif", "b.tif"], "class_map": [{"value": 1}]}
+    assert TrainedOn.of({"data_dir": "top"}) == TrainedOn(Path("top"))
+    assert TrainedOn.of({"data_dir": "top", "datamodule": own, "refit": True}) == TrainedOn(Path("own"), True)
+    expected = TrainedOn(scenes=("a.tif", "b.tif"), class_map=[{"value": 1}])
+    assert TrainedOn.of({"data_dir": "top", "datamodule": scenes}) == expected
+    assert TrainedOn.of({"datamodule": scenes | {"image": "a.tif", "class_map": None}}) == TrainedOn(scenes=("a.tif",))
+    assert (
+        TrainedOn.of({"data_dir": "x", "datamodule": {"_target_": "src.datamodules.torchgeo.TorchGeoData"}})
+        == TrainedOn()
+    )
 
 
 def test_without_validation_scores_it_is_the_last(tmp_path: Path) -> None:

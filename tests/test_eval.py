@@ -25,7 +25,7 @@ from omegaconf import OmegaConf
 from src.bands import Band, Normalization
 from src.errors import UserError
 from src.labels import ClassTable
-from src.models.checkpoint import save_network
+from src.models.checkpoint import TrainedOn, save_network
 from src.models.network import build_network
 from src.raster.write import write_geotiff
 from src.report.provenance import Run
@@ -356,10 +356,10 @@ def test_scores_name_the_very_checkpoint_that_they_are_of(
         return loaded
 
     monkeypatch.setattr(eval_task, "load_described", replaced)
-    monkeypatch.setattr(eval_task, "_training_caution", lambda _, *trained_on: said.append(trained_on))
+    monkeypatch.setattr(eval_task, "_training_caution", lambda _, trained_on: said.append(trained_on))
     score(EvalConfig(str(path), str(data), accelerator="cpu"), tmp_path / "out")
     assert json.loads((tmp_path / "out/scores.json").read_text())["checkpoint_sha256"] == digest
-    assert said == [(tmp_path, True)]
+    assert said == [TrainedOn(tmp_path, True)]
 
 
 @pytest.mark.parametrize("there", ["run.json", "report.html"])

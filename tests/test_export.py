@@ -26,7 +26,7 @@ from src.errors import UserError
 from src.labels import ClassTable
 from src.mapping.scene_map import MapOptions, Mapper, map_scene
 from src.models import onnx_file
-from src.models.checkpoint import load_network, save_network
+from src.models.checkpoint import TrainedOn, load_network, save_network
 from src.models.network import build_network
 from src.models.onnx_file import probabilities_of
 from src.raster.write import write_geotiff
@@ -302,7 +302,7 @@ def test_an_export_that_computes_something_else_is_not_kept(
 
 
 def test_an_exported_network_names_no_data_folder(exported: Path) -> None:
-    assert Mapper.load(exported, accelerator="cpu").trained_on == (None, False)
+    assert Mapper.load(exported, accelerator="cpu").trained_on == TrainedOn()
 
 
 def test_what_is_no_exported_network_is_refused(checkpoint: Path, exported: Path, tmp_path: Path) -> None:

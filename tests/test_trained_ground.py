@@ -25,8 +25,9 @@ from src.preparation.settings import Preparation
 from src.raster.read import describe
 from src.spec import SceneSpec
 from src.tasks import predict
-from src.tasks.schema import PredictConfig
-from tests.mapping_scenes import CLASSES, make_trained, noise, write_raster
+from src.tasks.eval import score
+from src.tasks.schema import EvalConfig, PredictConfig
+from tests.mapping_scenes import CLASSES, make_trained, noise, read, write_raster
 from tests.rasters import NORTH_UP, TURNED
 
 SIDE, CHIP = 128, 32
@@ -51,8 +52,8 @@ def write_checkpoint(folder: Path, **config: object) -> Path:
 
 
 def seen(trained: Path, image: Path, checkpoint: Path | None = None) -> str | None:
-    folder, refit = Mapper.load(checkpoint or trained / "network.ckpt", accelerator="cpu").trained_on
-    return TrainedGround.of(folder, refit=refit).caution(describe(image))
+    trained_on = Mapper.load(checkpoint or trained / "network.ckpt", accelerator="cpu").trained_on
+    return TrainedGround.of(trained_on).caution(describe(image))
 
 
 def share(trained: Path, *parts: str) -> str:
@@ -66,6 +67,45 @@ def test_a_scene_that_was_trained_on_is_named_with_the_share_that_was_seen(train
     assert share(trained, "train") in str(seen(trained, tmp_path / "copy.tif"))
     refitted = write_checkpoint(tmp_path, data_dir=str(trained / "chips"), refit=True)
     assert share(trained, "train", "validation") in str(seen(trained, trained / "scene.tif", refitted))
+
+
+def test_scenes_that_windows_were_drawn_from_are_named(trained: Path, tmp_path: Path) -> None:
+    """Of data folders alone it was said; and a data folder given beside was taken for what was trained on."""
+    data = {"_target_": "src.datamodules.scenes.SceneData", "image": str(trained / "scene.tif")}
+    other = write_raster(tmp_path / "other.tif", noise(9, 9), transform=from_origin(700_000, 5_800_000, 10, 10))
+    drawn = write_checkpoint(tmp_path, data_dir=str(trained / "chips"), datamodule=data)
+    assert "trained on windows of scenes that show this ground" in str(seen(trained, trained / "scene.tif", drawn))
+    assert seen(trained, other, drawn) is None
+    elsewhere = write_checkpoint(tmp_path, data_dir=str(trained / "chips"), datamodule=data | {"image": str(other)})
+    assert seen(trained, trained / "scene.tif", elsewhere) is None
+    gone = write_checkpoint(tmp_path, datamodule=data | {"image": [str(tmp_path / "gone.tif")]})
+    assert seen(trained, trained / "scene.tif", gone) is None
+
+
+@pytest.mark.parametrize("without_chips", [False, True])
+def test_chips_of_another_folder_that_show_trained_ground_are_counted(
+    without_chips: bool, trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Only lists of the folder that was trained on were compared: a scene that was cut anew counted as a new one."""
+    label, chip = str(trained / "label.tif"), (CHIP, CHIP)
+    away = write_raster(tmp_path / "away.tif", noise(SIDE, SIDE), transform=from_origin(700_000, 5_800_000, 10, 10))
+    nowhere = write_raster(tmp_path / "nowhere.tif", read(trained / "label.tif")[None], crs=None)
+    prepare(Preparation(str(trained / "scene.tif"), label, chip, chip, seed=5, strategy="random"), tmp_path / "anew")
+    prepare(Preparation(str(away), str(nowhere), chip, chip), tmp_path / "new")
+    config: dict[str, object] = {"data_dir": str(trained / "chips")}
+    if without_chips:
+        config["datamodule"] = {"_target_": "src.datamodules.scenes.SceneData", "image": str(trained / "scene.tif")}
+    keys: dict[str, Any] = {"split": "train", "accelerator": "cpu"}
+    checkpoint = str(write_checkpoint(tmp_path, **config))
+    score(EvalConfig(checkpoint, str(tmp_path / "new"), **keys), tmp_path / "out")
+    assert "CAUTION" not in caplog.text
+    score(EvalConfig(checkpoint, str(tmp_path / "anew"), **keys), tmp_path / "out")
+    folders = (trained / "chips", tmp_path / "anew")
+    known, scored = (set((folder / "train_files.csv").read_text().split()[1:]) for folder in folders)
+    count = len(scored) if without_chips else len(scored & known)
+    what = "windows of scenes" if without_chips else "chips of another data folder"
+    said = f"{count} of {len(scored)} chips show ground that the network was trained on ({what}); scores of what it has"
+    assert said in caplog.text
 
 
 def test_the_same_ground_in_another_projection_is_named(trained: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from src.mapping.strips import PROBABILITIES, UNCERTAINTY, map_layers, map_strip
 from src.mapping.styles import polygon_style, raster_style, share_style
 from src.mapping.window_choice import WindowRequest, choose_plan
 from src.memory import give_back_memory
-from src.models.checkpoint import find_checkpoint, load_described
+from src.models.checkpoint import TrainedOn, find_checkpoint, load_described
 from src.models.network import Network
 from src.models.precision import choose_device, precision_name
 from src.models.threads import computing_with
@@ -70,7 +70,7 @@ class Mapper:
         device: Where it runs.
         options: How it maps.
         fingerprint: SHA-256 of the file that the network was loaded from; taken of ``checkpoint`` where none is given.
-        trained_on: The data folder that this file names, None if it names none, and whether it comes from a refit.
+        trained_on: What this file says it was trained on.
     """
 
     checkpoint: Path
@@ -79,7 +79,7 @@ class Mapper:
     device: torch.device
     options: MapOptions
     fingerprint: str = ""
-    trained_on: tuple[Path | None, bool] = (None, False)
+    trained_on: TrainedOn = field(default_factory=TrainedOn)
 
     def __post_init__(self) -> None:
         """Hash the checkpoint where whoever loaded the network has not."""

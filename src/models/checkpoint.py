@@ -36,7 +36,39 @@ SCORED = "{epoch:05d}-val_iou_{val_iou:.4f}"
 """How Lightning names the others, which it keeps by the score itself: ``00026-val_iou_0.7115``."""
 _SCORE = re.compile(r"val_iou_(\d+(?:\.\d+)?)")
 VAL_MATRIX = "val_matrix"
+_WITHOUT_FOLDER = ("src.datamodules.scenes", "src.datamodules.torchgeo")
+"""Where data come from that are in no data folder, whatever ``data_dir`` says beside."""
 """Where a checkpoint has the confusion matrix of its validation."""
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """What a checkpoint says it was trained on, as its training's settings have it.
+
+    Attributes:
+        folder: The data folder; None where there is none, or nobody knows.
+        refit: Whether the validation chips were trained on too.
+        scenes: The images that windows were drawn from without chips (``datamodule=scenes``).
+        class_map: What merged their labels' classes; None for nothing.
+    """
+
+    folder: Path | None = None
+    refit: bool = False
+    scenes: tuple[str, ...] = ()
+    class_map: Any = None
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> TrainedOn:
+        """Read it from a composed configuration, which anybody may have written."""
+        given = config.get("datamodule")
+        data: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
+        if not str(data.get("_target_", "")).startswith(_WITHOUT_FOLDER):
+            folder = data.get("data_dir", config.get("data_dir"))
+            if isinstance(folder, str):
+                return cls(Path(folder), config.get("refit") is True)
+        images = data.get("image")
+        listed = images if isinstance(images, list | tuple) else [images] * isinstance(images, str)
+        return cls(scenes=tuple(map(str, listed)), class_map=data.get("class_map"))
 
 
 @dataclass(frozen=True)
@@ -54,10 +86,9 @@ class Description:
     versions: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def trained_on(self) -> tuple[Path | None, bool]:
-        """The data folder that it names, None if it names none, and whether it comes from a refit."""
-        folder = self.config.get("data_dir")
-        return (Path(folder), self.config.get("refit") is True) if isinstance(folder, str) else (None, False)
+    def trained_on(self) -> TrainedOn:
+        """What it was trained on."""
+        return TrainedOn.of(self.config)
 
 
 def hyper_parameters(spec: NetworkSpec, config: Mapping[str, Any]) -> dict[str, Any]:

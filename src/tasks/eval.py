@@ -23,7 +23,8 @@ from src.datafolder import DATASET, ground_caution, read_data_folder, read_datas
 from src.errors import UserError
 from src.evaluation import check_fit, chip_exporter, chips_unlike_training, evaluate
 from src.mapping.network_file import hashed
-from src.models.checkpoint import find_checkpoint, load_described
+from src.mapping.trained_ground import TrainedGround
+from src.models.checkpoint import TrainedOn, find_checkpoint, load_described
 from src.models.network import Network
 from src.models.precision import arrange_memory, choose_device, precision_name
 from src.progress import progress
@@ -121,7 +122,7 @@ def score(settings: EvalConfig, output: Path) -> Scored:
         check_fit(spec, chips.spec.bands, chips.spec.classes, chips.origin)
     log.info("Network  %s, %s", _describe(spec), checkpoint)
     log.info("Chips    %d, %s", len(chips.samples), chips.origin)
-    cautions = [_training_caution(chips, *said.trained_on), chips_unlike_training(spec, chips.samples, chips.spec)]
+    cautions = [_training_caution(chips, said.trained_on), chips_unlike_training(spec, chips.samples, chips.spec)]
     told = [words for words in cautions if words]
     for words in told:
         log.warning("CAUTION: %s: %s", chips.origin, words)
@@ -210,31 +211,41 @@ def _listed_chips(path: Path) -> Chips:
     return Chips(samples, str(path), path, read_dataset(described) if described.is_file() else None)
 
 
-def _training_caution(chips: Chips, data_dir: Path | None, refit: bool) -> str | None:
+def _training_caution(chips: Chips, trained_on: TrainedOn) -> str | None:
     """Say if a network may have been trained on the chips or on ground that they show; None for no.
 
     Args:
         chips: What is scored.
-        data_dir: The data folder that the checkpoint names.
-        refit: Whether it comes from a refit.
+        trained_on: What the checkpoint says it was trained on.
 
     Raises:
         UserError: It was trained on some of them.
     """
     folder, listed = chips.listed.parent, set(listed_images(chips.listed))
+    data_dir = trained_on.folder
     here = data_dir is not None and data_dir.resolve() == folder.resolve()
-    if data_dir is not None and data_dir.is_dir() and not here:
-        return None
+    if trained_on.scenes or (data_dir is not None and data_dir.is_dir() and not here):
+        return _elsewhere_caution(chips, TrainedGround.of(trained_on))
     if listed <= (trained := set(trained_images(folder))):
         return "these are training chips, and the scores of a network that was trained on them say nothing"
     if here:
         check_apart(chips.listed, folder / list_name("train"))
     if both := len(listed & trained):
         return f"{both} of them are training chips; the scores of a network that was trained on them say nothing"
-    refit = refit and here
+    refit = trained_on.refit and here
     if refit and listed <= set(trained_images(folder, refit=True)):
         return "the network was trained on them (refit=true), so their scores say nothing; score split=test"
     return ground_caution(chips.listed, chips.samples, chips.spec, refit=refit)
+
+
+def _elsewhere_caution(chips: Chips, trained: TrainedGround) -> str | None:
+    """Say how many chips show ground that was trained on in another folder, or on scenes; None for none."""
+    shown = trained.showing([sample.image for sample in chips.samples], chips.spec) if chips.spec is not None else 0
+    if not shown:
+        return None
+    what = "windows of scenes" if trained.drawn else "chips of another data folder"
+    count = f"{shown} of {len(chips.samples)} chips show" if shown > 1 else f"1 of {len(chips.samples)} chips shows"
+    return f"{count} ground that the network was trained on ({what}); scores of what it has seen are too good"
 
 
 def check_own(output: Path) -> None:

@@ -6,7 +6,6 @@ import importlib.metadata
 import json
 import logging
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from src.bands import all_measured
 from src.datafolder import read_data_folder
 from src.errors import UserError
 from src.evaluation import read_chip
-from src.models.checkpoint import ONNX, find_checkpoint, load_described
+from src.models.checkpoint import ONNX, TrainedOn, find_checkpoint, load_described
 from src.models.network import Network
 from src.models.onnx_file import probabilities_of, takes_other_sizes, write_onnx
 from src.pixel_size import sides_on_ground
@@ -64,7 +63,7 @@ def export(settings: ExportConfig, output: Path) -> float:
     check_item(item := output.with_suffix(".json"))
     network, said = load_described(checkpoint)
     spec = said.spec
-    images, resolution, origin = _images(settings, spec, said.config)
+    images, resolution, origin = _images(settings, spec, said.trained_on)
     with whole_file(output) as partial:
         free, difference = _write_and_compare(partial, network, spec, deepness_metadata(spec, resolution), images)
         if not difference <= MOST_DIFFERENT:
@@ -164,10 +163,10 @@ def compare(path: Path, network: Network, spec: NetworkSpec, images: list[npt.ND
 
 
 def _images(
-    settings: ExportConfig, spec: NetworkSpec, trained: Mapping[str, Any]
+    settings: ExportConfig, spec: NetworkSpec, trained: TrainedOn
 ) -> tuple[list[npt.NDArray[np.float32]], float | None, str]:
     """Return images to compare on, C × H × W in file numbers, metres per pixel, and where they are from."""
-    folder = settings.data_dir or str(trained.get("data_dir") or "")
+    folder = settings.data_dir or str(trained.folder or "")
     if settings.data_dir is None and not (folder and Path(folder).is_dir()):
         rng = np.random.default_rng(0)
         mean, std = (np.asarray(v)[:, None, None] for v in (spec.normalization.mean, spec.normalization.std))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
@@ -36,7 +36,6 @@ from src.mapping.layer_file import ShownLayer, scene_layer, write_layer_file
 from src.mapping.map_paths import areas_path, layer_file_path, strips_folder
 from src.mapping.map_record import record_path
 from src.mapping.map_scores import MapSurvey, survey
-from src.mapping.network_file import hashed
 from src.mapping.options import MapOptions
 from src.mapping.outputs import (
     check_not_among_scenes,
@@ -50,7 +49,6 @@ from src.mapping.scene_map import Mapper, SceneMap, map_scene
 from src.mapping.scene_reader import open_scene
 from src.mapping.strips import Probabilities
 from src.mapping.trained_ground import TrainedGround
-from src.models.checkpoint import part_of, read_checkpoint
 from src.models.precision import arrange_memory, choose_device, precision_name
 from src.preparation.scene_files import pair
 from src.progress import stage
@@ -118,8 +116,7 @@ def map_all(settings: PredictConfig, run_folder: Path) -> tuple[Mapper, list[Map
     files = [file for output in outputs for file in written(output, mapper.options, scored=bool(scored))]
     files.append(report_path(outputs, settings.output))
     check_replaces_nothing(files, scenes=images, labels=scored, checkpoint=mapper.checkpoint)
-    folder, refit = mapper.trained_on
-    trained = TrainedGround.of(folder, refit=refit) if scored else TrainedGround()
+    trained = TrainedGround.of(mapper.trained_on) if scored else TrainedGround()
     unmapped = _unmapped(mapper, scored, settings)
     checked = [_check(mapper, image, label, settings, trained) for image, label in zip(images, labels, strict=True)]
     checked = [
@@ -249,14 +246,9 @@ def _unmapped(mapper: Mapper, labels: Sequence[str], settings: PredictConfig) ->
 
 def _training_map(mapper: Mapper) -> ClassMap | None:
     """Return the class map that training's labels were read with; None without one, or where nobody knows."""
-    folder, entries = mapper.trained_on[0], None
+    folder, entries = mapper.trained_on.folder, mapper.trained_on.class_map
     with suppress(UserError, OSError):  # what is wrong with another command's files is not ours to say
-        if folder is None:  # it was trained on scenes, if on anything that is known
-            content, found = hashed(mapper.checkpoint, partial(read_checkpoint, weights=False))
-            data = part_of(content, "config").get("datamodule")
-            if found == mapper.fingerprint and isinstance(data, Mapping):
-                entries = data.get("class_map")
-        elif (folder / DATASET).is_file():
+        if folder is not None and (folder / DATASET).is_file():
             made = read_dataset(folder / DATASET)
             if made.classes.values == mapper.spec.classes.values:  # else it was made anew since
                 entries = made.config.get("class_map")
