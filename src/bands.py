@@ -29,6 +29,8 @@ _REACH = 40.0
 """Nanometres that a band's centre may lie off a colour's own: further off it is another colour."""
 _SENTINEL2 = ("B0?4", "B0?3", "B0?2")
 
+_LARGEST = float(np.finfo(np.float32).max)
+"""Largest number in float32, which networks compute in: beyond it everything is infinite there."""
 _ROUNDING = 1e-12
 """Standard deviation, as a share of the mean, that is nothing but rounding: the band is constant."""
 
@@ -227,7 +229,7 @@ def _listing(bands: Sequence[Band]) -> str:
 
 
 def measured(image: npt.NDArray[Any], nodata: Sequence[float | None] | float | None) -> npt.NDArray[np.bool_]:
-    """Tell which values are measurements: finite and not the band's nodata value.
+    """Tell which values are measurements: finite, as float32 too, and not the band's nodata value.
 
     Args:
         image: C × H × W in the file's own numbers (before any scaling).
@@ -236,7 +238,7 @@ def measured(image: npt.NDArray[Any], nodata: Sequence[float | None] | float | N
     Returns:
         C × H × W, True where there is a measurement.
     """
-    valid = np.isfinite(image) if image.dtype.kind == "f" else np.ones(image.shape, bool)
+    valid = _finite(image) if image.dtype.kind == "f" else np.ones(image.shape, bool)
     for band, value in enumerate(_nodata_values(image, nodata)):
         if value is not None:
             valid[band] &= image[band] != value
@@ -253,10 +255,16 @@ def all_measured(
         if used is not None and not used[band]:
             continue
         if image.dtype.kind == "f":
-            valid &= np.isfinite(image[band])
+            valid &= _finite(image[band])
         if value is not None:
             valid &= image[band] != value
     return valid
+
+
+def _finite(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Tell which floats are finite as a network takes them: some of float64 are infinite in float32."""
+    finite: npt.NDArray[np.bool_] = np.isfinite(values) if values.dtype.itemsize <= 4 else np.abs(values) <= _LARGEST
+    return finite
 
 
 def _nodata_values(image: npt.NDArray[Any], nodata: Sequence[float | None] | float | None) -> list[Any]:

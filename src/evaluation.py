@@ -346,7 +346,8 @@ def _stacked(chips: Sequence[LabelledChip], pinned: bool) -> Stack:
     def put(arrays: Sequence[npt.NDArray[Any]]) -> torch.Tensor:
         dtype = np.dtype(np.float32) if arrays[0].dtype == np.float64 else arrays[0].dtype
         stack = room((len(arrays), *arrays[0].shape), dtype, pinned)
-        np.stack(arrays, out=stack.numpy(), casting="same_kind")
+        with np.errstate(over="ignore"):  # −1.8e308 is infinite in float32, and no measurement
+            np.stack(arrays, out=stack.numpy(), casting="same_kind")
         return stack
 
     parts = zip(*((chip.image, chip.valid, chip.target) for chip in chips), strict=True)

@@ -146,22 +146,24 @@ def unheard_bands(network: Network, spec: NetworkSpec) -> list[str]:
     """Name the bands that are used and do not change what a network with a frozen encoder answers.
 
     Pretrained weights know nothing of a band that their sensor has not: its kernels begin at zero, and stay so where
-    they do not learn. Nothing is named where all of the encoder learns.
+    they do not learn. Nothing is named where all of the encoder learns, nor where a whitening that is yet to be
+    computed will mix the bands.
 
     Args:
         network: Before its training.
         spec: What it is.
     """
     parameters = [p for name, p in network.architecture.named_parameters() if name.partition(".")[0] in ENCODER_PARTS]
-    if all(parameter.requires_grad for parameter in parameters):
+    whitening = whitening_of(network.architecture)
+    if all(parameter.requires_grad for parameter in parameters) or (whitening is not None and not whitening.fitted):
         return []
     width, height = spec.chip_size
     image = torch.randn(1, len(spec.bands), height, width, generator=torch.Generator().manual_seed(0))
     image.requires_grad_()
     was = network.training
-    with torch.enable_grad():
+    with torch.enable_grad(), torch.compiler.set_stance("force_eager"):  # not compiled for this
         network.architecture.eval()
-        answer = network.architecture.forward(image)  # not compiled for this
+        answer = network.architecture(image)  # with its whitening and its branch, which forward() leaves out
         torch.autograd.backward(answer.square().sum(), inputs=[image])
         network.architecture.train(was)
     assert image.grad is not None

@@ -18,6 +18,17 @@ def test_nodata_counts_per_band_and_nan_always() -> None:
     np.testing.assert_array_equal(all_measured(image, 5.0, [False, True]), [[True, True, False]])
 
 
+def test_what_is_infinite_in_single_precision_is_no_measurement() -> None:
+    """ArcGIS's −1.8e308 in scenes that declare no nodata value: its NaN spread over all that the network sees."""
+    edge = float(np.finfo(np.float32).max)
+    image = np.array([[[np.finfo(np.float64).min, 1e39, -edge, edge, np.nan, -np.inf, 1e300]]])
+    expected = [[False, False, True, True, False, False, False]]
+    for nodata in (None, -9999.0):
+        np.testing.assert_array_equal(measured(image, nodata), [expected])
+        np.testing.assert_array_equal(all_measured(image, nodata), expected)
+    assert all_measured(np.repeat(image, 2, 0), None, [False, False]).all()
+
+
 @pytest.mark.parametrize(
     ("nodata", "dtype", "expected"),
     [

@@ -286,6 +286,27 @@ def test_nodata_goes_to_an_imported_network_as_data(tmp_path: Path) -> None:
     assert imported.pooled.matrix.sum() > evaluate(network(), SPEC, samples, device=CPU).pooled.matrix.sum()
 
 
+@pytest.mark.parametrize("nodata_is_data", [False, True])
+def test_numbers_beyond_single_precision_are_no_measurements(tmp_path: Path, nodata_is_data: bool) -> None:
+    """−1.8e308 in float64, which no file declares, made probabilities NaN and the calibration's error with them."""
+    spec = replace(SPEC, nodata=None, nodata_is_data=nodata_is_data)
+    blurred = Network(nn.AvgPool2d(3, 1, 1), Normalization.identity(3))  # which spreads NaN
+    results = []
+    for name, value in (("lowest", np.finfo(np.float64).min), ("infinite", -np.inf)):
+        cube = np.random.default_rng(0).random((3, 8, 8))
+        cube[:, 4, 4] = value
+        sample = Sample(tmp_path / f"{name}.tif", tmp_path / "label.tif")
+        write_geotiff(sample.image, cube, crs=None, transform=TRANSFORM, bands=BANDS)
+        write_geotiff(sample.label, np.full((8, 8), 20, np.uint8), crs=None, transform=TRANSFORM)
+        results.append(evaluate(blurred, spec, [sample], device=CPU))
+    found, expected = results
+    assert found.pooled.matrix.sum() == 63
+    np.testing.assert_array_equal(found.pooled.matrix, expected.pooled.matrix)
+    assert found.calibration is not None
+    assert expected.calibration is not None
+    assert found.calibration.expected_error == expected.calibration.expected_error
+
+
 @pytest.mark.parametrize("mask", [True, False])
 def test_predictions_are_blanked_where_the_label_is_0_only_if_asked_for(tmp_path: Path, mask: bool) -> None:
     """In SpecDeepMap they were blanked with "crop unclassified labels" on and off."""

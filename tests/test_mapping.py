@@ -246,6 +246,27 @@ def test_a_network_that_takes_nodata_for_data_maps_what_any_band_has_measured(tm
     np.testing.assert_array_equal(read(found.path), expected)
 
 
+@pytest.mark.parametrize("nodata_is_data", [False, True])
+@pytest.mark.parametrize("rows", [{}, {"tiled": True, "blockxsize": 16, "blockysize": 16}])
+def test_numbers_beyond_single_precision_are_no_measurements(
+    tmp_path: Path, nodata_is_data: bool, rows: dict[str, Any]
+) -> None:
+    """ArcGIS's −1.8e308, in a scene that does not declare it: NaN as far as the network saw."""
+    found = []
+    for name, value in (("lowest", np.finfo(np.float64).min), ("infinite", -np.inf)):
+        image = noise(48, 48).astype(np.float64)
+        image[:, 20, 20] = value
+        path = write_raster(tmp_path / f"{name}.tif", image, **rows)
+        mapper = make_trained(tmp_path, probabilities="float16")
+        mapper = dataclasses.replace(mapper, spec=dataclasses.replace(mapper.spec, nodata_is_data=nodata_is_data))
+        values = read(map_scene(mapper, str(path), tmp_path / name / "map.tif").path)
+        found.append((values, read(tmp_path / name / "map_probabilities.tif")))
+    (values, probabilities), (expected, expected_probabilities) = found
+    assert np.argwhere(values == 0).tolist() == [[20, 20]]
+    np.testing.assert_array_equal(values, expected)
+    np.testing.assert_array_equal(probabilities, expected_probabilities)
+
+
 def test_a_scene_without_any_measurement_is_mapped_as_empty(tmp_path: Path) -> None:
     path = write_raster(tmp_path / "scene.tif", np.zeros((3, 70, 50), np.uint8), nodata=0)
     found = map_scene(make_mapper(tmp_path, Constant()), str(path), tmp_path / "map.tif")

@@ -18,7 +18,7 @@ from src.datamodules.base import SegmentationData
 from src.datamodules.chips import ChipData, ChipDataset
 from src.errors import UserError
 from src.grid import Window
-from src.labels import ClassTable
+from src.labels import IGNORE, ClassTable
 from src.raster.plain import PlainRaster, find_plain
 from src.raster.read import open_chip, read_window
 from src.tables import Sample
@@ -189,3 +189,19 @@ def test_the_second_reading_of_a_chip_has_the_mask_of_the_first(tmp_path: Path, 
     assert (chip.plain is None) == nodata_is_data
     again = chip.plain.read() if chip.plain else None
     assert again is None or np.array_equal(again.valid, chip.valid)
+
+
+def test_numbers_beyond_single_precision_are_missing_in_both_readings(tmp_path: Path) -> None:
+    image = np.ones((1, 4, 4))
+    image[0, 0, 0] = np.finfo(np.float64).min
+    write(tmp_path / "image.tif", image)
+    write(tmp_path / "label.tif", np.ones((1, 4, 4), np.uint8))
+    sample = Sample(tmp_path / "image.tif", tmp_path / "label.tif")
+    chip = chips.read_labelled(sample, (Band("a"),), [True], None, ClassTable.build([1]), again=True)
+    again = chip.plain.read() if chip.plain else None
+    assert again is not None
+    expected = np.ones((4, 4), bool)
+    expected[0, 0] = False
+    for reading in (chip, again):
+        np.testing.assert_array_equal(reading.valid, expected)
+        assert reading.target[0, 0] == IGNORE

@@ -15,6 +15,7 @@ import shapely
 from rasterio.transform import Affine
 
 from src.class_map import ClassMap, ClassRule
+from src.datafolder import read_data_folder
 from src.errors import UserError
 from src.preparation.prepare import prepare
 from src.preparation.settings import Preparation
@@ -168,13 +169,26 @@ def test_a_nodata_value_that_does_not_fit(scene: Path) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_nodata_value_that_is_not_declared(dtype: str, scene: Path) -> None:
-    """ArcGIS writes −3.4e38: it made means and deviations of 1e37, in float64 ones that train.py refused."""
+    """ArcGIS writes −3.4e38: it made means and deviations of 1e37."""
     pixels = np.random.default_rng(0).random((3, 64, 64)).astype(dtype)
-    pixels[1, ::9, ::9] = np.finfo(dtype).min
+    pixels[1, ::9, ::9] = lowest = np.finfo(np.float32).min
     rasters.write(scene / "s.tif", pixels)
     fails(scene, r"Band 2 has numbers beyond 1e30.*Give it: nodata=…", min_coverage=0.0)
     given = replace(SETTINGS, image=str(scene / "s.tif"), label=str(scene / "l.tif"), min_coverage=0.0)
-    prepare(replace(given, nodata=float(np.finfo(dtype).min)), scene / "told")
+    prepare(replace(given, nodata=float(lowest)), scene / "told")
+
+
+@pytest.mark.parametrize("nodata", [None, float(np.finfo(np.float64).min)])
+def test_numbers_beyond_single_precision_are_no_measurements_declared_or_not(nodata: float | None, scene: Path) -> None:
+    """As networks take them: ArcGIS's −1.8e308 made deviations that train.py refused."""
+    pixels = np.random.default_rng(0).random((3, 64, 64))
+    pixels[1, ::9, ::9] = np.finfo(np.float64).min
+    rasters.write(scene / "s.tif", pixels)
+    given = replace(SETTINGS, image=str(scene / "s.tif"), label=str(scene / "l.tif"), min_coverage=0.0, nodata=nodata)
+    prepare(given, scene / "data")
+    statistics = read_data_folder(scene / "data").statistics
+    assert statistics is not None
+    assert statistics.std[1] < 1
 
 
 def test_a_scene_without_any_measurement(scene: Path) -> None:

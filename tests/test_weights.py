@@ -22,6 +22,7 @@ from src.models import architectures, pretrained, satellite
 from src.models.checkpoint import save_network
 from src.models.network import Network, build_network
 from src.models.weights import KEYS, WeightsChoice, WeightsPlan, apply_weights, input_layers, prepare_weights
+from src.models.whitening import ATTRIBUTE, whitening_of
 from src.spec import NetworkSpec
 from src.training import unheard_bands
 
@@ -53,9 +54,15 @@ def prepare(
     return prepare_weights(WeightsChoice.from_dict(choice), architecture, encoder, bands, data, SIZE, **more)
 
 
-def start(choice: Mapping[str, Any], architecture: str = "unet", encoder: str = "resnet18", **more: Any) -> nn.Module:
+def start(
+    choice: Mapping[str, Any],
+    architecture: str = "unet",
+    encoder: str = "resnet18",
+    options: Mapping[str, Any] | None = None,
+    **more: Any,
+) -> nn.Module:
     plan = prepare(choice, architecture, encoder, **more)
-    network = architectures.build(architecture, plan.encoder, len(plan.normalization), 4, SIZE)
+    network = architectures.build(architecture, plan.encoder, len(plan.normalization), 4, SIZE, **(options or {}))
     apply_weights(network, plan)
     return network
 
@@ -113,22 +120,54 @@ def test_reflectances_are_brought_to_the_weights_numbers(
 
 
 @pytest.mark.parametrize(
-    ("architecture", "frozen", "named"), [("fpn", True, ["height"]), ("fpn", False, []), ("unet", True, ["height"])]
+    ("architecture", "frozen", "options", "named"),
+    [
+        ("fpn", True, {}, ["height"]),
+        ("fpn", False, {}, []),
+        ("unet", True, {}, ["height"]),
+        ("unet", True, {"detail": 32}, []),  # its branch hears every band
+    ],
 )
 def test_a_band_that_frozen_weights_do_not_know_is_named(
-    architecture: str, frozen: bool, named: list[str], resnet18_of_13_bands: tuple[Path, dict[str, torch.Tensor]]
+    architecture: str,
+    frozen: bool,
+    options: dict[str, Any],
+    named: list[str],
+    resnet18_of_13_bands: tuple[Path, dict[str, torch.Tensor]],
 ) -> None:
     """It stays without effect for the whole training, where nothing but the encoder sees the bands."""
     bands = (Band("B08"), Band("B04"), Band("height"), Band("unused"))
     data = Normalization((True, True, True, False), 1.0, (3000.0, 800.0, 55.0, 0.0), (500.0, 90.0, 5.0, 1.0))
     choice = {"kind": "file", "path": str(resnet18_of_13_bands[0]), "like": "torchgeo", "name": MOCO}
-    network = Network(start(choice, architecture, bands=bands, data=data), data)
-    spec = NetworkSpec(architecture, "resnet18", {}, bands, data, None, ClassTable.build([1, 2, 3, 4]), SIZE)
+    network = Network(start(choice, architecture, options=options, bands=bands, data=data), data)
+    network.architecture.compile(backend=_never)
+    spec = NetworkSpec(architecture, "resnet18", options, bands, data, None, ClassTable.build([1, 2, 3, 4]), SIZE)
     if frozen:
         architectures.freeze(network.architecture)
     assert unheard_bands(network, spec) == named
     assert network.training
     assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def _never(*_: object) -> None:
+    raise AssertionError("compiled for a question")
+
+
+def test_bands_that_a_whitening_mixes_are_heard_before_a_frozen_encoder() -> None:
+    """An encoder of fewer components than bands ended in a traceback."""
+    bands, used = tuple(Band(f"b{n}") for n in range(6)), (True,) * 5 + (False,)
+    data = Normalization(used, 1.0, (0.0,) * 6, (1.0,) * 6)
+    options = {ATTRIBUTE: 3}
+    network = Network(architectures.build("unet", "resnet18", 6, 4, SIZE, **options), data)
+    spec = NetworkSpec("unet", "resnet18", options, bands, data, None, ClassTable.build([1, 2, 3, 4]), SIZE)
+    architectures.freeze(network.architecture)
+    assert unheard_bands(network, spec) == []  # its whitening is yet to be computed
+    whitening = whitening_of(network.architecture)
+    assert whitening is not None
+    whitening.fit([torch.randn(6, 500, generator=torch.Generator().manual_seed(0))])
+    assert unheard_bands(network, spec) == []
+    whitening.weight[:, 2] = 0
+    assert unheard_bands(network, spec) == ["b2"]
 
 
 def test_missing_and_further_bands(resnet18_of_13_bands: tuple[Path, dict[str, torch.Tensor]]) -> None:

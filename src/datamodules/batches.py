@@ -73,7 +73,8 @@ def collate(chips: Sequence[Chip]) -> Batch:
 
 def native(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return numbers that the network can take: float64 loses digits that no sensor has."""
-    return image.astype(np.float32) if image.dtype == np.float64 else image
+    with np.errstate(over="ignore"):  # −1.8e308 is infinite in float32, and no measurement
+        return image.astype(np.float32) if image.dtype == np.float64 else image
 
 
 def torch_type(dtype: np.dtype[Any]) -> torch.dtype:

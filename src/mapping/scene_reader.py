@@ -173,7 +173,8 @@ class SceneReader:
         same = self.info.dtype == self.dtype.name
         image = read_window(self._dataset, window, 0, self._bands, patch.image if same else None)
         if not same:
-            patch.image[...] = image
+            with np.errstate(over="ignore"):  # −1.8e308 is infinite in float32, and no measurement
+                patch.image[...] = image
         if not self._spec.nodata_is_data:
             patch.valid[...] = self._measured(image, window, self._spec.normalization.used)
             patch.fed[...] = patch.valid
