@@ -22,7 +22,7 @@ from src.datamodules.base import DataDescription, SegmentationData
 from src.errors import UserError
 from src.first_process import is_first
 from src.models import distributed
-from src.models.architectures import ENCODER_PARTS, build_checked, freeze, trial
+from src.models.architectures import ENCODER_PARTS, WITHOUT_ENCODER, build_checked, freeze, trial
 from src.models.detail import DETAIL, DROPOUT, REACH, kept_options
 from src.models.losses import WEIGHTINGS, class_weights
 from src.models.network import Network
@@ -173,6 +173,12 @@ def unheard_bands(network: Network, spec: NetworkSpec) -> list[str]:
 
 def _check_frozen(choice: NetworkChoice, start: Start) -> None:
     """Raise UserError where some of a frozen encoder would stay random."""
+    if choice.init_from is None and choice.architecture in WITHOUT_ENCODER:
+        raise UserError(
+            f"freeze_encoder=true, but model={choice.architecture} has no encoder that published weights would fit, "
+            "and what it has would stay random; leave freeze_encoder out, or start from a whole network with "
+            "init_from=….ckpt."
+        )
     if choice.init_from is None:
         raise UserError(
             "freeze_encoder=true, but the encoder's weights are random and would stay so; choose weights=… or "

@@ -146,6 +146,10 @@ def test_so_few_validation_chips_that_luck_chooses_are_said(folder: Path, caplog
     ChipData(folder).source("validation")
     assert "CAUTION: 3 validation chips choose the best epoch" in caplog.text
     caplog.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LOCAL_RANK", "1")  # a process beside the first, which has said it
+        ChipData(folder).source("validation")
+    assert not caplog.text
     ChipData(folder, refit=True).source("validation")
     assert not caplog.text
 

@@ -70,6 +70,10 @@ def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["train.py", "trainer=3"], ["A group is given as a number", "train.py --help"]),
         (["train.py", "-m", "lr=0.001,0.003", "--cfg", "job"], ["-m, --cfg,", "show a single run", "Leave -m out"]),
         (["train.py", "--resolve"], ["--resolve is given alone", "--cfg job --resolve"]),
+        (["train.py", "--foo"], ["--foo is no option", "key=value", "train.py --hydra-help"]),
+        (["train.py", "--cfg=foo"], ["--cfg foo does not exist; choose one of: job, hydra, all."]),
+        (["eval.py", "--info=foo"], ["--info foo does not exist; choose one of: all, ", ", searchpath."]),
+        (["predict.py", "--cfg", "--run"], ["--cfg is given without its value", "predict.py --hydra-help"]),
         (["train.py", "augmentation=[flip]"], ["augmentation has no choice flip", "configs/augmentation"]),
     ],
 )

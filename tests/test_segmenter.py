@@ -14,6 +14,8 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
 from src.augmentation import Augmentation
@@ -31,7 +33,7 @@ from src.models.checkpoint import load_network, validation_scores
 from src.models.distributed import SyncBatchNorms
 from src.models.losses import CrossEntropy
 from src.models.lr_finder import HIGHEST, LOWEST, draw_range_test, find_learning_rate
-from src.models.optimization import Optimization
+from src.models.optimization import UNDECAYED, Optimization
 from src.models.segmenter import Segmenter, Tally
 from src.run_folder import read_trained
 from src.training import NetworkChoice, make_network
@@ -552,7 +554,7 @@ def test_a_frozen_encoder_keeps_parameters_and_statistics_until_it_is_thawed(fol
     class Remember(L.Callback):
         def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: Any, optimizer: Any) -> None:
             del trainer, pl_module
-            rates.append({group["name"]: group["lr"] for group in optimizer.param_groups})
+            rates.append({group["name"].removesuffix(UNDECAYED): group["lr"] for group in optimizer.param_groups})
 
         def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
             del trainer
@@ -586,7 +588,7 @@ def test_the_encoder_of_a_resumed_run_has_its_rate_lowered_once_whatever_epoch_t
         run = trainer(tmp_path, epochs, Unfreeze(epoch=thaws))
         last = tmp_path / "checkpoints/last.ckpt" if epochs > 2 else None
         run.fit(module, ChipData(folder, batch_size=6, min_steps=0), ckpt_path=last, weights_only=True)
-        return {group["name"]: group["lr"] for group in run.optimizers[0].param_groups}
+        return {group["name"].removesuffix(UNDECAYED): group["lr"] for group in run.optimizers[0].param_groups}
 
     assert fit(2, thaws=3) == pytest.approx({"encoder": 0.005, "rest": 0.01})
     lowered = pytest.approx({"encoder": 0.0005, "rest": 0.01})
@@ -607,7 +609,7 @@ def test_a_rate_that_was_given_on_resume_without_effect_lowers_the_encoder_s_non
         run = trainer(tmp_path, epochs, Unfreeze(epoch=3))
         last = tmp_path / "checkpoints/last.ckpt" if epochs > 2 else None
         run.fit(module, ChipData(folder, batch_size=6, min_steps=0), ckpt_path=last, weights_only=True)
-        return {group["name"]: group["lr"] for group in run.optimizers[0].param_groups}
+        return {group["name"].removesuffix(UNDECAYED): group["lr"] for group in run.optimizers[0].param_groups}
 
     assert fit(2, 1.0) == fit(3, 0.5) == pytest.approx({"encoder": 0.01, "rest": 0.01})
     assert fit(4, 0.5) == pytest.approx({"encoder": 0.001, "rest": 0.01})
@@ -693,9 +695,33 @@ def test_the_cosine_warms_up_and_ends_at_its_lowest_rate() -> None:
 def test_the_encoder_has_a_rate_of_its_own(folder: Path) -> None:
     module = segmenter(folder, optimization=Optimization("sgd", 0.1, encoder_lr=0.5, options={"momentum": 0.9}))
     optimizer = module.optimization.build(module.network, module.encoder)
-    assert {(group["name"], group["lr"]) for group in optimizer.param_groups} == {("encoder", 0.05), ("rest", 0.1)}
+    rates = {(group["name"].removesuffix(UNDECAYED), group["lr"]) for group in optimizer.param_groups}
+    assert rates == {("encoder", 0.05), ("rest", 0.1)}
     counted = sum(p.numel() for group in optimizer.param_groups for p in group["params"])
     assert counted == sum(p.numel() for p in module.network.parameters())
+
+
+def test_lightning_s_monitor_of_rates_takes_our_groups_out_of_an_older_checkpoint_too(
+    folder: Path, tmp_path: Path
+) -> None:
+    """Two groups of a part had one name, which it refuses."""
+
+    def fit(epochs: int, last: Path | None = None) -> L.Trainer:
+        run = trainer(tmp_path, epochs, LearningRateMonitor(), logger=CSVLogger(tmp_path))
+        data = ChipData(folder, batch_size=6, min_steps=0)
+        run.fit(segmenter(folder), data, ckpt_path=last, weights_only=True)
+        return run
+
+    names = ["encoder", "encoder_undecayed", "rest", "rest_undecayed"]
+    assert [group["name"] for group in fit(1).optimizers[0].param_groups] == names
+    last = tmp_path / "checkpoints/last.ckpt"
+    content = torch.load(last, weights_only=True)
+    for group in content["optimizer_states"][0]["param_groups"]:
+        group["name"] = group["name"].removesuffix(UNDECAYED)
+    torch.save(content, last)
+    run = fit(2, last)
+    assert run.global_step > content["global_step"]
+    assert [group["name"] for group in run.optimizers[0].param_groups] == names
 
 
 def test_gradients_are_clipped_in_mixed_precision_too(folder: Path, tmp_path: Path) -> None:

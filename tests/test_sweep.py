@@ -63,7 +63,9 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
             entry.start("train", main)
         except SystemExit as end:
             return str(end.code).splitlines()
-        return capsys.readouterr().out.splitlines()
+        printed = capsys.readouterr()
+        assert "Error executing job" not in printed.err  # Hydra's own words for a failed trial, which has ours
+        return printed.out.splitlines()
 
     yield run
     logging.getLogger().handlers[:] = handlers

@@ -131,6 +131,11 @@ def test_every_optimizer_builds(composed: Compose, choice: str) -> None:
     assert optimization.build(torch.nn.Linear(2, 2), None).param_groups[0]["lr"] == 0.02
 
 
+def test_an_optimizer_without_further_arguments_takes_its_own(composed: Compose) -> None:
+    optimization = make(composed("optimizer=sgd", "optimizer.options=null").optimizer, "optimizer")
+    assert optimization.build(torch.nn.Linear(2, 2), None).defaults["momentum"] == 0
+
+
 @pytest.mark.parametrize("choice", choices("augmentation"))
 def test_every_augmentation_builds(composed: Compose, choice: str) -> None:
     assert make(composed(f"augmentation={choice}").augmentation, "augmentation").changes == (choice != "none")
@@ -434,6 +439,11 @@ def test_a_resumed_run_says_what_becomes_of_keys_that_were_changed(
     assert f"lr={found}, optimizer.weight_decay=0.01" in line
     (line,) = changes("batch_size=5", "datamodule.min_steps=0", "devices=2")  # devices=auto may have been two
     assert line.startswith("CAUTION: batch_size=5 (before: 3), datamodule.min_steps=0 (before: 4): an epoch has")
+    assert changes("trainer.limit_train_batches=1.0") == []  # all of them, as null
+    (line,) = changes("trainer.limit_train_batches=1")
+    assert line.startswith("CAUTION: trainer.limit_train_batches=1 (before: null): an epoch has another number")
+    (line,) = changes("+datamodule.windows=9")
+    assert line.startswith("CAUTION: datamodule.windows=9 (before: null): an epoch has another number")
     with pytest.raises(UserError, match=r"trained with optimizer=adamw, this run has sgd; .* optimizer=adamw again"):
         changes("optimizer=sgd")
     with pytest.raises(UserError, match=r"trained with refit=false, this run has refit=true; .* init_from="):
@@ -464,7 +474,7 @@ TINY = ["model=compact_unet", "model.widths=[4,8]", "model.stem=4", "batch_size=
 def test_a_band_that_a_frozen_encoder_never_learns_is_named(
     composed: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As after weights of a sensor without it, and as long as no epoch thaws the encoder."""
+    """As after weights of a sensor without it, as long as no epoch thaws the encoder and no branch hears the band."""
     keys = [*SMALL, "model.detail=0"]
     train.run(composed(*keys, "trainer.max_epochs=1", run="base"))
     content = torch.load(tmp_path / "base/checkpoints/last.ckpt", weights_only=True)
@@ -472,7 +482,8 @@ def test_a_band_that_a_frozen_encoder_never_learns_is_named(
     kernels[:, 1] = 0
     torch.save(content, tmp_path / "deaf.ckpt")
     frozen = [*keys, "freeze_encoder=true", f"init_from={tmp_path / 'deaf.ckpt'}", "trainer.max_epochs=2"]
-    for name, more, named in (("frozen", [], True), ("thawed", ["callbacks.unfreeze.epoch=1"], False)):
+    thawed, heard = ["callbacks.unfreeze.epoch=1"], ["model.detail=32"]
+    for name, more, named in (("frozen", [], True), ("thawed", thawed, False), ("heard", heard, False)):
         caplog.clear()
         train.run(composed(*frozen, *more, run=name))
         assert (
@@ -611,6 +622,10 @@ def test_one_command_begins_a_run_goes_on_with_it_and_says_that_it_is_done(
         (["resume={run}", "init_from={run}"], "contradict each other"),
         (["init_from={run}", "model=fpn"], r"is unet/resnet18, this network is fpn/resnet18"),
         (["freeze_encoder=true"], "random and would stay so"),
+        (
+            ["freeze_encoder=true", "model=pixel_resnet"],
+            r"model=pixel_resnet has no encoder that published .* init_from",
+        ),
         (["class_weights=[1]"], "expected 2 numbers"),
         (["class_weights=[a,b]"], "expected 2 numbers"),
         (["class_weights=[1,nan]"], "expected 2 numbers"),
@@ -623,6 +638,7 @@ def test_one_command_begins_a_run_goes_on_with_it_and_says_that_it_is_done(
         (["trainer.gradient_clip_val=a"], "expected a number or a whole number or null"),
         (["augmentation.rotation=abc"], "augmentation.rotation=abc does not fit; expected a number"),
         (["datamodule.workers=abc"], "expected a whole number or auto"),
+        (["callbacks.early_stopping.patience=-1"], r"patience=-1 is no number of validations; give 0 or more, or call"),
         (["callbacks.early_stopping.patience=x"], "patience=x does not fit; expected a whole number"),
         (["optimizer.schedule=step"], "expected cosine or constant"),
         (["lr=inf"], "lr=inf cannot be used"),
@@ -630,10 +646,16 @@ def test_one_command_begins_a_run_goes_on_with_it_and_says_that_it_is_done(
         (["optimizer.encoder_lr=nan"], r"optimizer\.encoder_lr=nan cannot be used"),
         (["optimizer.weight_decay=-1"], r"optimizer\.weight_decay=-1 cannot be used"),
         (["optimizer.epochs=0"], r"optimizer\.epochs=0 is no length of a schedule"),
+        (["optimizer.options=3"], r"optimizer\.options=3 does not fit; expected .* by name"),
         (["+optimizer.options.bogus=1"], "No optimiser can be made of these keys: .*bogus"),
         (["devices=0"], "devices=0 does not fit"),
         (["devices=[]"], r"devices=\[\] does not fit"),
         (["data_dir=nowhere"], "nowhere is no data folder"),
+        (
+            ["loss._target_=torch.nn.CrossEntropyLoss"],
+            r"loss\._target_=torch\.nn\.CrossEntropyLoss is no class that .* one of src\.\*, .* below src/, and",
+        ),
+        (["+callbacks.mine._target_=os.getcwd"], r"callbacks\.mine\._target_=os\.getcwd is no class that a config"),
         (["+loss.gama=2"], r"loss cannot be made of .*gama"),
         (["encoder=resnet19"], "resnet18"),
         (["model=compact_unet", "model.dropout=2"], r"model=compact_unet cannot be built with .*model\.dropout=2"),
@@ -651,6 +673,7 @@ def test_one_command_begins_a_run_goes_on_with_it_and_says_that_it_is_done(
             r"last of 3 epochs without .*save_top_k=0 keeps that one",
         ),
         (["trainer.limit_train_batches=0.01", *SMALL], r"trainer cannot train so: .*limit_train_batches"),
+        (["+trainer.max_steps=3"], r"trainer\.max_steps=3 would end the training within an epoch, .*max_epochs"),
         (["trainer.accumulate_grad_batches=0"], "accumulate_grad_batches=0 is no number of batches"),
         (["trainer.gradient_clip_val=-1"], "gradient_clip_val=-1 is no length"),
         (["trainer.gradient_clip_val=nan"], "gradient_clip_val=nan is no length"),

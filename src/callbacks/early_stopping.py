@@ -26,6 +26,9 @@ class EarlyStopping(LightningsEarlyStopping):
         mode: Which way is better: ``max`` or ``min``.
         patience: Validations in a row without a better number after which the training ends.
         further: Further arguments of Lightning's.
+
+    Raises:
+        UserError: The mode is not the number's, or the patience below 0.
     """
 
     def __init__(self, monitor: str = "val_iou", mode: str = "max", patience: int = 20, **further: Any) -> None:
@@ -33,6 +36,11 @@ class EarlyStopping(LightningsEarlyStopping):
             raise UserError(
                 f"callbacks.early_stopping.mode={mode} would end a training whose {monitor} gets better; add "
                 f"callbacks.early_stopping.mode={BETTER[monitor]}."
+            )
+        if patience < 0:
+            raise UserError(
+                f"callbacks.early_stopping.patience={patience} is no number of validations; give 0 or more, or "
+                "callbacks.early_stopping=null to train all epochs."
             )
         super().__init__(monitor=monitor, mode=mode, patience=patience, **further)
 

@@ -11,6 +11,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from src.errors import UserError
+from src.models.optimization import UNDECAYED
 from src.models.segmenter import Segmenter
 
 log = logging.getLogger(__name__)
@@ -107,7 +108,7 @@ class Unfreeze(Callback):
         self.lowered = True
         scheduler: Any = trainer.lr_scheduler_configs[0].scheduler
         for number, group in enumerate(trainer.optimizers[0].param_groups):
-            if group["name"] == "encoder":
+            if group["name"].removesuffix(UNDECAYED) == "encoder":
                 group["lr"] *= self.factor
                 group["initial_lr"] *= self.factor
                 scheduler.base_lrs[number] *= self.factor

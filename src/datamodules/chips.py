@@ -17,6 +17,7 @@ from src.datamodules.base import MIN_STEPS, DataDescription, SegmentationData, S
 from src.datamodules.batches import Chip
 from src.datamodules.cache import ChipSource
 from src.errors import UserError
+from src.first_process import is_first
 from src.pixel_size import sides_on_ground
 from src.spec import DatasetSpec
 from src.tables import Sample, class_weights
@@ -145,21 +146,28 @@ class ChipData(SegmentationData):
         )
 
     def source(self, stage: Stage) -> ChipDataset:
-        """Return a part's chips, a refit's training with validation's; says so where validation proves little."""
+        """Return a part's chips, a refit's training with validation's.
+
+        A training's first process says so where validation proves little.
+        """
         samples = list(self.folder.samples(stage))
         if self.refit and stage == "train":
             samples += self.folder.samples("validation")
-        if stage == "validation" and not self.refit and (words := self.folder.ground_caution(stage)):
+        if stage == "validation" and not self.refit and is_first():
+            self._say_what_validation_lacks(len(samples))
+        return ChipDataset(samples, self.folder.spec)
+
+    def _say_what_validation_lacks(self, count: int) -> None:
+        if words := self.folder.ground_caution("validation"):
             log.warning("CAUTION: %s", words)
-        if stage == "validation" and not self.refit and len(samples) < _ENOUGH:
+        if count < _ENOUGH:
             log.warning(
                 "CAUTION: %d validation chip%s choose%s the best epoch and when to end, which is a matter of luck; cut "
                 "smaller or overlapping chips (chip.size, chip.step), or add refit=true: all chips train, and the last "
                 "epoch is kept",
-                len(samples),
-                *(("", "s") if len(samples) == 1 else ("s", "")),
+                count,
+                *(("", "s") if count == 1 else ("s", "")),
             )
-        return ChipDataset(samples, self.folder.spec)
 
     def reread(self, source: ChipSource) -> ChipSource:
         """Return chips that note where their numbers lie."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -17,6 +17,8 @@ from src.plain_values import make_plain
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 SCHEDULES = ("cosine", "constant")
+UNDECAYED = "_undecayed"
+"""Ends the name of a group of biases and norms, since Lightning's monitor of rates wants other names for all groups."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,14 @@ class Optimization:
             raise UserError(f"optimizer.epochs={self.epochs} is no length of a schedule; give 1 or more, or null.")
         if not 0 <= self.warmup < 1:
             raise UserError(f"optimizer.warmup={self.warmup} is a share of all steps; give 0 up to below 1.")
+        options: Any = self.options
+        if options is None:  # as a command line says that there are none: {} leaves those of configs/optimizer
+            object.__setattr__(self, "options", {})
+        elif not isinstance(options, Mapping):
+            raise UserError(
+                f"optimizer.options={options} does not fit; expected the optimiser's further arguments by name. Give "
+                "null for none, or some: optimizer.options={momentum: 0.9}."
+            )
 
     def build(
         self, network: nn.Module, encoder: nn.Module | None, lr: float | None = None, *, clipped: bool = False
@@ -83,13 +93,15 @@ class Optimization:
         can_fuse = self.name != "sgd" and all(p.device.type in ("cpu", "cuda") for p in network.parameters())
         options: dict[str, Any] = {"fused": True} if can_fuse and not clipped else {}
         make: Callable[..., Optimizer] = OPTIMIZERS[self.name]
-        return make(groups, lr=lr, **(options | self.options))
+        optimizer = make(groups, lr=lr, **(options | self.options))
+        optimizer.register_load_state_dict_pre_hook(_own_names)
+        return optimizer
 
     def _groups(self, name: str, parameters: Iterable[nn.Parameter], lr: float) -> list[dict[str, Any]]:
         everything = list(parameters)
         weights, others = [p for p in everything if p.ndim > 1], [p for p in everything if p.ndim <= 1]
-        groups = [(weights, self.weight_decay), (others, 0.0)]
-        return [{"params": p, "lr": lr, "weight_decay": decay, "name": name} for p, decay in groups if p]
+        groups = [(name, weights, self.weight_decay), (name + UNDECAYED, others, 0.0)]
+        return [{"params": p, "lr": lr, "weight_decay": decay, "name": name} for name, p, decay in groups if p]
 
     def scheduler(self, optimizer: Optimizer, steps: int) -> LambdaLR:
         """Make the schedule of ``steps`` optimiser steps."""
@@ -108,3 +120,11 @@ class Optimization:
             return lambda step: factor(lowest, step)
 
         return LambdaLR(optimizer, [course(group) for group in optimizer.param_groups])
+
+
+def _own_names(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """Let groups keep their names when a state is loaded; in older checkpoints two of a part have the same."""
+    own, loaded = optimizer.param_groups, state["param_groups"]
+    if len(own) != len(loaded):  # which PyTorch refuses in its own words
+        return state
+    return state | {"param_groups": [new | {"name": old["name"]} for old, new in zip(own, loaded, strict=True)]}

@@ -17,8 +17,12 @@ COUNTED = {
     "datamodule.min_steps": "datamodule.min_steps",
     "trainer.devices": "devices",
     "trainer.num_nodes": "num_nodes",
+    "trainer.limit_train_batches": "trainer.limit_train_batches",
+    "datamodule.windows": "datamodule.windows",
 }
 """Keys that an epoch's number of steps follows from, by their place in the configuration."""
+ALL = {"trainer.limit_train_batches": 1.0, "datamodule.windows": None}
+"""Those of them that may be null, which is as many as there are, and what else says so."""
 
 
 def started_with(checkpoint: Path) -> dict[str, Any]:
@@ -102,8 +106,10 @@ def _named(key: str) -> str:
 def _counted(before: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
     for place, name in COUNTED.items():
         then, now = _at(before, place), _at(config, place)
-        if None not in (then, now) and "auto" not in (then, now) and _number(then) != _number(now):
-            yield f"{name}={now} (before: {then})"
+        known = None not in (then, now) or (place in ALL and _at(before, place.partition(".")[0]) is not None)
+        counts = {_number(ALL.get(place) if value is None else value) for value in (then, now)}
+        if known and "auto" not in (then, now) and len(counts) > 1:
+            yield f"{name}={_shown(now)} (before: {_shown(then)})"
 
 
 def _at(config: Any, place: str) -> Any:
@@ -112,6 +118,13 @@ def _at(config: Any, place: str) -> Any:
     return config
 
 
-def _number(value: Any) -> Any:
-    """Return how many there are where they are listed: devices=[1] and devices=1 take as many steps."""
-    return len(value) if isinstance(value, list) else value
+def _number(value: Any) -> str:
+    """Return how many there are where they are listed: devices=[1] and devices=1 take as many steps.
+
+    As text, since a limit of 1 is one batch, of 1.0 all of them.
+    """
+    return str(len(value) if isinstance(value, list) else value)
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else str(value)

@@ -8,12 +8,13 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
+from hydra._internal.utils import get_args_parser
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
@@ -32,7 +33,7 @@ from src.memory import use_large_pages
 from src.tasks import schema
 from src.tasks.command_line import arrange
 from src.tasks.sweeper import GridSweeper, StudySweeper
-from src.tasks.wording import GO_ON, explain, is_hydras, is_out_of_memory, is_unknown
+from src.tasks.wording import GO_ON, explain, is_hydras, is_out_of_memory, is_unknown, reworded
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ def start(task: str, main: Callable[[], Any]) -> None:
         Plugins.instance().register(sweeper)
     try:
         sys.argv[1:] = arrange(sys.argv[1:], os.environ, task)
+        check_options(task, sys.argv[1:])
         with execution_whitelist(MADE_BY_HYDRA):
             main()
     except (UserError, HydraException, OmegaConfBaseException, OSError, MemoryError) as error:
@@ -81,6 +83,21 @@ def start(task: str, main: Callable[[], Any]) -> None:
     except KeyboardInterrupt as error:
         print(f"{task}.py: interrupted. {error if str(error) else GO_ON[task]}", file=sys.stderr)
         sys.exit(130)
+
+
+def check_options(task: str, arguments: Sequence[str]) -> None:
+    """Read a command line as Hydra will, whose parser would print its usage before what is wrong.
+
+    Raises:
+        UserError: There is no such option, or its value is none.
+    """
+
+    def fail(message: str) -> NoReturn:
+        raise UserError(reworded(task, message))
+
+    parser = get_args_parser()
+    parser.error = fail  # type: ignore[method-assign]
+    parser.parse_intermixed_args(arguments)
 
 
 def run(task: str, config: DictConfig) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
@@ -69,6 +70,8 @@ log = logging.getLogger(__name__)
 
 TARGETS = ["src.*", "lightning.*", "optuna.pruners.*"]
 """Where the classes that a configuration names may come from."""
+OUTSIDE = r"Target '([^']*)' is not in the Hydra execution whitelist"
+"""How Hydra says that a class is from elsewhere."""
 TRAINER_KEYS = ("accelerator", "devices", "precision", "strategy", "num_nodes")
 """Keys of the trainer that are decided by what the machine has."""
 STARTED = {
@@ -92,6 +95,7 @@ def run(config: DictConfig) -> float:
     """Train, and return the best validation IoU, which a sweep maximises."""
     quiet_lightning()
     check_run(config.seed, _plain(config.trainer), keeping_last=_keeping_last(config))
+    check_length(config)
     checkpoint = _resumed(config)
     if checkpoint:
         _keep_start(config, checkpoint)
@@ -125,6 +129,15 @@ def run(config: DictConfig) -> float:
             for line in (*idle_encoder(config), *new, *changed):
                 log.warning("%s", line)
         return _train(config, trainer, segmenter, data, checkpoint)
+
+
+def check_length(config: DictConfig) -> None:
+    """See that a training is as long as its epochs say; raises UserError where it would end within one, unvalidated."""
+    if (steps := config.trainer.get("max_steps")) not in (None, -1):
+        raise UserError(
+            f"trainer.max_steps={steps} would end the training within an epoch, whose end is when it is validated and "
+            "kept; expected a number of epochs. Leave it out, and give trainer.max_epochs, or trainer.max_time."
+        )
 
 
 def check_first(trainer: L.Trainer) -> None:
@@ -371,7 +384,7 @@ def make(node: Any, name: str, **arguments: Any) -> Any:
         arguments: Further arguments of the class.
 
     Raises:
-        UserError: It does not accept its keys, or needs a package that is not installed.
+        UserError: It does not accept its keys, is no class that may be named, or needs a package that is not installed.
     """
     target = get_class_or_function(node)
     if target is not None:
@@ -385,6 +398,12 @@ def make(node: Any, name: str, **arguments: Any) -> Any:
         cause = error.__cause__ or error
         if isinstance(cause, UserError):
             raise cause from error
+        if found := re.match(OUTSIDE, str(cause)):
+            key = re.search(r"full_key: (\S+)", str(error))
+            raise UserError(
+                f"{key[1] if key else name}._target_={found[1]} is no class that a configuration may name; expected "
+                f"one of {', '.join(TARGETS)}. Make it in a class or function below src/, and name that one."
+            ) from error
         keys = {key: value for key, value in _plain(node).items() if key != "_target_"}
         raise UserError(f"{name} cannot be made of {keys}: {cause}. Change {name}'s keys.") from error
 

@@ -11,6 +11,7 @@ from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from hydra.core.utils import JobReturn
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import BaseDistribution
@@ -169,14 +170,19 @@ def _launch(
         TrialPlace(search.url, search.name, trial.number).write(folder)
         trial.set_user_attr("folder", str(folder))
         jobs.append([*fixed, *assignments(trial.params), f"hydra.sweep.subdir={trial.number}"])
-    outcomes: list[float | Exception] = []
-    for result in launch(sweeper.launcher, jobs, trials[0].number):
-        try:
-            value = float(result.return_value)
-            outcomes.append(UserError("Its validation IoU is no number.") if math.isnan(value) else value)
-        except Exception as error:  # noqa: BLE001  # whatever a training can raise is that trial's failure
-            outcomes.append(error.with_traceback(None))
-    return outcomes
+    return [_outcome(result) for result in launch(sweeper.launcher, jobs, trials[0].number)]
+
+
+def _outcome(result: JobReturn) -> float | Exception:
+    """Return a trial's validation IoU, or whatever it failed with."""
+    value = result._return_value  # return_value would print a line for one that failed, and raise
+    if isinstance(value, Exception):
+        return value.with_traceback(None)
+    try:
+        value = float(value)
+    except (TypeError, ValueError) as error:
+        return error.with_traceback(None)
+    return UserError("Its validation IoU is no number.") if math.isnan(value) else value
 
 
 def _announce(search: Search, trial: Trial, state: TrialState, outcome: float | Exception, error: str) -> None:

@@ -209,6 +209,18 @@ def _no_listed_config(_: str, found: Match) -> str:
     return f"{found[1]} has no choice {found[2]}; expected one of the files in configs/{found[1]}. Give {found[1]}=…"
 
 
+def _no_option(task: str, found: Match) -> str:
+    return f"{found[1]} is no option; expected key=value, or an option that python {task}.py --hydra-help lists."
+
+
+def _no_choice_of_option(_: str, found: Match) -> str:
+    return f"{found[1]} {found[2]} does not exist; choose one of: {found[3].replace(chr(39), '')}."
+
+
+def _option_alone(task: str, found: Match) -> str:
+    return f"{found[1]} is given without its value; expected one. python {task}.py --hydra-help says what it takes."
+
+
 _WORDINGS: tuple[tuple[str, Callable[[str, Match], str]], ...] = (
     (r"Could not override '([^']+)'", _no_key),
     (r"Error merging override (\S+?)=(\S*).*?(?:converted to|Expected) (\w+)", _wrong_kind),
@@ -219,6 +231,9 @@ _WORDINGS: tuple[tuple[str, Callable[[str, Match], str]], ...] = (
     (r"Error merging override (\S+?)=(\S*).*?is not a subclass of (\w+)", _keys_of_its_own),
     (r"Error merging override (\S+?)=(\S*).*?incompatible container types.*?object_type=(\w+)", _keys_of_its_own),
     (r"Error merging override (\S+?)=(\S*).*?Cannot convert '\w+' to string.*?full_key: (\S+)", _no_text),
+    (r"^(?:unrecognized arguments: |ambiguous option: )(\S+)", _no_option),
+    (r"^argument ([\w-]+)\S*: invalid choice: '?(.*?)'? \(choose from (.*)\)", _no_choice_of_option),
+    (r"^argument ([\w-]+)\S*: expected one argument", _option_alone),
     (r"^Config group override must be a string.*?Got (\w+)", _null_choice),
     (r"^Only one of --run, --multirun", _one_question),
     (r"^The --resolve flag", _nothing_to_resolve),
