@@ -215,7 +215,8 @@ class _Problem:
         one, other = first.sums[:, :, None], second.sums[:, None]
         parts = {first.part: one, second.part: other}
         parts[3 - first.part - second.part] = self.pixels.sum(1)[:, None, None] - one - other
-        shared = first.inside(len(self.counts)) @ second.inside(len(self.counts)).T > 0
+        one_bits, other_bits = (choices.bits(len(self.counts)) for choices in (first, second))
+        shared = (one_bits[:, None] & other_bits).any(2)
         return np.where(shared, np.inf, self.cost([parts[part] for part in range(3)]))
 
     def _orders(self, choices: Sequence[_Choices], pairs: Indices) -> Indices:
@@ -315,10 +316,11 @@ class _Choices:
         least = _spread([_shares(sums), whole]) / (np.float32(1.5) * others) + problem.absences(part, sums)
         return cls(part, chosen, sums, least, complete)
 
-    def inside(self, count: int) -> Singles:
-        """Return ways × ``count`` chips, 1 for a chip that is in the part."""
-        there = np.zeros((len(self.chosen), count), np.float32)
-        there[np.arange(len(there))[:, None], self.chosen] = 1
+    def bits(self, count: int) -> npt.NDArray[np.uint64]:
+        """Return ways × words, a bit for each of ``count`` chips; BLAS would start threads for so small a product."""
+        there = np.zeros((len(self.chosen), -(-count // 64)), np.uint64)
+        for chips in self.chosen.T:
+            there[np.arange(len(there)), chips >> 6] |= np.uint64(1) << (chips & 63).astype(np.uint64)
         return there
 
     def best(self, count: int) -> _Choices:
