@@ -5,13 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import shapely
 
 from src.grid import Window
-from src.raster.georeference import NoWayError, apply_transform, has_place, same_crs, transform_points
+from src.raster.georeference import (
+    NoWayError,
+    apply_transform,
+    full_turn,
+    has_place,
+    same_crs,
+    transform_points,
+)
 from src.raster.read import RasterInfo
 
 Ints = npt.NDArray[np.int64]
@@ -155,16 +164,24 @@ def _meeting(
 ) -> Ints:
     """Find chips like :func:`across_scenes`, in the scenes that have an outline in the reference's CRS."""
     numbers, shapes = np.array(list(outlines)), np.array(list(outlines.values()), dtype=object)
-    one, other = shapely.STRtree(shapes).query(shapes, predicate="intersects")
+    one, other = _touching(shapes, reference.crs)
     meeting = set(numbers[one[one != other]].tolist())  # few, so that most chips need no outline
     members = [index for index, (scene, _) in enumerate(chips) if scene in meeting]
     if not members:
         return np.zeros((0, 2), np.int64)
     prints = np.array([_footprint(scenes[chips[i][0]], chips[i][1], reference, buffer) for i in members], dtype=object)
-    found = shapely.STRtree(prints).query(prints, predicate="intersects").T
-    pairs = np.array(members)[found]
+    pairs = np.array(members)[_touching(prints, reference.crs).T]
     scene = np.array([scene for scene, _ in chips])
     return np.asarray(pairs[(pairs[:, 0] < pairs[:, 1]) & (scene[pairs[:, 0]] != scene[pairs[:, 1]])])
+
+
+def _touching(shapes: npt.NDArray[Any], crs: str | None) -> Ints:
+    """Return which shapes touch which, 2 × m: in a geographic CRS also those that do so once around the earth."""
+    tree, turn = shapely.STRtree(shapes), full_turn(crs)
+    shifts = [0.0] if turn is None else [0.0, -turn, turn]
+    moved = (shapely.transform(shapes, partial(np.add, (shift, 0.0))) for shift in shifts)
+    found = np.concatenate([tree.query(there, predicate="intersects") for there in moved], axis=1)
+    return found if turn is None else np.unique(found, axis=1)  # what reaches around the earth touches twice
 
 
 def _footprint(info: RasterInfo, window: Window, reference: RasterInfo, buffer: int) -> shapely.Polygon:
@@ -182,4 +199,8 @@ def _footprint(info: RasterInfo, window: Window, reference: RasterInfo, buffer: 
     points = apply_transform(info.transform, ring)
     if not same and info.crs is not None and reference.crs is not None:
         points = transform_points(points, info.crs, reference.crs)
+    if (turn := full_turn(reference.crs)) is not None:
+        if not same:  # point by point: what crosses the 180th meridian is in two pieces
+            points[:, 0] = np.unwrap(points[:, 0], period=turn)
+        points[:, 0] -= turn * np.round(points[:, 0].mean() / turn)
     return shapely.Polygon(points)

@@ -22,7 +22,7 @@ _WGS84 = (
 )
 _CYLINDRICAL = re.compile(
     r'(?:PROJECTION|METHOD)\["(?:Popular Visualisation Pseudo|Mercator|Equirectangular|Equidistant Cylindrical|'
-    r"(?:Lambert )?Cylindrical)"
+    r"(?:Lambert )?Cylindrical|Miller[_ ]Cylindrical|Gall[_ ]Stereographic)"
 )
 """Projections whose rows are parallels and whose columns are meridians: Web Mercator, plate carrée …"""
 OTHER = 1.5

@@ -28,7 +28,7 @@ from src.raster.georeference import (
     NoWayError,
     apply_transform,
     bounds_in,
-    crs_unit,
+    full_turn,
     same_crs,
     shifted,
     transform_points,
@@ -148,7 +148,7 @@ def _extents(target: RasterInfo, crs: str | None) -> list[Bounds]:
     if not np.isfinite([*bounds, *inside.ravel()]).all():
         return []
     left, bottom, right, top = bounds
-    if turn := _turn(crs):
+    if turn := full_turn(crs):
         right += turn * (right <= left)
         turns = [n * turn for n in (-1, 0, 1) if left + n * turn < turn / 2 and right + n * turn > -turn / 2]
         return [(left + angle, bottom, right + angle, top) for angle in turns]
@@ -178,12 +178,6 @@ def _halves(target: RasterInfo, crs: str) -> list[Bounds]:
             part = replace(target, crs=degrees, width=1, height=1)
             return [bounds_in(replace(part, transform=grid), crs) for grid in grids]
     return []
-
-
-def _turn(crs: str | None) -> float | None:
-    """Return what once around the earth is in a geographic CRS, 360 in degrees; None for any other CRS."""
-    kind, unit = crs_unit(crs) or (None, 1.0)
-    return math.tau / unit if kind == "geographic" else None
 
 
 def _within(extents: Sequence[Bounds]) -> dict[str, Any]:
@@ -260,7 +254,7 @@ def _longest_edge(geometries: npt.NDArray[Any], extents: Sequence[Bounds], crs: 
 
 def _in_pixels(ways: npt.NDArray[np.float64], target: RasterInfo) -> npt.NDArray[np.float64]:
     """Turn ways in a raster's CRS, the shorter ones around the earth, into pixels."""
-    turn = _turn(target.crs)
+    turn = full_turn(target.crs)
     nearer = ways - (np.round(ways / turn) * [turn, 0] if turn else 0)
     a, b, _, d, e, _ = target.transform
     return np.asarray(nearer @ np.linalg.inv([[a, d], [b, e]]))
@@ -319,7 +313,7 @@ def _transformed(geometries: npt.NDArray[Any], source: str, goal: str) -> npt.ND
         return transform_points(points, source, goal)
 
     found: npt.NDArray[Any] = shapely.transform(geometries, moved)
-    turn = _turn(goal)
+    turn = full_turn(goal)
     if turn is None:
         return found
     wide = np.flatnonzero(np.ptp(shapely.bounds(found).reshape(-1, 4)[:, ::2], axis=1) > turn / 2)
@@ -347,7 +341,7 @@ def _touching(geometries: npt.NDArray[Any], target: RasterInfo) -> tuple[npt.NDA
     level = (its[:, 1] <= top) & (its[:, 3] >= bottom)
     here = np.flatnonzero(level & (its[:, 0] <= right) & (its[:, 2] >= left))
     parts, origins = [geometries[here]], [here]
-    turn = _turn(target.crs)
+    turn = full_turn(target.crs)
     for shift in ((-turn, 0.0), (turn, 0.0)) if turn else ():
         there = np.flatnonzero(level & (its[:, 0] + shift[0] < right) & (its[:, 2] + shift[0] > left))
         parts.append(shapely.transform(geometries[there], partial(np.add, shift)))

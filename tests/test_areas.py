@@ -67,7 +67,7 @@ def test_percent_are_those_of_the_ground(tmp_path: Path) -> None:
     assert found[4].percent + found[9].percent == pytest.approx(100)
 
 
-@pytest.mark.parametrize("crs", ["EPSG:3857", "EPSG:3395", "EPSG:4087", "EPSG:6933"])
+@pytest.mark.parametrize("crs", ["EPSG:3857", "EPSG:3395", "EPSG:4087", "EPSG:6933", "ESRI:54003", "ESRI:54016"])
 def test_areas_in_a_cylindrical_projection_are_those_on_the_ground(tmp_path: Path, crs: str) -> None:
     # Web Mercator shows Berlin 2.7 times as large as it is: its plane tells no hectares.
     left, bottom, right, top = transform_bounds("EPSG:4326", crs, 13.0, 52.0, 13.6, 53.0)

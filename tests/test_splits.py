@@ -11,6 +11,7 @@ import shapely
 from hypothesis import HealthCheck, assume, event, given, settings
 from hypothesis import strategies as st
 from rasterio import Affine
+from rasterio.crs import CRS
 
 from src import blocks, splits
 from src.errors import UserError
@@ -32,8 +33,6 @@ def scene(
 
 
 def _wkt(code: int) -> str:
-    from rasterio.crs import CRS
-
     return str(CRS.from_epsg(code).to_wkt())
 
 
@@ -257,6 +256,38 @@ def test_scenes_without_a_crs_that_have_coordinates_are_compared() -> None:
     assert no_place_caution(scenes) is None
     lost = [scene("a", 10, 10, 0, 0, crs=None), scene("b", 10, 10, 0, 100, crs=None)]  # pixels of 10, the corner below
     assert str(no_place_caution(lost)).startswith("a and b do not say where they lie")
+
+
+Grid = tuple[float, float, float, float, float, float]
+DEGREES, FIJI = CRS.from_epsg(4326).to_wkt(), CRS.from_epsg(32701).to_wkt()
+EAST = (DEGREES, (0.001, 0.0, 179.95, 0.0, -0.001, -17.0))
+WEST = (DEGREES, (0.001, 0.0, -180.05, 0.0, -0.001, -17.0))
+METRES = (FIJI, (100.0, 0.0, 180_000.0, 0.0, -100.0, 8_119_000.0))
+ZIMBABWE = (DEGREES, (0.001, 0.0, 30.0, 0.0, -0.001, -17.0))
+EARTH = (DEGREES, (3.6, 0.0, -180.0, 0.0, -1.8, 90.0))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "shared"),
+    [
+        (EAST, WEST, True),
+        (EAST, METRES, True),
+        (WEST, METRES, True),
+        (ZIMBABWE, METRES, False),
+        (ZIMBABWE, WEST, False),
+        (EARTH, EAST, True),
+        (EARTH, ZIMBABWE, True),
+    ],
+)
+@pytest.mark.parametrize("turned", [False, True])
+def test_ground_across_the_180th_meridian_is_shared_whatever_the_order(
+    one: tuple[str, Grid], other: tuple[str, Grid], shared: bool, turned: bool
+) -> None:
+    """The order of scenes told which ground was trained on and tested on."""
+    both = [replace(scene(str(n), 100, 100), crs=crs, transform=grid) for n, (crs, grid) in enumerate((one, other))]
+    scenes = both[::-1] if turned else both
+    chips = [(n, Window(0, 0, 100, 100)) for n in (0, 1)]
+    assert across_scenes(chips, scenes).tolist() == ([[0, 1]] if shared else [])
 
 
 def test_many_scenes_are_compared_as_every_two_of_them_would_be(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,7 +60,7 @@ FILES = {
     DATASET: "scenes, bands, classes, split and settings",
 }
 """Everything that a data folder has, and what each is."""
-REVISION = 2
+REVISION = 3
 """What ``dataset.json`` says of how it was made; one more whenever the same command may make other chips, classes or
 another split than before, so that nobody takes a folder of before for what it would make now."""
 

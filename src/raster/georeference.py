@@ -95,6 +95,12 @@ def crs_unit(crs: str | None) -> tuple[str, float] | None:
     return ("projected" if parsed.is_projected else "geographic"), float(parsed.units_factor[1])
 
 
+def full_turn(crs: str | None) -> float | None:
+    """Return what once around the earth is in a geographic CRS, 360 in degrees; None for any other CRS."""
+    kind, unit = crs_unit(crs) or (None, 1.0)
+    return math.tau / unit if kind == "geographic" else None
+
+
 class NoWayError(UserError):
     """Coordinates in one CRS have none in another."""
 
